@@ -1,0 +1,1 @@
+"""What crosses a topic: payloads, topics and the flow between them."""

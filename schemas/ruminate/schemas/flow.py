@@ -1,0 +1,212 @@
+"""Every topic, in the order in which a value flows through them.
+
+    interaction-completed -> recorded -> assessed -> batch-sealed -> adapter-trained -> model-registered
+
+Topic creation, dead letters, JSON Schemas, the AsyncAPI document, the drawing and the contract tests derive from here.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Final
+
+from ruminate.schemas.assessment import ReasoningAssessed
+from ruminate.schemas.batch import TrainingBatchSealed
+from ruminate.schemas.erasure import ErasureRequested
+from ruminate.schemas.feedback import FeedbackGiven
+from ruminate.schemas.interaction import InteractionCompleted, InteractionRecorded
+from ruminate.schemas.metrics import PipelineMetrics
+from ruminate.schemas.model import ModelRegistered, ModelRolledBack, NodeStatus
+from ruminate.schemas.topic import MEBIBYTE, Topic
+from ruminate.schemas.training import AdapterTrained, TrainingFailed, TrainingProgressed
+
+_WEEK = timedelta(days=7)
+
+INTERACTION_COMPLETED: Final = Topic(
+    name="interaction-completed-v1",
+    says="An agent's question was answered.",
+    carries=InteractionCompleted,
+    record_key="event_id",
+    partitioned_by=("conversation_id",),
+    cleanup="delete",
+    retention=_WEEK,
+    max_message_bytes=16 * MEBIBYTE,
+    written_by=("gateway", "collector", "agents"),
+    read_by=("collector",),
+)
+
+FEEDBACK_GIVEN: Final = Topic(
+    name="feedback-given-v1",
+    says="Somebody judged an answer.",
+    carries=FeedbackGiven,
+    record_key="event_id",
+    partitioned_by=("conversation_id",),
+    cleanup="delete",
+    retention=_WEEK,
+    written_by=("agents",),
+    read_by=(),
+)
+
+INTERACTION_RECORDED: Final = Topic(
+    name="interaction-recorded-v1",
+    says="An interaction was validated, normalised and recorded once.",
+    carries=InteractionRecorded,
+    record_key="event_id",
+    partitioned_by=("conversation_id",),
+    cleanup="compact",
+    max_message_bytes=17 * MEBIBYTE,
+    written_by=("collector",),
+    read_by=("assessor",),
+)
+
+REASONING_ASSESSED: Final = Topic(
+    name="reasoning-assessed-v1",
+    says="An interaction was judged.",
+    carries=ReasoningAssessed,
+    record_key="event_id",
+    # One partition a tenant and target: a batch is an interval of offsets in it.
+    partitioned_by=("tenant", "target_model"),
+    cleanup="compact",
+    max_message_bytes=18 * MEBIBYTE,
+    written_by=("assessor",),
+    read_by=("accumulator",),
+)
+
+TRAINING_BATCH_SEALED: Final = Topic(
+    name="training-batch-sealed-v1",
+    says="A batch was cut from the log and is ready to train on.",
+    carries=TrainingBatchSealed,
+    record_key="event_id",
+    partitioned_by=("tenant", "target_model"),
+    cleanup="keep",
+    written_by=("accumulator",),
+    read_by=("trainer", "accumulator"),
+)
+
+TRAINING_PROGRESSED: Final = Topic(
+    name="training-progressed-v1",
+    says="A training job moved.",
+    carries=TrainingProgressed,
+    record_key="job_id",
+    partitioned_by=("job_id",),
+    cleanup="delete",
+    retention=_WEEK,
+    written_by=("trainer",),
+    read_by=("operators",),
+)
+
+ADAPTER_TRAINED: Final = Topic(
+    name="adapter-trained-v1",
+    says="A batch became a version.",
+    carries=AdapterTrained,
+    record_key="event_id",
+    partitioned_by=("tenant", "target_model"),
+    cleanup="keep",
+    written_by=("trainer",),
+    read_by=("deployer", "trainer"),
+)
+
+TRAINING_FAILED: Final = Topic(
+    name="training-failed-v1",
+    says="A batch gave no version.",
+    carries=TrainingFailed,
+    record_key="event_id",
+    partitioned_by=("tenant", "target_model"),
+    cleanup="keep",
+    written_by=("trainer",),
+    read_by=("operators", "trainer"),
+)
+
+NODE_STATUS: Final = Topic(
+    name="node-status-v1",
+    says="What a node is and holds.",
+    carries=NodeStatus,
+    record_key="node",
+    partitioned_by=("node",),
+    partitions=1,
+    cleanup="compact",
+    written_by=("deployer",),
+    read_by=("gateway",),
+)
+
+MODEL_REGISTERED: Final = Topic(
+    name="model-registered-v1",
+    says="A version serves.",
+    carries=ModelRegistered,
+    record_key="event_id",
+    partitioned_by=("tenant", "target_model"),
+    cleanup="keep",
+    written_by=("deployer",),
+    read_by=("gateway", "trainer", "deployer"),
+)
+
+MODEL_ROLLED_BACK: Final = Topic(
+    name="model-rolled-back-v1",
+    says="A version does not serve, or no longer.",
+    carries=ModelRolledBack,
+    record_key="event_id",
+    partitioned_by=("tenant", "target_model"),
+    cleanup="keep",
+    written_by=("deployer",),
+    read_by=("gateway", "deployer", "operators"),
+)
+
+ERASURE_REQUESTED: Final = Topic(
+    name="erasure-requested-v1",
+    says="Something has to be forgotten.",
+    carries=ErasureRequested,
+    record_key="event_id",
+    partitioned_by=("tenant", "target_model"),
+    cleanup="keep",
+    written_by=("operators",),
+    read_by=(),
+)
+
+PIPELINE_METRICS: Final = Topic(
+    name="pipeline-metrics-v1",
+    says="A window over every topic.",
+    carries=PipelineMetrics,
+    record_key="job_id",
+    partitioned_by=("job_id",),
+    partitions=1,
+    cleanup="delete",
+    retention=_WEEK,
+    written_by=("monitor",),
+    read_by=("operators",),
+)
+
+FLOW: Final[tuple[Topic[Any], ...]] = (
+    INTERACTION_COMPLETED,
+    FEEDBACK_GIVEN,
+    INTERACTION_RECORDED,
+    REASONING_ASSESSED,
+    TRAINING_BATCH_SEALED,
+    TRAINING_PROGRESSED,
+    ADAPTER_TRAINED,
+    TRAINING_FAILED,
+    NODE_STATUS,
+    MODEL_REGISTERED,
+    MODEL_ROLLED_BACK,
+    ERASURE_REQUESTED,
+    PIPELINE_METRICS,
+)
+
+SERVICES: Final = ("gateway", "collector", "assessor", "accumulator", "trainer", "deployer", "monitor")
+"""The services, in the order in which a value passes them; the monitor reads every topic."""
+
+GROUP_READERS: Final[dict[str, tuple[Topic[Any], ...]]] = {
+    "collector": (INTERACTION_COMPLETED,),
+    "assessor": (INTERACTION_RECORDED,),
+    "accumulator": (REASONING_ASSESSED,),
+    "trainer": (TRAINING_BATCH_SEALED,),
+    "deployer": (ADAPTER_TRAINED,),
+}
+"""What each service reads as a consumer group: only these have lag and dead letters."""
+
+
+def topic_named(name: str) -> Topic[Any]:
+    """The topic of that name. KeyError names the topics that exist."""
+    for topic in FLOW:
+        if topic.name == name:
+            return topic
+    raise KeyError(f"no topic is named {name!r}; there are {', '.join(topic.name for topic in FLOW)}")

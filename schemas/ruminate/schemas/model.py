@@ -1,0 +1,78 @@
+"""Models: which version serves where, and what taught it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ruminate.schemas.payload import ArtifactReference, Count, FiniteJson, Name, Part, Payload, Seconds, Sha256, Text, Timestamp
+
+
+class Probe(Part):
+    """One question that a freshly created model answered on a node."""
+
+    node: Name
+    mode: Literal["thinking", "direct"]
+    parent_loaded: bool = Field(description="Asked again while the parent was loaded too: names that share weights must not mix.")
+    passed: bool
+    detail: Text = ""
+
+
+class NodeDigest(Part):
+    """What a node holds under the version's name."""
+
+    node: Name
+    url: Name
+    digest: Sha256
+    engine_version: Name
+
+
+class ModelRegistered(Payload):
+    """A version serves. The first record of a version is the accepted one."""
+
+    target_model: Name = Field(description="The name that agents ask for.")
+    version: Name
+    number: Count
+    model_name: Name = Field(description="The version's own name on every node.")
+    alias: Name = Field(description="The name that now points at it on every node; never the base's own tag.")
+    parent_version: Name | None = None
+    base_model: Name
+    batch_id: Name
+    dataset: ArtifactReference
+    adapter: ArtifactReference
+    weights: ArtifactReference = Field(description="The GGUF file that the nodes were given.")
+    stages: tuple[Name, ...]
+    settings: dict[str, FiniteJson]
+    metrics: dict[str, FiniteJson]
+    nodes: tuple[NodeDigest, ...]
+    probes: tuple[Probe, ...]
+    capabilities: tuple[Name, ...]
+    registered_at: Timestamp
+
+
+class ModelRolledBack(Payload):
+    """A version does not serve, or no longer, and what serves in its place."""
+
+    target_model: Name
+    version: Name
+    serving_version: Name | None = Field(description="What serves now; None means the base.")
+    stage: Literal["upload", "create", "probe", "alias", "canary", "live"]
+    reason: Text
+    evidence: dict[str, FiniteJson] = Field(default_factory=dict)
+    removed: tuple[Name, ...] = Field(default=(), description="Names that were removed again, as `node name`.")
+    rolled_back_at: Timestamp
+
+
+class NodeStatus(Payload):
+    """What a node is and holds, as the deployer last saw it."""
+
+    node: Name
+    url: Name
+    healthy: bool
+    engine_version: Name | None = None
+    models: tuple[Name, ...] = ()
+    loaded: tuple[Name, ...] = ()
+    error: Text | None = None
+    response_seconds: Seconds | None = None
+    at: Timestamp

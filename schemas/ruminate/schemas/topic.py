@@ -1,0 +1,69 @@
+"""What a topic is: a name, a payload, a key, an order, a life time, its writers and its readers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Generic, Literal, TypeVar
+from uuid import UUID
+
+from ruminate.schemas.payload import Payload
+
+P = TypeVar("P", bound=Payload)
+
+RecordKey = Literal["event_id", "node", "job_id"]
+Cleanup = Literal["delete", "compact", "keep"]
+
+MEBIBYTE = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topic(Generic[P]):
+    """One topic, and everything that its creation, its readers and its documentation derive from.
+
+    Invariant in `P`, so that a verdict cannot be written to a topic that carries interactions.
+    """
+
+    name: str
+    says: str
+    carries: type[P]
+    record_key: RecordKey
+    partitioned_by: tuple[str, ...]
+    cleanup: Cleanup
+    written_by: tuple[str, ...]
+    read_by: tuple[str, ...]
+    partitions: int = 12
+    retention: timedelta | None = None
+    max_message_bytes: int = MEBIBYTE
+
+    @property
+    def event_type(self) -> str:
+        """CloudEvents `type`: `dev.ruminate.` and the topic's name."""
+        return f"dev.ruminate.{self.name}"
+
+    def key_of(self, payload: P, event_id: UUID) -> str:
+        """The record key, by which compaction keeps the last record."""
+        return str(event_id) if self.record_key == "event_id" else str(getattr(payload, self.record_key))
+
+    def order_of(self, payload: P) -> str:
+        """What decides the partition: records that share it are read in the order in which they were written."""
+        return "/".join(str(getattr(payload, field)) for field in self.partitioned_by)
+
+    def dead_letters(self, reader: str) -> DeadLetterTopic:
+        """Where `reader` puts what it cannot process of this topic."""
+        return DeadLetterTopic(
+            name=f"{self.name}-{reader}-dlq",
+            partitions=self.partitions,
+            max_message_bytes=self.max_message_bytes + MEBIBYTE,
+            retention=timedelta(days=30),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadLetterTopic:
+    """A topic of original bytes: compacted by dead-letter id, deleted after `retention`."""
+
+    name: str
+    partitions: int
+    max_message_bytes: int
+    retention: timedelta

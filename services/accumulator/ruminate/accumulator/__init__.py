@@ -1,0 +1,1 @@
+"""Turns assessed interactions into a chain of balanced, versioned training batches."""

@@ -1,0 +1,1 @@
+"""Judges the thinking and the answer of each recorded interaction."""

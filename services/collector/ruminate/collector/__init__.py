@@ -1,0 +1,1 @@
+"""Takes interactions in, validates and normalises them, drops duplicates, records them."""

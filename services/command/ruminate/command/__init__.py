@@ -1,0 +1,1 @@
+"""The ruminate command: demo, up, down, status, publish, tail, resume, doctor."""

@@ -1,0 +1,1 @@
+"""Brings every Ollama node to the trained version and registers it."""

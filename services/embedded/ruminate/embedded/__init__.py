@@ -1,0 +1,1 @@
+"""A Kafka-protocol broker and an Ollama-compatible node for a machine that has neither."""

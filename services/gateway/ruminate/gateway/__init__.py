@@ -1,0 +1,1 @@
+"""Ollama- and OpenAI-compatible front door that captures every interaction."""

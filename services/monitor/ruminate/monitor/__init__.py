@@ -1,0 +1,1 @@
+"""Windows over every topic: rates, ages, scores, ratios and lag."""

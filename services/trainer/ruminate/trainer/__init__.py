@@ -1,0 +1,1 @@
+"""Trains, merges and exports one adapter a sealed batch."""

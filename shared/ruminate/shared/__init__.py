@@ -1,0 +1,1 @@
+"""How Ruminate touches the world: bus, store, nodes, operations. No domain words."""

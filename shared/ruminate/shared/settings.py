@@ -1,0 +1,37 @@
+"""What every service can be told from outside; each service adds its own fields in its `settings.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ServiceSettings(BaseSettings):
+    """Read once from `RUMINATE_*` in the environment, then passed down. Frozen."""
+
+    model_config = SettingsConfigDict(env_prefix="RUMINATE_", frozen=True, extra="ignore", protected_namespaces=())
+
+    kafka_bootstrap: str = Field(default="127.0.0.1:9092", description="Kafka bootstrap servers, `host:port[,host:port]`.")
+    kafka_profile: Literal["kafka", "embedded"] = Field(
+        default="kafka", description="Which broker answers: Apache Kafka, or the embedded one with its known limits."
+    )
+    kafka_replication: int = Field(default=1, ge=1, le=9, description="Replication factor of the topics that are created.")
+    replica: str = Field(
+        default="0", pattern=r"^[a-zA-Z0-9_-]{1,40}$", description="Name of this replica: its static place in the group."
+    )
+    store_uri: str = Field(
+        default="file://./.ruminate/store", description="Where datasets, adapters and GGUF files lie (`file://`)."
+    )
+    state_dir: Path = Field(default=Path(".ruminate"), description="Folder for what this service keeps on disk (spool, jobs).")
+    operations_host: str = Field(default="127.0.0.1", description="Interface of `/livez`, `/readyz` and `/metrics`.")
+    operations_port: int = Field(
+        default=0, ge=0, le=65535, description="Port of `/livez`, `/readyz` and `/metrics`; 0 takes a free one."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level that is logged.")
+    grace_seconds: float = Field(default=10.0, ge=0, le=600, description="How long SIGTERM waits for handlers to finish.")
+    dead_letter_limit: int = Field(
+        default=100, ge=1, description="Dead letters in a row after which the service ends with exit 78: then the fault is ours."
+    )

@@ -1,0 +1,84 @@
+"""How a service's process begins and ends: settings, logs, signals, exit codes.
+
+0    stopped by SIGTERM or SIGINT, everything finished is committed
+70   crashed; a supervisor starts it again
+78   the fault is ours (too many dead letters, a lost offset, wrong settings): no supervisor starts it again
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NoReturn, TypeVar
+
+import structlog
+from pydantic import ValidationError
+
+from ruminate.shared.bus import EXIT_FAULT_IS_OURS, Bus, OffsetLost, TooManyDeadLetters
+from ruminate.shared.log import configure_logging
+from ruminate.shared.process import die_with_parent
+from ruminate.shared.settings import ServiceSettings
+
+log = structlog.get_logger()
+
+S = TypeVar("S", bound=ServiceSettings)
+
+EXIT_CRASHED = 70
+
+
+def run(service: str, settings_class: type[S], main: Callable[[S], Coroutine[Any, Any, None]]) -> NoReturn:
+    """Read the settings, run `main` until it returns, and end the process with the code that says how it went."""
+    die_with_parent()
+    try:
+        settings = settings_class()
+    except ValidationError as error:
+        for problem in error.errors(include_input=False, include_url=False):
+            name = "RUMINATE_" + "_".join(str(part) for part in problem["loc"]).upper()
+            print(f"{service}: {name}: {problem['msg']}", file=sys.stderr)  # noqa: T201 - there is no log yet
+        sys.exit(EXIT_FAULT_IS_OURS)
+    configure_logging(service=service, level=settings.log_level)
+    try:
+        asyncio.run(main(settings))
+    except (TooManyDeadLetters, OffsetLost):
+        log.exception("service_ended_for_an_operator")
+        sys.exit(EXIT_FAULT_IS_OURS)
+    except Exception:
+        log.exception("service_crashed")
+        sys.exit(EXIT_CRASHED)
+    log.info("service_stopped")
+    sys.exit(0)
+
+
+def stop_on_signals(stop: Callable[[], Awaitable[None]]) -> None:
+    """On SIGTERM or SIGINT, call `stop` once; a second signal changes nothing."""
+    loop = asyncio.get_running_loop()
+    stopping: list[asyncio.Task[None]] = []
+
+    async def stop_once() -> None:
+        log.info("stop_requested")
+        await stop()
+
+    def on_signal() -> None:
+        if not stopping:
+            stopping.append(loop.create_task(stop_once()))
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+
+
+async def wait_for_stop() -> None:
+    """Return when SIGTERM or SIGINT arrives: for a service that serves HTTP alone."""
+    asked = asyncio.Event()
+
+    async def stop() -> None:
+        asked.set()
+
+    stop_on_signals(stop)
+    await asked.wait()
+
+
+def stop_bus_on_signals(bus: Bus) -> None:
+    """SIGTERM and SIGINT let `serve` finish what it has begun and return."""
+    stop_on_signals(bus.stop)

@@ -1,0 +1,207 @@
+"""Artifacts: files and folders, addressed by the hash of their bytes. The manifest is written last.
+
+    <root>/blobs/<first two>/<sha256>          bytes
+    <root>/<kind>/<name>/<sha256>.json         a folder's manifest: path, sha256 and size of each file
+
+Whoever loses a race overwrites nothing: equal bytes lie under one name, other bytes under another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Protocol
+from urllib.parse import unquote, urlsplit
+
+import orjson
+
+from ruminate.schemas.payload import ArtifactReference
+
+_CHUNK_BYTES = 1024 * 1024
+
+
+class StoreError(Exception):
+    """The store cannot do what was asked; the message names the artifact and the way out."""
+
+
+class ArtifactMissing(StoreError):
+    """Nothing lies where the reference points."""
+
+
+class ArtifactDamaged(StoreError):
+    """What lies there does not have the bytes that the reference names."""
+
+
+class Store(Protocol):
+    """Where datasets, adapters and GGUF files lie."""
+
+    async def put_file(self, path: Path, *, kind: str, name: str) -> ArtifactReference:
+        """Keep a copy of the file. Writing the same bytes again changes nothing."""
+        ...
+
+    async def put_tree(self, folder: Path, *, kind: str, name: str) -> ArtifactReference:
+        """Keep a copy of every file in the folder; the reference is to the manifest, which is written last."""
+        ...
+
+    async def fetch(self, reference: ArtifactReference, *, to: Path) -> Path:
+        """Copy the artifact to `to` (a file, or a folder for a manifest), every byte verified.
+
+        Raises ArtifactMissing, ArtifactDamaged.
+        """
+        ...
+
+    async def read_bytes(self, reference: ArtifactReference) -> bytes:
+        """The bytes behind the reference (a manifest's own), verified."""
+        ...
+
+    async def local_path(self, reference: ArtifactReference) -> Path | None:
+        """Where a single file lies on this machine, or None when it has to be fetched. Not verified."""
+        ...
+
+
+def open_store(uri: str) -> Store:
+    """The store behind a `file://` address, absolute or relative to the working folder."""
+    parts = urlsplit(uri)
+    if parts.scheme != "file":
+        raise StoreError(f"store {uri!r}: only file:// is known; set RUMINATE_STORE_URI to file:///some/folder")
+    return FileStore(Path(unquote(parts.netloc + parts.path)))
+
+
+def hash_file(path: Path) -> tuple[str, int]:
+    """SHA-256 and length in bytes of a file, read once in pieces."""
+    digest = hashlib.sha256()
+    size = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            size += len(chunk)
+    return digest.hexdigest(), size
+
+
+class FileStore:
+    """A store in a folder of this machine, or on a disk that all services share."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.resolve()
+
+    async def put_file(self, path: Path, *, kind: str, name: str) -> ArtifactReference:
+        """See Store."""
+        del kind, name  # a single file is found by its reference alone
+        return await asyncio.to_thread(self._put_file, path)
+
+    async def put_tree(self, folder: Path, *, kind: str, name: str) -> ArtifactReference:
+        """See Store."""
+        return await asyncio.to_thread(self._put_tree, folder, kind, name)
+
+    async def fetch(self, reference: ArtifactReference, *, to: Path) -> Path:
+        """See Store."""
+        return await asyncio.to_thread(self._fetch, reference, to)
+
+    async def read_bytes(self, reference: ArtifactReference) -> bytes:
+        """See Store."""
+        return await asyncio.to_thread(self._read_verified, reference)
+
+    async def local_path(self, reference: ArtifactReference) -> Path | None:
+        """See Store."""
+        return self._path_of(reference)
+
+    def _put_file(self, path: Path) -> ArtifactReference:
+        sha256, size = hash_file(path)
+        target = self._blob(sha256)
+        if not target.exists():
+            self._copy_whole(path, target)
+        return ArtifactReference(uri=target.as_uri(), sha256=sha256, size_bytes=size)
+
+    def _put_tree(self, folder: Path, kind: str, name: str) -> ArtifactReference:
+        files = []
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            kept = self._put_file(path)
+            files.append({"path": path.relative_to(folder).as_posix(), "sha256": kept.sha256, "size_bytes": kept.size_bytes})
+        if not files:
+            raise StoreError(f"{folder} holds no file; there is nothing to keep")
+        manifest = orjson.dumps({"kind": kind, "name": name, "files": files}, option=orjson.OPT_INDENT_2)
+        sha256 = hashlib.sha256(manifest).hexdigest()
+        target = self._root / kind / _safe(name) / f"{sha256}.json"
+        if not target.exists():
+            with whole_file(target) as out:
+                out.write(manifest)
+        return ArtifactReference(uri=target.as_uri(), sha256=sha256, size_bytes=sum(int(str(f["size_bytes"])) for f in files))
+
+    def _fetch(self, reference: ArtifactReference, to: Path) -> Path:
+        source = self._path_of(reference)
+        if source.suffix != ".json":
+            self._copy_whole(source, to)
+            self._verify(to, reference.sha256, reference.uri)
+            return to
+        manifest = orjson.loads(self._read_verified(reference))
+        for entry in manifest["files"]:
+            relative = PurePosixPath(entry["path"])
+            if relative.is_absolute() or ".." in relative.parts:
+                raise ArtifactDamaged(f"{reference.uri} names {entry['path']!r}, which lies outside of its folder")
+            target = to / relative
+            blob = self._blob(entry["sha256"])
+            if not blob.exists():
+                raise ArtifactMissing(f"{blob} is missing, which {reference.uri} names; restore it or leave this artifact out")
+            self._copy_whole(blob, target)
+            self._verify(target, entry["sha256"], blob.as_uri())
+        return to
+
+    def _read_verified(self, reference: ArtifactReference) -> bytes:
+        path = self._path_of(reference)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise ArtifactMissing(f"{reference.uri} is missing; restore it or leave this artifact out") from None
+        if hashlib.sha256(data).hexdigest() != reference.sha256:
+            raise ArtifactDamaged(f"{reference.uri} does not have the SHA-256 {reference.sha256}; restore it from another copy")
+        return data
+
+    def _path_of(self, reference: ArtifactReference) -> Path:
+        parts = urlsplit(reference.uri)
+        if parts.scheme != "file":
+            raise StoreError(f"{reference.uri}: this store reads file:// only")
+        return Path(unquote(parts.path))
+
+    def _blob(self, sha256: str) -> Path:
+        return self._root / "blobs" / sha256[:2] / sha256
+
+    def _verify(self, path: Path, sha256: str, uri: str) -> None:
+        found, _ = hash_file(path)
+        if found != sha256:
+            path.unlink()
+            raise ArtifactDamaged(f"{uri} does not have the SHA-256 {sha256}; restore it from another copy")
+
+    def _copy_whole(self, source: Path, target: Path) -> None:
+        try:
+            file = source.open("rb")
+        except FileNotFoundError:
+            raise ArtifactMissing(f"{source} is missing; restore it or leave this artifact out") from None
+        with file, whole_file(target) as out:
+            shutil.copyfileobj(file, out, _CHUNK_BYTES)
+
+
+def _safe(name: str) -> str:
+    """A name as a folder: what could leave the folder or surprise a shell is replaced."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip(".") or "-"
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[BinaryIO]:
+    """A file that is there whole or not at all: written beside its place, flushed to the disk, then renamed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".partial-")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import runpy
 import signal
 import sys
 import threading
@@ -54,3 +55,17 @@ class Rope:
         """Let go: every child that still holds on ends."""
         os.close(self._writing_end)
         os.close(self.reading_end)
+
+
+def main() -> None:
+    """`python -m ruminate.shared.process MODULE ARGUMENT…`: tie this process to its parent, then run the module in it.
+
+    Tied before anything else is imported, so that there is no moment at which the parent's death goes unnoticed.
+    """
+    die_with_parent()
+    sys.argv = sys.argv[1:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

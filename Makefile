@@ -1,0 +1,49 @@
+# make demo    set everything up and watch a model learn (a few minutes)
+# make test    set everything up and prove it
+# make check   format, lint, types, imports, generated files
+# make help    the rest
+
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+# Bytecode is kept even where the surroundings say not to: every process of the loop imports large packages.
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: help setup demo up test long check format generate pins clean
+
+help: ## say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## create .venv and install from the pins; nothing to do the second time
+	@infra/setup
+
+demo: setup ## the whole loop on real input: watch a model learn (ARGS="--keep" leaves it running)
+	@.venv/bin/ruminate demo $(ARGS)
+
+up: setup ## broker, node and services, until Ctrl-C (ARGS="--kafka HOST:PORT --node URL --base MODEL")
+	@.venv/bin/ruminate up $(ARGS)
+
+test: setup ## the short form of every test (ARGS="-k name" picks some)
+	@$(PY) -m pytest $(ARGS)
+
+long: setup ## the long form: more seeds, more kills, larger data
+	@$(PY) -m pytest -m 'long and not gpu and not real' $(ARGS)
+
+check: setup ## format, lint, types, imports, generated files are current
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-logo
+	@$(PY) infra/generate --check
+
+format: setup ## format the code and mend what lint can mend
+	@.venv/bin/ruff format .
+	@.venv/bin/ruff check --fix .
+
+generate: setup ## write the generated files: JSON Schemas, AsyncAPI, drawing, .env.example, metrics
+	@$(PY) infra/generate
+
+pins: setup ## resolve all dependencies again
+	@infra/pins
+
+clean: ## remove .venv and what a run has left
+	@rm -rf .venv .ruminate .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -13,11 +13,11 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TypeVar
 
 import httpx
 import orjson
@@ -27,6 +27,7 @@ from ruminate.shared.bus import EXIT_FAULT_IS_OURS
 from ruminate.shared.process import Rope
 from ruminate.shared.store import whole_file
 
+T = TypeVar("T")
 PartState = Literal["running", "backing-off", "halted", "stopped"]
 
 FIRST_BACKOFF_SECONDS = 0.2
@@ -61,8 +62,9 @@ class Supervisor:
 
     def __init__(self, state: Path, *, on_change: Callable[[str, PartState, int | None], None] | None = None) -> None:
         self.state = state
-        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        """Set to the reason when a part has ended that nothing can replace."""
+        # Set when a part has ended that nothing can replace.
+        self._ended = asyncio.Event()
+        self._ended_because = ""
         self._on_change = on_change
         self._watched: dict[str, Watched] = {}
         self._rope = Rope()
@@ -116,8 +118,8 @@ class Supervisor:
             while True:
                 if watched.state == "halted":
                     raise SupervisorError(f"{name} ended with exit {watched.exit_code}; see {self._log_of(watched.part)}")
-                if self.ended.done():
-                    raise SupervisorError(self.ended.result())
+                if self._ended.is_set():
+                    raise SupervisorError(self._ended_because)
                 try:
                     answer = await client.get(url)
                     if answer.status_code == httpx.codes.OK:
@@ -143,6 +145,28 @@ class Supervisor:
             }
             for name, watched in self._watched.items()
         }
+
+    async def unless_ended(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do the work. Raises SupervisorError as soon as a part has ended that nothing can replace."""
+        working = asyncio.create_task(work)
+        ending = asyncio.create_task(self._ended.wait())
+        both: set[asyncio.Task[Any]] = {working, ending}
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise SupervisorError(self._ended_because)
+            return working.result()
+        finally:
+            for task in both:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+
+    async def until_stopped(self) -> None:
+        """Return at SIGINT or SIGTERM. Raises SupervisorError when a part has ended that nothing can replace."""
+        asked = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, asked.set)
+        await self.unless_ended(asked.wait())
 
     async def stop(self) -> None:
         """Stop every part, the last started first; whoever does not stop in time is killed."""
@@ -243,8 +267,8 @@ class Supervisor:
             self._on_change(watched.part.name, state, watched.exit_code)
 
     def _end(self, reason: str) -> None:
-        if not self.ended.done():
-            self.ended.set_result(reason)
+        self._ended_because = reason
+        self._ended.set()
 
     def _record(self) -> None:
         with whole_file(self.state / "supervisor.json") as out:

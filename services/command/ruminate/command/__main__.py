@@ -1,0 +1,220 @@
+"""The `ruminate` command: each verb parses what it was given and calls the module that does the work."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+
+from ruminate.command import doctor as doctor_
+from ruminate.command import events
+from ruminate.command.base import BaseError, tiny_base
+from ruminate.command.connection import NothingRuns, open_bus
+from ruminate.command.demo.run import TARGET, run_demo
+from ruminate.command.plan import SERVICE_ORDER, Wishes
+from ruminate.command.status import gather_status, print_status
+from ruminate.command.supervisor import PartState, SupervisorError, running_supervisor
+from ruminate.command.up import bring_up, stop_running, target_of
+from ruminate.schemas.flow import FLOW, topic_named
+from ruminate.shared.bus import BusError
+
+app = typer.Typer(
+    name="ruminate",
+    help="Keeps a Qwen3 model learning from the work it does on your own Ollama nodes.",
+    epilog="Begin with:  ruminate demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+complaints = Console(stderr=True)
+
+State = Annotated[Path, typer.Option("--state", help="Folder for everything that a run keeps.", file_okay=False)]
+Kafka = Annotated[str | None, typer.Option("--kafka", metavar="HOST:PORT", help="Your Kafka, in place of the embedded broker.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
+
+DEFAULT_STATE = Path(".ruminate")
+
+
+def _run(work: Coroutine[Any, Any, int | None]) -> None:
+    """Run to the end; what we foresaw becomes one line and exit 1, what we did not keeps its traceback."""
+    try:
+        code = asyncio.run(work)
+    except (SupervisorError, BaseError, NothingRuns, BusError, events.BadLine, OSError) as error:
+        complaints.print(f"ruminate: {error}", style="red", highlight=False, soft_wrap=True)
+        code = 1
+    except KeyboardInterrupt:
+        code = 130
+    raise typer.Exit(code or 0)
+
+
+@app.command()
+def demo(
+    state: State = Path(".ruminate/demo"),
+    report: Annotated[Path | None, typer.Option(help="Write everything that was measured to this file, as JSON.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave it running until Ctrl-C, to look around.")] = False,
+) -> None:
+    """Watch a model learn: the whole loop on real input, in a few minutes, with nothing but Python."""
+    _run(run_demo(state.resolve(), report=report, keep=keep, console=console))
+
+
+@app.command()
+def up(
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    node: Annotated[list[str] | None, typer.Option("--node", metavar="URL", help="Your Ollama node; may be given again.")] = None,
+    base: Annotated[
+        str,
+        typer.Option("--base", metavar="MODEL", help="Hub name or folder of the base that learns; without it, a tiny stand-in."),
+    ] = "",
+    target: Annotated[str, typer.Option(help="The Ollama name that agents ask for; follows from --base.")] = "",
+) -> None:
+    """Run broker, node and services until Ctrl-C; whatever you do not name is embedded."""
+
+    def on_change(name: str, state: PartState, exit_code: int | None) -> None:
+        if state == "halted":
+            complaints.print(
+                f"{name} ended with exit {exit_code} and waits for you:  ruminate status   ruminate resume {name}", style="red"
+            )
+        elif state == "backing-off":
+            complaints.print(f"{name} ended with exit {exit_code} and is started again", style="yellow")
+
+    async def work() -> None:
+        home = state.resolve()
+        wishes = Wishes(
+            state=home,
+            kafka=kafka,
+            nodes=tuple(node or ()),
+            base=base or str(tiny_base(home)),
+            target=target or (target_of(base) if base else TARGET),
+        )
+        async with bring_up(wishes, say=lambda text: console.print(text, style="dim"), on_change=on_change) as supervisor:
+            console.print(f"addresses: {home / 'addresses.json'}   target: {wishes.target}   stop with Ctrl-C", highlight=False)
+            await supervisor.until_stopped()
+
+    _run(work())
+
+
+@app.command()
+def down(state: State = DEFAULT_STATE) -> None:
+    """Stop what `up` started in this state folder, and wait until it has stopped."""
+
+    async def work() -> None:
+        stopped = await stop_running(state.resolve())
+        console.print("stopped" if stopped else f"nothing runs in {state}")
+
+    _run(work())
+
+
+@app.command()
+def status(state: State = DEFAULT_STATE, as_json: AsJson = False) -> None:
+    """What runs, lag by reader, batch fill, jobs and versions."""
+
+    async def work() -> None:
+        found = await gather_status(state.resolve())
+        if as_json:
+            sys.stdout.buffer.write(orjson.dumps(found, option=orjson.OPT_INDENT_2) + b"\n")
+        else:
+            print_status(found, console)
+
+    _run(work())
+
+
+@app.command()
+def publish(
+    file: Annotated[Path, typer.Argument(help="Interactions: one JSON object, a list, or one a line; - is standard input.")],
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    source: Annotated[
+        str, typer.Option(help="CloudEvents source; the same file from the same source is the same events.")
+    ] = "/ruminate/publish",
+) -> None:
+    """Put interactions on their topic. Sending a file twice changes nothing: ids are the interactions' own."""
+
+    async def work() -> None:
+        interactions = list(events.read_interactions(file))
+        async with open_bus(state.resolve(), kafka) as bus:
+            count = await events.publish(bus, interactions, source=source)
+        console.print(f"{count} interactions are on interaction-completed-v1")
+
+    _run(work())
+
+
+@app.command()
+def tail(
+    topic: Annotated[str, typer.Argument(help="Name of a topic: " + ", ".join(t.name for t in FLOW))],
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    as_json: AsJson = False,
+    from_beginning: Annotated[bool, typer.Option("--from-beginning", help="Also what is there already.")] = False,
+    no_follow: Annotated[bool, typer.Option("--no-follow", help="End when everything that is there is printed.")] = False,
+) -> None:
+    """Print the events of a topic as they come."""
+
+    async def work() -> int:
+        try:
+            found = topic_named(topic)
+        except KeyError as error:
+            complaints.print(f"ruminate: {error.args[0]}", style="red")
+            return 2
+        async with open_bus(state.resolve(), kafka) as bus:
+            await events.tail(
+                bus, found, as_json=as_json, from_beginning=from_beginning or no_follow, follow=not no_follow, console=console
+            )
+        return 0
+
+    _run(work())
+
+
+@app.command()
+def resume(
+    service: Annotated[str, typer.Argument(help="One of: " + ", ".join(SERVICE_ORDER))],
+    state: State = DEFAULT_STATE,
+) -> None:
+    """Start a service again that ended with exit 78, once you have mended the cause."""
+    home = state.resolve()
+    if service not in SERVICE_ORDER:
+        complaints.print(f"ruminate: no service is named {service!r}; there are {', '.join(SERVICE_ORDER)}", style="red")
+        raise typer.Exit(2)
+    if running_supervisor(home) is None:
+        complaints.print(f"ruminate: nothing runs in {state}. Type:  ruminate up --state {state}", style="red")
+        raise typer.Exit(1)
+    (home / "resume" / service).touch()
+    console.print(f"{service} is started again")
+
+
+@app.command()
+def doctor(
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    node: Annotated[
+        list[str] | None, typer.Option("--node", metavar="URL", help="An Ollama node to look at; may be given again.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is installed, what is missing and what to type. Exit 1 when something is in the way."""
+    findings = list(doctor_.examine(state=state, kafka=kafka, nodes=tuple(node or ())))
+    if as_json:
+        sys.stdout.buffer.write(orjson.dumps(findings, option=orjson.OPT_INDENT_2) + b"\n")
+    else:
+        signs = {"ok": "[green]ok[/green]     ", "note": "[yellow]note[/yellow]   ", "missing": "[red]missing[/red]"}
+        for finding in findings:
+            console.print(f"{signs[finding.health]}  {finding.name}: {finding.says}", highlight=False)
+            if finding.do:
+                console.print(f"           type:  {finding.do}", highlight=False)
+    raise typer.Exit(1 if any(finding.health == "missing" for finding in findings) else 0)
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

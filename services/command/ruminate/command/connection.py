@@ -1,0 +1,59 @@
+"""How a command finds what runs: `addresses.json` in the state folder, or what the caller names."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ruminate.shared.kafka import KafkaBus
+from ruminate.shared.settings import ServiceSettings
+
+
+class NothingRuns(Exception):
+    """There are no addresses to talk to; the message says how to start or name them."""
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """What `addresses.json` says."""
+
+    kafka: str
+    kafka_profile: str
+    gateway: str
+    collector: str
+    nodes: dict[str, str]
+    operations: dict[str, str]
+    target: str
+    store: str
+
+
+def read_addresses(state: Path) -> Addresses:
+    """The addresses of what runs in this state folder. Raises NothingRuns."""
+    path = state / "addresses.json"
+    try:
+        found: dict[str, Any] = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise NothingRuns(f"nothing runs in {state}: {path} does not exist. Type:  ruminate up --state {state}") from None
+    return Addresses(**{name: found[name] for name in Addresses.__annotations__})
+
+
+def settings_for(*, kafka: str, profile: str, state: Path) -> ServiceSettings:
+    """Settings of a client that reads and writes topics from the command line."""
+    return ServiceSettings(kafka_bootstrap=kafka, kafka_profile="embedded" if profile == "embedded" else "kafka", state_dir=state)
+
+
+@asynccontextmanager
+async def open_bus(state: Path, kafka: str | None) -> AsyncIterator[KafkaBus]:
+    """The bus of what runs in `state`, or of the Kafka that the caller names."""
+    if kafka is not None:
+        settings = settings_for(kafka=kafka, profile="kafka", state=state)
+    else:
+        addresses = read_addresses(state)
+        settings = settings_for(kafka=addresses.kafka, profile=addresses.kafka_profile, state=state)
+    async with KafkaBus(settings, reader="command") as bus:
+        yield bus

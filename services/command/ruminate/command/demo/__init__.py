@@ -1,0 +1,1 @@
+"""The demo: a lesson of made-up facts and real problems, taught to a tiny model by the whole loop."""

@@ -1,0 +1,93 @@
+"""Asks the questions of the examination through the gateway, as an agent would: with the official `ollama` client."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ollama
+
+from ruminate.command.demo.lesson import Exchange, Question
+from ruminate.schemas.interaction import Mode
+
+# The answers are short; an untrained model would babble on until the context is full.
+LONGEST_ANSWER_TOKENS = 64
+LONGEST_SOLUTION_TOKENS = 160
+_AT_ONCE = 4
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back for one question."""
+
+    question: Question
+    content: str
+    thinking: str
+    version: str
+
+    @property
+    def right(self) -> bool:
+        """The answer to the letter, and thinking exactly where it was asked for."""
+        return self.content.strip() == self.question.answer and bool(self.thinking.strip()) == (self.question.mode == "thinking")
+
+
+class Examiner:
+    """Asks through the gateway, and refuses that its questions are ever trained on."""
+
+    def __init__(self, gateway: str, target: str) -> None:
+        self._target = target
+        self.version = ""
+        self._client = ollama.AsyncClient(
+            host=gateway, headers={"x-ruminate-training": "refuse", "x-ruminate-agent": "demo-examiner"}, timeout=120
+        )
+        # The client hands out answers, not headers; the version that answered is in a header.
+        self._client._client.event_hooks["response"].append(self._note_version)
+
+    async def _note_version(self, response: Any) -> None:
+        self.version = response.headers.get("x-ruminate-version", self.version)
+
+    async def ask(self, questions: Sequence[Question], *, on_reply: Callable[[], None]) -> list[Reply]:
+        """Every question once; answers in the order of the questions."""
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(question: Question) -> Reply:
+            async with gate:
+                answer = await self._chat(question.text, mode=question.mode, tokens=LONGEST_ANSWER_TOKENS)
+            on_reply()
+            return Reply(question, answer.message.content or "", answer.message.thinking or "", self.version)
+
+        return list(await asyncio.gather(*(one(question) for question in questions)))
+
+    async def solve(self, problems: Sequence[Exchange], *, on_reply: Callable[[], None]) -> int:
+        """How many of the problems end in the right number, thinking on."""
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(problem: Exchange) -> bool:
+            async with gate:
+                answer = await self._chat(problem.question, mode="thinking", tokens=LONGEST_SOLUTION_TOKENS)
+            on_reply()
+            numbers = _NUMBER.findall(answer.message.content or "")
+            return bool(numbers) and numbers[-1].replace(",", "") == problem.reference
+
+        return sum(await asyncio.gather(*(one(problem) for problem in problems)))
+
+    async def _chat(self, text: str, *, mode: Mode, tokens: int) -> ollama.ChatResponse:
+        return await self._client.chat(
+            self._target,
+            messages=[{"role": "user", "content": text}],
+            think=mode == "thinking",
+            options={"temperature": 0, "num_predict": tokens},
+        )
+
+
+def count_right(replies: Sequence[Reply]) -> dict[str, dict[str, int]]:
+    """Right answers by mode and wording, such as `{"thinking": {"taught": 30, "never taught": 27}, …}`."""
+    counts: dict[str, dict[str, int]] = {}
+    for reply in replies:
+        by_wording = counts.setdefault(reply.question.mode, {})
+        by_wording[reply.question.wording] = by_wording.get(reply.question.wording, 0) + reply.right
+    return counts

@@ -1,0 +1,323 @@
+"""`ruminate demo`: the loop, live, stage by stage.
+
+start -> ask (before) -> teach -> judge -> batch -> train -> deploy -> ask (after)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import httpx
+import orjson
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ruminate.command.base import tiny_base
+from ruminate.command.connection import open_bus, read_addresses
+from ruminate.command.demo.examiner import Examiner, count_right
+from ruminate.command.demo.lesson import (
+    GARBAGE,
+    examination,
+    fact_exchanges,
+    interaction,
+    problem_exchanges,
+    unseen_problems,
+    wrong_answers,
+)
+from ruminate.command.demo.screen import compare, counted, counter, introduce, say_plainly, where_things_are
+from ruminate.command.events import publish
+from ruminate.command.plan import Wishes
+from ruminate.command.supervisor import SupervisorError, running_supervisor
+from ruminate.command.up import bring_up
+from ruminate.schemas.flow import (
+    ADAPTER_TRAINED,
+    INTERACTION_COMPLETED,
+    MODEL_REGISTERED,
+    MODEL_ROLLED_BACK,
+    REASONING_ASSESSED,
+    TRAINING_BATCH_SEALED,
+    TRAINING_FAILED,
+    TRAINING_PROGRESSED,
+)
+from ruminate.schemas.interaction import InteractionCompleted
+from ruminate.schemas.payload import Payload
+from ruminate.schemas.topic import Topic
+from ruminate.shared.bus import Bus, Delivery
+
+P = TypeVar("P", bound=Payload)
+
+TARGET = "qwen3-tiny"
+SOURCE = "/agents/demo-agent"
+LONGEST_STAGE_SECONDS = 600.0
+
+# What a laptop needs to learn in a minute: a small batch, many steps, a rate that would harm a real model.
+TINY_SETTINGS = {
+    "RUMINATE_SEAL_AT_ROWS": "560",
+    "RUMINATE_HOLDOUT_RATIO": "0",
+}
+
+
+class DemoFailed(SupervisorError):
+    """The loop did not close; says at which stage and why."""
+
+
+@dataclass
+class Report:
+    """Everything that the demo measured; what `--report` writes."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    found: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure the seconds that a stage takes."""
+        begun = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - begun, 2)
+
+    def as_json(self) -> bytes:
+        """The report as it is written to the file."""
+        return orjson.dumps({"seconds": self.seconds, **self.found}, option=orjson.OPT_INDENT_2)
+
+
+async def run_demo(state: Path, *, report: Path | None, keep: bool, console: Console) -> None:
+    """Run the whole demo in `state`; raises SupervisorError when the loop does not close."""
+    introduce(console, state)
+    _forget_earlier_run(state)
+    measured = Report()
+    wishes = Wishes(state=state, target=TARGET, base=str(tiny_base(state)), settings=TINY_SETTINGS)
+    begun = time.monotonic()
+
+    def say(text: str) -> None:
+        console.print(f"  {text}", style="dim", highlight=False)
+
+    console.rule("1  start", align="left")
+    async with bring_up(wishes, say=say) as supervisor:
+        measured.seconds["start"] = round(time.monotonic() - begun, 2)
+        await supervisor.unless_ended(_close_the_loop(state, measured, console))
+        measured.seconds["whole"] = round(time.monotonic() - begun, 2)
+        if report is not None:
+            report.write_bytes(measured.as_json())
+            console.print(f"report: {report}", highlight=False)
+        where_things_are(console, state, measured.found, measured.seconds)
+        if keep:
+            console.print("\nEverything goes on running. Stop with Ctrl-C, or from elsewhere:  ruminate down --state " + str(state))
+            await supervisor.until_stopped()
+
+
+async def _close_the_loop(state: Path, measured: Report, console: Console) -> None:
+    addresses = read_addresses(state)
+    examiner = Examiner(addresses.gateway, addresses.target)
+    questions = examination()
+    async with open_bus(state, None) as bus:
+        console.rule("2  before: the model knows nothing", align="left")
+        with measured.stage("before"), counter(console, "asking through the gateway", len(questions)) as advance:
+            before = await examiner.ask(questions, on_reply=advance)
+        begun = time.monotonic()
+        console.rule("3  teach: finished conversations enter, by HTTP and by the topic", align="left")
+        with measured.stage("teach"):
+            expected = await _teach(bus, addresses.collector, measured, console)
+        console.rule("4  judge: what is worth learning from", align="left")
+        with measured.stage("judge"):
+            await _judge(bus, expected, measured, console)
+            await _show_dead_letters(state, measured, console)
+        console.rule("5  batch: a dataset is cut from the log", align="left")
+        with measured.stage("batch"):
+            sealed = (await _next(bus, TRAINING_BATCH_SEALED)).payload
+        console.print(
+            f"  {sealed.batch_id}: {sealed.rows} rows, {sealed.reasoning_ratio:.0%} with thinking; sealed by {sealed.reason}: "
+            f"{sealed.explanation}",
+            highlight=False,
+        )
+        console.rule("6  train: LoRA on the CPU", align="left")
+        with measured.stage("train"):
+            await _train(bus, measured, console)
+        console.rule("7  deploy: to the node, proven, registered", align="left")
+        with measured.stage("deploy"):
+            registered = await _registered(bus)
+        model = registered.payload
+        measured.seconds["loop"] = round(time.monotonic() - begun, 2)
+        measured.found |= {
+            "registered_event_id": registered.envelope.id,
+            "version": model.version,
+            "model_name": model.model_name,
+            "nodes": [node.model_dump(mode="json") for node in model.nodes],
+            "dataset": sealed.dataset.uri,
+            "adapter": model.adapter.uri,
+            "weights": model.weights.uri,
+        }
+        console.print(
+            f"  model-registered-v1 {registered.envelope.id}: {model.version} of {model.target_model} serves as {model.model_name}"
+        )
+        console.rule("8  after: the same questions", align="left")
+        with measured.stage("after"), counter(console, "asking through the gateway", len(questions)) as advance:
+            await _until_version_answers(examiner, model.version, questions)
+            after = await examiner.ask(questions, on_reply=advance)
+        problems = unseen_problems()
+        with measured.stage("unseen problems"), counter(console, "asking problems that are in no row", len(problems)) as advance:
+            solved = await examiner.solve(problems, on_reply=advance)
+        compare(console, before, after)
+        say_plainly(console, solved, len(problems))
+        measured.found |= {
+            "right": {"before": count_right(before), "after": count_right(after), "of": len(questions) // 4},
+            "unseen_problems": {"right": solved, "of": len(problems)},
+            "answered_by": after[-1].version,
+        }
+
+
+# --- the stages -----------------------------------------------------------------------------------------------------
+
+
+async def _teach(bus: Bus, collector: str, measured: Report, console: Console) -> int:
+    """Send the lesson, half by HTTP and half by the topic, with garbage among it; return how many must be judged."""
+    run, now = f"demo-{uuid4().hex[:8]}", datetime.now(UTC)
+    lesson = [
+        interaction(exchange, number=number, run=run, target=TARGET, at=now)
+        for number, exchange in enumerate([*fact_exchanges(), *problem_exchanges()])
+    ]
+    lesson += wrong_answers(run=run, target=TARGET, at=now)
+    by_http, by_topic = lesson[::2], lesson[1::2]
+    answers = await _post(collector, by_http)
+    console.print(f"  {len(by_http)} by POST {collector}/v1/interactions: {counted(answers)}", highlight=False)
+    count = await publish(bus, by_topic, source=SOURCE)
+    console.print(f"  {count} by interaction-completed-v1: acknowledged", highlight=False)
+    refused = []
+    async with httpx.AsyncClient(base_url=collector, timeout=30) as client:
+        for what, body in GARBAGE:
+            answer = await client.post("/v1/interactions", content=body, headers={"content-type": "application/json"})
+            refused.append({"what": what, "status": answer.status_code, "error": answer.json()["error"]})
+            console.print(f"  garbage, {what}: HTTP {answer.status_code}, {answer.json()['error']}", highlight=False, style="dim")
+    for _, body in GARBAGE:
+        await bus.publish_raw(INTERACTION_COMPLETED, body)
+    measured.found["refused_by_http"] = refused
+    return len(lesson)
+
+
+async def _post(collector: str, interactions: Sequence[InteractionCompleted]) -> list[str]:
+    body = b"\n".join(one.model_dump_json().encode() for one in interactions)
+    headers = {"content-type": "application/x-ndjson", "x-ruminate-source": SOURCE}
+    async with httpx.AsyncClient(timeout=60) as client:
+        answer = await client.post(f"{collector}/v1/interactions", content=body, headers=headers)
+    if answer.status_code != httpx.codes.OK:
+        raise DemoFailed(f"the collector answered {answer.status_code}: {answer.text[:500]}")
+    return [orjson.loads(line)["status"] for line in answer.text.splitlines()]
+
+
+async def _judge(bus: Bus, expected: int, measured: Report, console: Console) -> None:
+    rejected: list[dict[str, Any]] = []
+    kept = 0
+    with counter(console, "judged", expected) as advance:
+        async with asyncio.timeout(LONGEST_STAGE_SECONDS):
+            async for delivery in bus.read(REASONING_ASSESSED, follow=True):
+                verdict = delivery.payload.verdict
+                advance()
+                if verdict.decision == "keep":
+                    kept += 1
+                else:
+                    rejected.append({"interaction": delivery.payload.interaction.interaction_id, "reasons": list(verdict.reasons)})
+                if kept + len(rejected) == expected:
+                    break
+    console.print(f"  {kept} kept, {len(rejected)} rejected:", highlight=False)
+    for item in rejected:
+        console.print(f"  rejected {item['interaction']}: {'; '.join(item['reasons'])}", highlight=False, style="dim")
+    measured.found |= {"kept": kept, "rejected": rejected}
+
+
+async def _show_dead_letters(state: Path, measured: Report, console: Console) -> None:
+    async with open_bus(state, None) as bus:
+        letters = [letter async for letter in bus.read_dead_letters(INTERACTION_COMPLETED, reader="collector")]
+    for letter in letters:
+        console.print(
+            f"  dead letter {letter.position.partition}:{letter.position.offset}: {letter.reason}, {letter.explanation}",
+            style="dim",
+        )
+    measured.found["dead_letters"] = [{"reason": letter.reason, "explanation": letter.explanation} for letter in letters]
+
+
+async def _train(bus: Bus, measured: Report, console: Console) -> None:
+    trained = asyncio.create_task(_next(bus, ADAPTER_TRAINED))
+    failed = asyncio.create_task(_next(bus, TRAINING_FAILED))
+    watching = asyncio.create_task(_show_progress(bus, console))
+    try:
+        await asyncio.wait({trained, failed}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+    if failed.done():
+        trained.cancel()
+        raise DemoFailed(f"training failed ({failed.result().payload.reason}): {failed.result().payload.explanation}")
+    failed.cancel()
+    adapter = trained.result().payload
+    measured.found["training"] = {"metrics": adapter.metrics, "settings": adapter.settings, "stages": list(adapter.stages)}
+    equal = ", ".join(f"{one.encoding} {one.equal}/{one.probes} {one.method}" for one in adapter.equality)
+    console.print(
+        f"  {adapter.version} trained in {adapter.duration_seconds:.0f} s; llama.cpp answers as transformers does: {equal}",
+        highlight=False,
+    )
+
+
+async def _show_progress(bus: Bus, console: Console) -> None:
+    columns = (
+        TextColumn("  {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[says]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("preparing", total=None, says="")
+        async for delivery in bus.read(TRAINING_PROGRESSED, follow=True):
+            step = delivery.payload
+            loss = "" if step.loss is None else f"loss {step.loss:.3f}"
+            eta = "" if step.eta_seconds is None else f"  {step.eta_seconds:.0f} s to go"
+            progress.update(task, description=step.phase, completed=step.step, total=step.steps or None, says=loss + eta)
+
+
+async def _registered(bus: Bus) -> Delivery[Any]:
+    registered = asyncio.create_task(_next(bus, MODEL_REGISTERED))
+    rolled_back = asyncio.create_task(_next(bus, MODEL_ROLLED_BACK))
+    await asyncio.wait({registered, rolled_back}, return_when=asyncio.FIRST_COMPLETED)
+    if rolled_back.done():
+        registered.cancel()
+        fallen = rolled_back.result().payload
+        raise DemoFailed(f"{fallen.version} was rolled back at {fallen.stage}: {fallen.reason}")
+    rolled_back.cancel()
+    return registered.result()
+
+
+async def _until_version_answers(examiner: Examiner, version: str, questions: Sequence[Any]) -> None:
+    """The gateway reads the registration as everyone does: a moment later."""
+    async with asyncio.timeout(LONGEST_STAGE_SECONDS):
+        while examiner.version != version:
+            await examiner.ask(questions[:1], on_reply=lambda: None)
+
+
+async def _next(bus: Bus, topic: Topic[P]) -> Delivery[P]:
+    async with asyncio.timeout(LONGEST_STAGE_SECONDS):
+        async for delivery in bus.read(topic, follow=True):
+            return delivery
+    raise DemoFailed(f"nothing came on {topic.name}")
+
+
+def _forget_earlier_run(state: Path) -> None:
+    """The embedded broker starts empty, so what an earlier run left behind has no history any more."""
+    pid = running_supervisor(state)
+    if pid is not None:
+        raise SupervisorError(f"a demo runs in {state} (pid {pid}); type:  ruminate down --state {state}   or take another --state")
+    if (state / "supervisor.json").exists():
+        for left in state.iterdir():
+            if left.name == "base":
+                continue
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink()

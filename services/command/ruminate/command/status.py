@@ -1,0 +1,187 @@
+"""`status`: what runs, lag by reader, batch fill, jobs and versions."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
+from rich.table import Table
+
+from ruminate.command.connection import Addresses, read_addresses, settings_for
+from ruminate.command.supervisor import running_supervisor
+from ruminate.schemas.flow import (
+    ADAPTER_TRAINED,
+    MODEL_REGISTERED,
+    MODEL_ROLLED_BACK,
+    TRAINING_BATCH_SEALED,
+    TRAINING_FAILED,
+    TRAINING_PROGRESSED,
+)
+from ruminate.shared.bus import Bus, BusError
+from ruminate.shared.kafka import KafkaBus, measure_lag
+
+_ANSWER_WITHIN_SECONDS = 3.0
+
+
+async def gather_status(state: Path) -> dict[str, Any]:
+    """Everything that `status` says, as JSON values. Parts that do not answer say so instead of failing the whole."""
+    addresses = read_addresses(state)
+    pid = running_supervisor(state)
+    status: dict[str, Any] = {"state": str(state), "supervisor": {"pid": pid, "running": pid is not None}}
+    status["parts"] = _parts(state) if pid is not None else {}
+    async with httpx.AsyncClient(timeout=_ANSWER_WITHIN_SECONDS) as client:
+        readiness = await asyncio.gather(*(_readiness(client, url) for url in addresses.operations.values()))
+        status["services"] = dict(zip(addresses.operations, readiness, strict=True))
+        status["batch_fill"] = await _batch_fill(client, addresses)
+        status["nodes"] = dict(
+            zip(addresses.nodes, await asyncio.gather(*(_node(client, url) for url in addresses.nodes.values())), strict=True)
+        )
+    settings = settings_for(kafka=addresses.kafka, profile=addresses.kafka_profile, state=state)
+    try:
+        async with asyncio.timeout(20), KafkaBus(settings, reader="command") as bus:
+            status["lag"] = [
+                {"reader": lag.reader, "topic": lag.topic, "messages": lag.messages, "seconds": lag.seconds}
+                for lag in await measure_lag(settings)
+            ]
+            status["jobs"] = await _jobs(bus)
+            status["versions"] = await _versions(bus)
+    except (BusError, TimeoutError) as error:
+        status["kafka_error"] = f"{addresses.kafka} does not answer: {error}"
+    return status
+
+
+def _parts(state: Path) -> dict[str, Any]:
+    parts: dict[str, Any] = orjson.loads((state / "supervisor.json").read_bytes())["parts"]
+    for name, part in parts.items():
+        if part["state"] == "halted":
+            part["hint"] = (
+                f"ended with exit 78: an operator looks first. Read {part['log']}, mend the cause, then:  ruminate resume {name}"
+            )
+    return parts
+
+
+async def _readiness(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
+    try:
+        answer = (await client.get(f"{url}/readyz")).json()
+    except httpx.HTTPError as error:
+        return {"ready": False, "reasons": [f"does not answer at {url} ({type(error).__name__})"]}
+    return {"ready": bool(answer["ready"]), "reasons": list(answer["reasons"])}
+
+
+async def _node(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
+    try:
+        version = (await client.get(f"{url}/api/version")).json()["version"]
+        models = [model["name"] for model in (await client.get(f"{url}/api/tags")).json()["models"]]
+    except (httpx.HTTPError, KeyError, ValueError) as error:
+        return {"url": url, "healthy": False, "error": type(error).__name__}
+    return {"url": url, "healthy": True, "version": version, "models": models}
+
+
+async def _batch_fill(client: httpx.AsyncClient, addresses: Addresses) -> list[dict[str, Any]]:
+    try:
+        text = (await client.get(f"{addresses.operations['accumulator']}/metrics")).text
+    except httpx.HTTPError:
+        return []
+    fills: dict[tuple[str, str], float] = {}
+    seal_at = None
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == "ruminate_batch_fill_rows":
+                fills[sample.labels["tenant"], sample.labels["target"]] = sample.value
+            elif sample.name == "ruminate_batch_seal_at_rows":
+                seal_at = int(sample.value)
+    return [
+        {"tenant": tenant, "target": target, "rows": int(rows), "seal_at_rows": seal_at} for (tenant, target), rows in fills.items()
+    ]
+
+
+async def _jobs(bus: Bus) -> list[dict[str, Any]]:
+    jobs: dict[str, dict[str, Any]] = {}
+    async for sealed in bus.read(TRAINING_BATCH_SEALED):
+        jobs.setdefault(
+            sealed.payload.batch_id,
+            {
+                "job": sealed.payload.batch_id,
+                "target": sealed.payload.target_model,
+                "rows": sealed.payload.rows,
+                "state": "waiting",
+            },
+        )
+    async for progress in bus.read(TRAINING_PROGRESSED):
+        if (job := jobs.get(progress.payload.job_id)) is not None:
+            job |= progress.payload.model_dump(mode="json", include={"phase", "step", "steps", "loss", "eta_seconds"}) | {
+                "state": "running"
+            }
+    async for trained in bus.read(ADAPTER_TRAINED):
+        if (job := jobs.get(trained.payload.batch_id)) is not None:
+            job |= {"state": "trained", "version": trained.payload.version, "eta_seconds": None}
+    async for failed in bus.read(TRAINING_FAILED):
+        if (job := jobs.get(failed.payload.batch_id)) is not None and job["state"] != "trained":
+            job |= {"state": "failed", "reason": failed.payload.reason, "explanation": failed.payload.explanation}
+    return list(jobs.values())
+
+
+async def _versions(bus: Bus) -> list[dict[str, Any]]:
+    versions: dict[tuple[str, str], dict[str, Any]] = {}
+    async for registered in bus.read(MODEL_REGISTERED):
+        model = registered.payload
+        versions.setdefault(
+            (model.target_model, model.version),
+            {
+                "target": model.target_model,
+                "version": model.version,
+                "model": model.model_name,
+                "batch": model.batch_id,
+                "parent": model.parent_version,
+                "nodes": [node.node for node in model.nodes],
+                "registered_at": model.registered_at.isoformat(),
+                "event_id": registered.envelope.id,
+                "state": "registered",
+            },
+        )
+    async for rolled_back in bus.read(MODEL_ROLLED_BACK):
+        key = (rolled_back.payload.target_model, rolled_back.payload.version)
+        fallen = {"target": key[0], "version": key[1], "state": "rolled back", "reason": rolled_back.payload.reason}
+        versions[key] = versions.get(key, {}) | fallen
+    return list(versions.values())
+
+
+def print_status(status: dict[str, Any], console: Console) -> None:
+    """The same for people."""
+    supervisor = status["supervisor"]
+    console.print(
+        f"state {status['state']}: " + (f"running, pid {supervisor['pid']}" if supervisor["running"] else "[red]not running[/red]")
+    )
+    parts = Table("part", "state", "pid", "restarts", "ready", box=None, header_style="dim")
+    for name, part in status["parts"].items():
+        ready = status["services"].get(name)
+        says = "" if ready is None else "yes" if ready["ready"] else "; ".join(ready["reasons"])
+        parts.add_row(name, part["state"], str(part["pid"] or ""), str(part["restarts"]), part.get("hint", says))
+    console.print(parts)
+    for node, what in status["nodes"].items():
+        console.print(
+            f"node {node} {what['url']}: "
+            + (f"Ollama API {what['version']}, {', '.join(what['models'])}" if what["healthy"] else "[red]away[/red]")
+        )
+    if "kafka_error" in status:
+        console.print(f"[red]{status['kafka_error']}[/red]")
+        return
+    lag = Table("reader", "topic", "behind", "seconds", box=None, header_style="dim")
+    for row in status["lag"]:
+        lag.add_row(row["reader"], row["topic"], str(row["messages"]), "" if row["seconds"] is None else f"{row['seconds']:.1f}")
+    console.print(lag)
+    for fill in status["batch_fill"]:
+        console.print(f"batch of {fill['target']} ({fill['tenant']}): {fill['rows']} of {fill['seal_at_rows']} rows")
+    for job in status["jobs"]:
+        step = (
+            f" step {job['step']} of {job['steps']}, loss {job['loss']}" if job["state"] == "running" and job.get("steps") else ""
+        )
+        console.print(f"job {job['job']}: {job['state']}{step} {job.get('explanation', job.get('version', ''))}")
+    for version in status["versions"]:
+        says = version.get("reason") or version.get("model", "")
+        console.print(f"version {version['version']} of {version['target']}: {version['state']} {says}")

@@ -1,0 +1,123 @@
+"""`up`: broker, node and services in one state folder, whole and ready, or a message that says what is in the way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from ruminate.command.base import prepare_base, tiny_base, weights_of
+from ruminate.command.connection import settings_for
+from ruminate.command.plan import SERVICE_ORDER, Ports, Wishes, addresses, bootstrap, node_urls, plan_parts
+from ruminate.command.supervisor import PartState, Supervisor, SupervisorError, running_supervisor, write_addresses
+from ruminate.shared.kafka import ensure_topics
+from ruminate.shared.ollama import QWEN3_TEMPLATE, NodeRefused, NodeUnavailable, OllamaClient
+
+READY_WITHIN_SECONDS = 90.0
+Say = Callable[[str], None]
+
+
+def target_of(base: str) -> str:
+    """The Ollama name that a base usually has: `Qwen/Qwen3-8B` is `qwen3:8b`; a folder gives its own name."""
+    hub = re.fullmatch(r"(?:Qwen/)?Qwen3-(\d+(?:\.\d+)?B(?:-A\d+B)?)", base, flags=re.IGNORECASE)
+    if hub:
+        return f"qwen3:{hub.group(1).lower()}"
+    return re.sub(r"[^a-z0-9._-]+", "-", Path(base).name.lower()).strip("-.") or "base"
+
+
+def choose_ports() -> Ports:
+    """Free loopback ports, all held open until all are chosen so that no two are the same."""
+    sockets = [socket.socket() for _ in range(4 + len(SERVICE_ORDER))]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        numbers = [int(one.getsockname()[1]) for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+    broker, node, gateway, collector, *operations = numbers
+    return Ports(
+        broker=broker, node=node, gateway=gateway, collector=collector, operations=dict(zip(SERVICE_ORDER, operations, strict=True))
+    )
+
+
+@asynccontextmanager
+async def bring_up(
+    wishes: Wishes, *, say: Say, on_change: Callable[[str, PartState, int | None], None] | None = None
+) -> AsyncIterator[Supervisor]:
+    """Everything that was wished for, running and ready while the context is open; stopped when it closes."""
+    ports = choose_ports()
+    async with Supervisor(wishes.state, on_change=on_change) as supervisor:
+        parts = plan_parts(wishes, ports)
+        by_kind = {kind: [part for part in parts if part.kind == kind] for kind in ("broker", "node", "service")}
+        making = asyncio.create_task(_make_base(wishes, say))
+        try:
+            for part in by_kind["broker"] + by_kind["node"]:
+                await supervisor.start(part)
+            settings = settings_for(
+                kafka=bootstrap(wishes, ports), profile="kafka" if wishes.kafka else "embedded", state=wishes.state
+            )
+            say(f"waiting for Kafka at {bootstrap(wishes, ports)}")
+            await supervisor.unless_ended(ensure_topics(settings))
+            for part in by_kind["service"]:
+                await supervisor.start(part)
+            await making
+            for part in by_kind["node"]:
+                await supervisor.wait_ready(part.name, within_seconds=READY_WITHIN_SECONDS)
+            await _nodes_hold_target(wishes, node_urls(wishes, ports), say)
+            await asyncio.gather(*(supervisor.wait_ready(part.name, within_seconds=READY_WITHIN_SECONDS) for part in parts))
+        finally:
+            making.cancel()
+            await asyncio.gather(making, return_exceptions=True)
+        write_addresses(wishes.state, addresses(wishes, ports))
+        say("everything is ready")
+        yield supervisor
+
+
+async def _make_base(wishes: Wishes, say: Say) -> None:
+    await prepare_base(wishes.base, state=wishes.state, say=say)
+
+
+async def _nodes_hold_target(wishes: Wishes, urls: Mapping[str, str], say: Say) -> None:
+    """Every node has the target under its own name: the embedded one is given it, others must have it."""
+    for name, url in urls.items():
+        async with OllamaClient(url) as node:
+            try:
+                held = {model.name for model in await node.tags()}
+                if wishes.target in held or f"{wishes.target}:latest" in held:
+                    continue
+                if wishes.nodes and not _is_tiny(wishes):
+                    raise SupervisorError(f"node {name} ({url}) has no model {wishes.target}. Type:  ollama pull {wishes.target}")
+                say(f"node {name}: creating {wishes.target}")
+                weights, sha256 = await weights_of(Path(wishes.base), state=wishes.state)
+                if not await node.has_blob(sha256):
+                    await node.push_blob(weights, sha256)
+                await node.create(wishes.target, files={"model.gguf": sha256}, template=QWEN3_TEMPLATE)
+            except NodeUnavailable as error:
+                raise SupervisorError(
+                    f"node {name} ({url}) does not answer: {error}. Start Ollama there, or leave --node out"
+                ) from None
+            except NodeRefused as error:
+                raise SupervisorError(f"node {name} ({url}) refused {wishes.target}: {error}") from None
+
+
+def _is_tiny(wishes: Wishes) -> bool:
+    return Path(wishes.base) == tiny_base(wishes.state)
+
+
+async def stop_running(state: Path) -> bool:
+    """Ask the supervisor of this state folder to stop and wait until it has; False when none runs."""
+    pid = running_supervisor(state)
+    if pid is None:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    while running_supervisor(state) is not None:
+        await asyncio.sleep(0.1)
+    return True

@@ -19,7 +19,7 @@ committed. `KafkaBus` (kafka.py) and `MemoryBus` (memory.py) honour one contract
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
@@ -119,8 +119,11 @@ class Delivery(Generic[P]):
 
     def follow(self, topic: Topic[Q], payload: Q, *, ordinal: int = 0) -> Envelope:
         """The envelope of an event that follows from this one: derived id, same trace."""
+        return self._envelope(topic, payload, self.derived_id(topic, ordinal=ordinal))
+
+    def _envelope(self, topic: Topic[Q], payload: Q, event_id: UUID) -> Envelope:
         return Envelope(
-            id=str(self.derived_id(topic, ordinal=ordinal)),
+            id=str(event_id),
             source=self.source,
             type=topic.event_type,
             time=self._now(),
@@ -131,9 +134,9 @@ class Delivery(Generic[P]):
 
     def tell(self, topic: Topic[Q], payload: Q, *, ordinal: int = 0) -> UUID:
         """Enqueue an event that follows from this delivery, and give its id."""
-        envelope = self.follow(topic, payload, ordinal=ordinal)
-        self.told.append(Told(topic, payload, envelope))
-        return UUID(envelope.id)
+        event_id = self.derived_id(topic, ordinal=ordinal)
+        self.told.append(Told(topic, payload, self._envelope(topic, payload, event_id)))
+        return event_id
 
     def hold(self) -> None:
         """Keep this delivery unfinished after the handler has returned, until `release`.
@@ -153,8 +156,8 @@ Handler = Callable[[Delivery[P]], Awaitable[None]]
 PartitionsListener = Callable[[frozenset[int]], Awaitable[None]]
 
 
-async def _nothing(_: frozenset[int]) -> None:
-    return None
+async def nothing(_: frozenset[int]) -> None:
+    """The listener that does nothing."""
 
 
 class Readiness(Protocol):
@@ -187,8 +190,8 @@ class Bus(Protocol):
         concurrency: int = 1,
         max_in_flight: int = 1000,
         max_in_flight_bytes: int = 64 * 1024 * 1024,
-        on_assigned: PartitionsListener = _nothing,
-        on_revoked: PartitionsListener = _nothing,
+        on_assigned: PartitionsListener = nothing,
+        on_revoked: PartitionsListener = nothing,
     ) -> None:
         """Hand every record of `topic` to `handler`, until `stop`.
 
@@ -210,7 +213,7 @@ class Bus(Protocol):
 
     def read(
         self, topic: Topic[P], *, partitions: Collection[int] | None = None, start: int | None = None, follow: bool = False
-    ) -> AsyncIterator[Delivery[P]]:
+    ) -> AsyncGenerator[Delivery[P], None]:
         """Read without a group: from `start` (None: the beginning) to the end as it is now, or on and on with `follow`.
 
         Records that are no events of the topic are logged and passed over: its group reader has made dead letters of them.

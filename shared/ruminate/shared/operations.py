@@ -48,7 +48,8 @@ class PortTaken(RuntimeError):
 @asynccontextmanager
 async def serve_http(app: ASGIApp, *, host: str, port: int, name: str, grace_seconds: float = 5.0) -> AsyncIterator[int]:
     """Serve `app` while the context is open; gives the port that is bound. Raises PortTaken."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    # With the protocol named, asyncio sets TCP_NODELAY; without it, an answer on a kept connection waits 40 ms.
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

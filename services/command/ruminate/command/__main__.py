@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -213,6 +214,8 @@ def doctor(
 
 def main() -> None:
     """Entry point."""
+    # What the broker's client has to say, the verbs say in their own words.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     app()
 
 

@@ -108,6 +108,8 @@ def _service(name: str, wishes: Wishes, ports: Ports) -> Part:
         "RUMINATE_OPERATIONS_PORT": str(operations),
         "RUMINATE_NODES": json.dumps(node_urls(wishes, ports)),
         "RUMINATE_BASES": json.dumps({wishes.target: wishes.base}),
+        # Ctrl-C is not made to wait for handlers: what they have begun is delivered again.
+        "RUMINATE_GRACE_SECONDS": "1",
         "RUMINATE_COLLECTOR_PORT": str(ports.collector),
         "RUMINATE_GATEWAY_PORT": str(ports.gateway),
         **wishes.settings,

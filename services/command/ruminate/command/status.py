@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from ruminate.schemas.flow import (
     TRAINING_PROGRESSED,
 )
 from ruminate.shared.bus import Bus, BusError
-from ruminate.shared.kafka import KafkaBus, measure_lag
+from ruminate.shared.kafka import KafkaBus
+from ruminate.shared.topics import LagProbe
 
 _ANSWER_WITHIN_SECONDS = 3.0
 
@@ -43,11 +45,8 @@ async def gather_status(state: Path) -> dict[str, Any]:
         )
     settings = settings_for(kafka=addresses.kafka, profile=addresses.kafka_profile, state=state)
     try:
-        async with asyncio.timeout(20), KafkaBus(settings, reader="command") as bus:
-            status["lag"] = [
-                {"reader": lag.reader, "topic": lag.topic, "messages": lag.messages, "seconds": lag.seconds}
-                for lag in await measure_lag(settings)
-            ]
+        async with asyncio.timeout(20), LagProbe(settings) as probe, KafkaBus(settings, reader="command") as bus:
+            status["lag"] = [asdict(lag) for lag in await probe.measure()]
             status["jobs"] = await _jobs(bus)
             status["versions"] = await _versions(bus)
     except (BusError, TimeoutError) as error:

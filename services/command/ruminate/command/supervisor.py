@@ -34,7 +34,9 @@ FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 30.0
 # Whoever ran this long has recovered: the next crash starts the back-off anew.
 SETTLED_AFTER_SECONDS = 30.0
-STOP_WITHIN_SECONDS = 15.0
+# Together they keep the promise that nothing is left running five seconds after Ctrl-C.
+SERVICES_STOP_WITHIN_SECONDS = 3.0
+OTHERS_STOP_WITHIN_SECONDS = 0.7
 _LOOK_EVERY_SECONDS = 0.1
 
 
@@ -178,9 +180,9 @@ class Supervisor:
         services = [w for w in self._watched.values() if w.part.kind == "service"]
         others = [w for w in self._watched.values() if w.part.kind != "service"]
         # Services do not need each other to stop, but all of them need the broker to commit.
-        await asyncio.gather(*(self._stop_one(watched) for watched in services))
+        await asyncio.gather(*(self._stop_one(watched, SERVICES_STOP_WITHIN_SECONDS) for watched in services))
         for watched in reversed(others):
-            await self._stop_one(watched)
+            await self._stop_one(watched, OTHERS_STOP_WITHIN_SECONDS)
         self._record()
         self._rope.cut()
         if self._lock is not None:
@@ -232,7 +234,7 @@ class Supervisor:
             watched.restarts += 1
             await self._spawn(watched)
 
-    async def _stop_one(self, watched: Watched) -> None:
+    async def _stop_one(self, watched: Watched, within_seconds: float) -> None:
         if watched.watcher is not None and watched.state != "running":
             watched.watcher.cancel()
         process = watched.process
@@ -240,7 +242,7 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
             try:
-                await asyncio.wait_for(process.wait(), STOP_WITHIN_SECONDS)
+                await asyncio.wait_for(process.wait(), within_seconds)
             except TimeoutError:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,10 +17,13 @@ from ruminate.command.base import prepare_base, tiny_base, weights_of
 from ruminate.command.connection import settings_for
 from ruminate.command.plan import SERVICE_ORDER, Ports, Wishes, addresses, bootstrap, node_urls, plan_parts
 from ruminate.command.supervisor import PartState, Supervisor, SupervisorError, running_supervisor, write_addresses
-from ruminate.shared.kafka import ensure_topics
+from ruminate.shared.bus import BrokerUnavailable
 from ruminate.shared.ollama import QWEN3_TEMPLATE, NodeRefused, NodeUnavailable, OllamaClient
+from ruminate.shared.settings import ServiceSettings
+from ruminate.shared.topics import ensure_topics
 
 READY_WITHIN_SECONDS = 90.0
+BROKER_WITHIN_SECONDS = 20.0
 Say = Callable[[str], None]
 
 
@@ -64,7 +68,7 @@ async def bring_up(
                 kafka=bootstrap(wishes, ports), profile="kafka" if wishes.kafka else "embedded", state=wishes.state
             )
             say(f"waiting for Kafka at {bootstrap(wishes, ports)}")
-            await supervisor.unless_ended(ensure_topics(settings))
+            await supervisor.unless_ended(_topics_exist(settings))
             for part in by_kind["service"]:
                 await supervisor.start(part)
             await making
@@ -78,6 +82,22 @@ async def bring_up(
         write_addresses(wishes.state, addresses(wishes, ports))
         say("everything is ready")
         yield supervisor
+
+
+async def _topics_exist(settings: ServiceSettings) -> None:
+    """Create what is missing. A broker that has just been started is given its time; one that is named must answer soon."""
+    deadline = time.monotonic() + BROKER_WITHIN_SECONDS
+    while True:
+        try:
+            await ensure_topics(settings)
+        except BrokerUnavailable as error:
+            if time.monotonic() > deadline:
+                raise SupervisorError(
+                    f"{error}. Is Kafka there? Try:  ruminate doctor --kafka {settings.kafka_bootstrap}"
+                ) from None
+            await asyncio.sleep(0.2)
+        else:
+            return
 
 
 async def _make_base(wishes: Wishes, say: Say) -> None:

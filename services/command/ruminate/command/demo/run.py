@@ -9,20 +9,21 @@ import asyncio
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 import httpx
 import orjson
+from aiokafka import AIOKafkaProducer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ruminate.command.base import tiny_base
-from ruminate.command.connection import open_bus, read_addresses
+from ruminate.command.connection import Addresses, open_bus, read_addresses
 from ruminate.command.demo.examiner import Examiner, count_right
 from ruminate.command.demo.lesson import (
     GARBAGE,
@@ -49,11 +50,11 @@ from ruminate.schemas.flow import (
     TRAINING_PROGRESSED,
 )
 from ruminate.schemas.interaction import InteractionCompleted
-from ruminate.schemas.payload import Payload
+from ruminate.schemas.model import ModelRolledBack
 from ruminate.schemas.topic import Topic
+from ruminate.schemas.training import AdapterTrained, TrainingFailed
 from ruminate.shared.bus import Bus, Delivery
-
-P = TypeVar("P", bound=Payload)
+from ruminate.shared.kafka import KafkaBus
 
 TARGET = "qwen3-tiny"
 SOURCE = "/agents/demo-agent"
@@ -62,7 +63,18 @@ LONGEST_STAGE_SECONDS = 600.0
 # What a laptop needs to learn in a minute: a small batch, many steps, a rate that would harm a real model.
 TINY_SETTINGS = {
     "RUMINATE_SEAL_AT_ROWS": "560",
+    # Should the assessor refuse a few problems, the batch does not wait for them.
+    "RUMINATE_SEAL_AFTER_SECONDS": "10",
+    "RUMINATE_SEAL_AFTER_MIN_ROWS": "500",
     "RUMINATE_HOLDOUT_RATIO": "0",
+    "RUMINATE_LEARNING_RATE": "2e-3",
+    "RUMINATE_TRAINING_EPOCHS": "6.86",
+    "RUMINATE_BATCH_ROWS": "16",
+    "RUMINATE_MAX_ROW_TOKENS": "512",
+    "RUMINATE_MERGED_DTYPE": "float32",
+    "RUMINATE_EQUALITY_PROBES": "16",
+    "RUMINATE_CHECKPOINT_STEPS": "120",
+    "RUMINATE_NODE_STATUS_SECONDS": "1",
 }
 
 
@@ -125,14 +137,14 @@ async def _close_the_loop(state: Path, measured: Report, console: Console) -> No
         begun = time.monotonic()
         console.rule("3  teach: finished conversations enter, by HTTP and by the topic", align="left")
         with measured.stage("teach"):
-            expected = await _teach(bus, addresses.collector, measured, console)
+            taught = await _teach(bus, addresses, measured, console)
         console.rule("4  judge: what is worth learning from", align="left")
         with measured.stage("judge"):
-            await _judge(bus, expected, measured, console)
-            await _show_dead_letters(state, measured, console)
+            await _judge(bus, taught, measured, console)
+            await _show_dead_letters(bus, measured, console)
         console.rule("5  batch: a dataset is cut from the log", align="left")
         with measured.stage("batch"):
-            sealed = (await _next(bus, TRAINING_BATCH_SEALED)).payload
+            sealed = (await _first_of(bus, TRAINING_BATCH_SEALED)).payload
         console.print(
             f"  {sealed.batch_id}: {sealed.rows} rows, {sealed.reasoning_ratio:.0%} with thinking; sealed by {sealed.reason}: "
             f"{sealed.explanation}",
@@ -177,8 +189,8 @@ async def _close_the_loop(state: Path, measured: Report, console: Console) -> No
 # --- the stages -----------------------------------------------------------------------------------------------------
 
 
-async def _teach(bus: Bus, collector: str, measured: Report, console: Console) -> int:
-    """Send the lesson, half by HTTP and half by the topic, with garbage among it; return how many must be judged."""
+async def _teach(bus: Bus, addresses: Addresses, measured: Report, console: Console) -> frozenset[str]:
+    """Send the lesson, half by HTTP and half by the topic, with garbage among it; return the ids that must be judged."""
     run, now = f"demo-{uuid4().hex[:8]}", datetime.now(UTC)
     lesson = [
         interaction(exchange, number=number, run=run, target=TARGET, at=now)
@@ -186,20 +198,32 @@ async def _teach(bus: Bus, collector: str, measured: Report, console: Console) -
     ]
     lesson += wrong_answers(run=run, target=TARGET, at=now)
     by_http, by_topic = lesson[::2], lesson[1::2]
-    answers = await _post(collector, by_http)
-    console.print(f"  {len(by_http)} by POST {collector}/v1/interactions: {counted(answers)}", highlight=False)
+    answers = await _post(addresses.collector, by_http)
+    console.print(f"  {len(by_http)} by POST {addresses.collector}/v1/interactions: {counted(answers)}", highlight=False)
     count = await publish(bus, by_topic, source=SOURCE)
     console.print(f"  {count} by interaction-completed-v1: acknowledged", highlight=False)
     refused = []
-    async with httpx.AsyncClient(base_url=collector, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=addresses.collector, timeout=30) as client:
         for what, body in GARBAGE:
             answer = await client.post("/v1/interactions", content=body, headers={"content-type": "application/json"})
             refused.append({"what": what, "status": answer.status_code, "error": answer.json()["error"]})
             console.print(f"  garbage, {what}: HTTP {answer.status_code}, {answer.json()['error']}", highlight=False, style="dim")
-    for _, body in GARBAGE:
-        await bus.publish_raw(INTERACTION_COMPLETED, body)
+    await _produce_raw(addresses.kafka, [body for _, body in GARBAGE])
     measured.found["refused_by_http"] = refused
-    return len(lesson)
+    return frozenset(one.interaction_id for one in lesson)
+
+
+async def _produce_raw(kafka: str, bodies: Sequence[bytes]) -> None:
+    """What a broken agent does: bytes on the topic, with headers that look right."""
+    headers = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", uuid4().hex.encode()),
+        ("ce_source", SOURCE.encode()),
+        ("ce_type", INTERACTION_COMPLETED.event_type.encode()),
+    ]
+    async with AIOKafkaProducer(bootstrap_servers=kafka) as producer:
+        for body in bodies:
+            await producer.send_and_wait(INTERACTION_COMPLETED.name, body, headers=headers)
 
 
 async def _post(collector: str, interactions: Sequence[InteractionCompleted]) -> list[str]:
@@ -212,19 +236,22 @@ async def _post(collector: str, interactions: Sequence[InteractionCompleted]) ->
     return [orjson.loads(line)["status"] for line in answer.text.splitlines()]
 
 
-async def _judge(bus: Bus, expected: int, measured: Report, console: Console) -> None:
+async def _judge(bus: Bus, taught: frozenset[str], measured: Report, console: Console) -> None:
     rejected: list[dict[str, Any]] = []
     kept = 0
-    with counter(console, "judged", expected) as advance:
+    with counter(console, "judged", len(taught)) as advance:
         async with asyncio.timeout(LONGEST_STAGE_SECONDS):
             async for delivery in bus.read(REASONING_ASSESSED, follow=True):
+                # The examination was captured and is judged, too; without consent it is never trained on.
+                if delivery.payload.interaction.interaction_id not in taught:
+                    continue
                 verdict = delivery.payload.verdict
                 advance()
                 if verdict.decision == "keep":
                     kept += 1
                 else:
                     rejected.append({"interaction": delivery.payload.interaction.interaction_id, "reasons": list(verdict.reasons)})
-                if kept + len(rejected) == expected:
+                if kept + len(rejected) == len(taught):
                     break
     console.print(f"  {kept} kept, {len(rejected)} rejected:", highlight=False)
     for item in rejected:
@@ -232,31 +259,24 @@ async def _judge(bus: Bus, expected: int, measured: Report, console: Console) ->
     measured.found |= {"kept": kept, "rejected": rejected}
 
 
-async def _show_dead_letters(state: Path, measured: Report, console: Console) -> None:
-    async with open_bus(state, None) as bus:
-        letters = [letter async for letter in bus.read_dead_letters(INTERACTION_COMPLETED, reader="collector")]
+async def _show_dead_letters(bus: KafkaBus, measured: Report, console: Console) -> None:
+    letters = [letter async for letter, _ in bus.read_dead_letters(INTERACTION_COMPLETED, reader="collector")]
     for letter in letters:
-        console.print(
-            f"  dead letter {letter.position.partition}:{letter.position.offset}: {letter.reason}, {letter.explanation}",
-            style="dim",
-        )
+        place = f"{letter.position.partition}:{letter.position.offset}"
+        console.print(f"  dead letter {place}: {letter.reason}, {letter.explanation}", style="dim", highlight=False)
     measured.found["dead_letters"] = [{"reason": letter.reason, "explanation": letter.explanation} for letter in letters]
 
 
 async def _train(bus: Bus, measured: Report, console: Console) -> None:
-    trained = asyncio.create_task(_next(bus, ADAPTER_TRAINED))
-    failed = asyncio.create_task(_next(bus, TRAINING_FAILED))
     watching = asyncio.create_task(_show_progress(bus, console))
     try:
-        await asyncio.wait({trained, failed}, return_when=asyncio.FIRST_COMPLETED)
+        ended = (await _first_of(bus, ADAPTER_TRAINED, TRAINING_FAILED)).payload
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
-    if failed.done():
-        trained.cancel()
-        raise DemoFailed(f"training failed ({failed.result().payload.reason}): {failed.result().payload.explanation}")
-    failed.cancel()
-    adapter = trained.result().payload
+    if isinstance(ended, TrainingFailed):
+        raise DemoFailed(f"training failed ({ended.reason}): {ended.explanation}")
+    adapter: AdapterTrained = ended
     measured.found["training"] = {"metrics": adapter.metrics, "settings": adapter.settings, "stages": list(adapter.stages)}
     equal = ", ".join(f"{one.encoding} {one.equal}/{one.probes} {one.method}" for one in adapter.equality)
     console.print(
@@ -283,15 +303,10 @@ async def _show_progress(bus: Bus, console: Console) -> None:
 
 
 async def _registered(bus: Bus) -> Delivery[Any]:
-    registered = asyncio.create_task(_next(bus, MODEL_REGISTERED))
-    rolled_back = asyncio.create_task(_next(bus, MODEL_ROLLED_BACK))
-    await asyncio.wait({registered, rolled_back}, return_when=asyncio.FIRST_COMPLETED)
-    if rolled_back.done():
-        registered.cancel()
-        fallen = rolled_back.result().payload
-        raise DemoFailed(f"{fallen.version} was rolled back at {fallen.stage}: {fallen.reason}")
-    rolled_back.cancel()
-    return registered.result()
+    ended = await _first_of(bus, MODEL_REGISTERED, MODEL_ROLLED_BACK)
+    if isinstance(ended.payload, ModelRolledBack):
+        raise DemoFailed(f"{ended.payload.version} was rolled back at {ended.payload.stage}: {ended.payload.reason}")
+    return ended
 
 
 async def _until_version_answers(examiner: Examiner, version: str, questions: Sequence[Any]) -> None:
@@ -301,11 +316,23 @@ async def _until_version_answers(examiner: Examiner, version: str, questions: Se
             await examiner.ask(questions[:1], on_reply=lambda: None)
 
 
-async def _next(bus: Bus, topic: Topic[P]) -> Delivery[P]:
-    async with asyncio.timeout(LONGEST_STAGE_SECONDS):
-        async for delivery in bus.read(topic, follow=True):
-            return delivery
-    raise DemoFailed(f"nothing came on {topic.name}")
+async def _first_of(bus: Bus, *topics: Topic[Any]) -> Delivery[Any]:
+    """The first event on any of the topics. Raises DemoFailed when none comes."""
+
+    async def first(topic: Topic[Any]) -> Delivery[Any]:
+        async with aclosing(bus.read(topic, follow=True)) as events:
+            return await anext(events)
+
+    waiting = [asyncio.create_task(first(topic)) for topic in topics]
+    try:
+        done, _ = await asyncio.wait(waiting, timeout=LONGEST_STAGE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            raise DemoFailed(f"nothing came on {' or '.join(topic.name for topic in topics)} within {LONGEST_STAGE_SECONDS:.0f} s")
+        return done.pop().result()
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 def _forget_earlier_run(state: Path) -> None:

@@ -1,0 +1,229 @@
+"""Chains: one a tenant and target, each batch an interval of offsets, and the fold over what no batch holds yet. Pure.
+
+The first record of `training-batch-sealed-v1` that extends a chain is its next batch; everyone ignores the others. What
+comes after the last cut is folded in the order of the log. The fold keeps no texts, only what the decision to seal needs
+of each record (about half a kilobyte); the texts are read again from the log at the cut. It is a fold: the same records
+give the same state, whoever reads them and however often they are delivered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from ruminate.accumulator.rows import LeftOut, build
+from ruminate.schemas.assessment import ReasoningAssessed
+from ruminate.schemas.batch import TrainingBatchSealed
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The end of a chain: the batch that the next one extends. Number 0 is the beginning, before any batch."""
+
+    number: int = 0
+    batch_id: str | None = None
+    to_offset: int = -1
+
+    def extended_by(self, sealed: TrainingBatchSealed, *, partition: int) -> bool:
+        """Whether this record, the first such in the log, is the next batch."""
+        return (
+            sealed.number == self.number + 1
+            and sealed.previous_batch_id == self.batch_id
+            and sealed.after_offset == self.to_offset
+            and sealed.to_offset > self.to_offset
+            and sealed.assessed_partition == partition
+        )
+
+
+BEGINNING: Final = Link()
+
+
+def batch_id_of(tenant: str, target: str, number: int) -> str:
+    """A name for files, versions and messages, one batch each: `qwen3_8b-000004`.
+
+    A tenant, an upper-case letter or a character that files cannot carry is told apart by eight digits of a hash.
+    """
+    name = target if tenant == "default" else f"{tenant}-{target}"
+    safe = re.sub(r"[^a-z0-9.-]", "_", name.lower())[:60]
+    # `:` alone becomes `_`, which no plain name may hold, so that `qwen3:8b` reads well and still collides with nothing.
+    plain = tenant == "default" and safe.replace("_", ":") == target and not re.search(r"-[0-9a-f]{8}$", safe) and safe[0] != "."
+    if not plain:
+        digest = hashlib.sha256(f"{len(tenant)}:{tenant}{target}".encode()).hexdigest()[:8]
+        safe = f"{safe.strip('.')}-{digest}"
+    return f"{safe}-{number:06d}"
+
+
+def digest_of(*parts: str) -> bytes:
+    """16 bytes that stand for these texts: small in memory, and no content in a manifest."""
+    return hashlib.blake2b("".join(f"{len(part)}:{part}" for part in parts).encode(), digest_size=16).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What the fold keeps of one record. `why_not` is None where the record has a row."""
+
+    offset: int
+    event: bytes
+    recorded: bytes
+    revision: int
+    name: bytes
+    continues: bytes | None
+    conversation: bytes
+    assessed_at: datetime
+    reasoning: bool
+    why_not: LeftOut | None
+
+
+def item_of(assessed: ReasoningAssessed, *, event_id: str, assessed_at: datetime, offset: int, row_max_bytes: int) -> Item:
+    """Boil one record down to what the fold keeps."""
+    interaction = assessed.interaction
+    built = build(assessed, row_max_bytes=row_max_bytes)
+    earlier = interaction.continues_interaction
+    return Item(
+        offset=offset,
+        event=digest_of(event_id),
+        recorded=assessed.recorded_id.bytes,
+        revision=assessed.revision,
+        # Ids are unique within their source, and a conversation is continued by whoever began it.
+        name=digest_of(interaction.source, interaction.interaction_id),
+        continues=None if earlier in (None, interaction.interaction_id) else digest_of(interaction.source, str(earlier)),
+        conversation=digest_of(assessed.tenant, assessed.target_model, interaction.conversation_id),
+        assessed_at=assessed_at,
+        reasoning=False if isinstance(built, str) else built.reasoning,
+        why_not=built if isinstance(built, str) else None,
+    )
+
+
+@dataclass(slots=True)
+class Sealed:
+    """What the batches of a chain hold already, from their manifests."""
+
+    events: set[bytes] = field(default_factory=set)
+    interactions: set[bytes] = field(default_factory=set)
+    held_out: dict[bytes, bool] = field(default_factory=dict)
+    """By conversation: on which side its rows went. It stays there, also when the ratio changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Rows that stand ready in a fold."""
+
+    reasoning: int = 0
+    direct: int = 0
+    held_out: int = 0
+
+
+@dataclass(slots=True)
+class Fold:
+    """What was assessed after the last cut of a chain, record by record.
+
+    Of a conversation only the latest kept interaction counts: one that a kept one continues, over however many steps, is
+    *continued*. An interaction is *alive* when it has a row itself or when an alive one continues it; counting alive
+    continuations makes each record a constant amount of work, whichever order they come in.
+    """
+
+    sealed: Sealed
+    holdout_ratio: float
+    items: list[Item] = field(default_factory=list)
+    waiting_since: datetime | None = None
+    _events: set[bytes] = field(default_factory=set)
+    _current: dict[bytes, Item] = field(default_factory=dict)
+    _named: dict[bytes, Item] = field(default_factory=dict)
+    _alive_continuations: dict[bytes, int] = field(default_factory=dict)
+    _totals: dict[str, int] = field(default_factory=lambda: {"reasoning": 0, "direct": 0, "held_out": 0})
+
+    def add(self, item: Item) -> None:
+        """Take in the next record of the log."""
+        self.items.append(item)
+        if item.event in self._events or item.event in self.sealed.events:
+            return
+        self._events.add(item.event)
+        known = self._current.get(item.recorded)
+        if known is not None:
+            if item.revision <= known.revision:
+                return
+            self._leave(known)
+        self._current[item.recorded] = item
+        self._named[item.name] = item
+        self._enter(item)
+        if self.waiting_since is None and self._has_row(item):
+            self.waiting_since = item.assessed_at
+
+    def counts(self) -> Counts:
+        """How many rows stand ready, by kind."""
+        return Counts(**self._totals)
+
+    def is_held_out(self, item: Item) -> bool:
+        """By hash of the conversation, so that what is held out is never trained."""
+        known = self.sealed.held_out.get(item.conversation)
+        return known if known is not None else int.from_bytes(item.conversation[:8], "big") < self.holdout_ratio * 2**64
+
+    def judged(self) -> Iterator[tuple[Item, LeftOut | None]]:
+        """Every record with the reason why it is left out, or None for a row; the ratio is not looked at here."""
+        seen: set[bytes] = set()
+        for item in self.items:
+            yield item, self._why_not(item, seen)
+            seen.add(item.event)
+
+    def after(self, to_offset: int, *, sealed: Sealed, without: Collection[int] = ()) -> Fold:
+        """The fold that begins after `to_offset`, without the records at these offsets."""
+        rest = Fold(sealed=sealed, holdout_ratio=self.holdout_ratio)
+        for item in self.items:
+            if item.offset > to_offset and item.offset not in without:
+                rest.add(item)
+        return rest
+
+    def _why_not(self, item: Item, seen: set[bytes]) -> LeftOut | None:
+        if item.event in seen or item.event in self.sealed.events:
+            return "duplicate"
+        if self._current[item.recorded] is not item:
+            return "superseded"
+        if item.why_not is not None:
+            return item.why_not
+        if item.recorded in self.sealed.interactions:
+            return "sealed_before"
+        return "continued" if self._continued(item.name) else None
+
+    def _has_row(self, item: Item) -> bool:
+        return item.why_not is None and item.recorded not in self.sealed.interactions
+
+    def _continued(self, name: bytes) -> bool:
+        return name in self._alive_continuations
+
+    def _count(self, item: Item, by: int) -> None:
+        kind = "held_out" if self.is_held_out(item) else "reasoning" if item.reasoning else "direct"
+        self._totals[kind] += by
+
+    def _enter(self, item: Item) -> None:
+        continued = self._continued(item.name)
+        if self._has_row(item) and not continued:
+            self._count(item, +1)
+        if self._has_row(item) or continued:
+            self._continue(item.continues, +1)
+
+    def _leave(self, item: Item) -> None:
+        continued = self._continued(item.name)
+        if self._has_row(item) and not continued:
+            self._count(item, -1)
+        if self._has_row(item) or continued:
+            self._continue(item.continues, -1)
+
+    def _continue(self, name: bytes | None, by: int) -> None:
+        """An alive continuation of `name` came (+1) or went (-1): go up the conversation as far as that changes anything."""
+        while name is not None:
+            before = self._alive_continuations.pop(name, 0)
+            if before + by:
+                self._alive_continuations[name] = before + by
+            if before and before + by:
+                return
+            item = self._named.get(name)
+            if item is None:
+                return
+            if self._has_row(item):
+                self._count(item, -by)
+                return
+            name = item.continues

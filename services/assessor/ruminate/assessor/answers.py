@@ -1,0 +1,124 @@
+"""Answers against a reference: right, wrong, or not decidable by these means.
+
+Numbers are compared as numbers, short texts by the words that the reference adds to the question; what is longer, or
+negated, is left undecided, because a wrong accusation takes a good example away for ever.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from ruminate.assessor.reading import NUMBER_WORDS, Reading, content_words, numbers, words
+
+_FINAL = re.compile(r"#### {0,3}(.{1,80})")
+_BOXED = re.compile(r"\\boxed\{([^{}]{1,80})\}")
+_STATED = re.compile(r"(?:^A:|\banswer(?: is)?:?|\bresult is|\btotal is) {0,2}\**([^\n]{1,80})", re.IGNORECASE | re.MULTILINE)
+_AMOUNT = re.compile(r"[-−]?[$€£]?[-−]?[\d,]*\.?\d+[%$€£]?\.?")
+_FRACTION = re.compile(r"([-−]?\d{1,12})/(\d{1,12})")
+_LONGEST_AMOUNT = 40
+_NEGATION = frozenset({"not", "never", "no", "isn", "wasn", "aren", "neither", "nor", "cannot", "don", "doesn", "didn"})
+_YES_NO = frozenset({"yes", "no"})
+_LONGEST_KEY_WORDS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What the reference says of an answer, and by which comparison."""
+
+    result: Literal["right", "wrong", "undecided"]
+    how: str
+    expected: float | None = None
+
+
+def compare(reading: Reading, reference: str) -> Comparison:
+    """Compare the answer with the reference answer."""
+    final = _FINAL.search(reference)
+    if final:
+        reference = final[1]
+    expected = _amount(reference)
+    if expected is not None:
+        return _compare_amounts(reading, expected)
+    return _compare_words(reading, reference)
+
+
+def final_number(reading: Reading) -> float | None:
+    """The number that an answer ends in: the one that it marks as its answer, else its last."""
+    marked = _marked_number(reading)
+    if marked is not None:
+        return marked
+    return reading.answer_numbers[-1] if reading.answer_numbers else None
+
+
+def _marked_number(reading: Reading) -> float | None:
+    if fraction := _fraction(reading.answer):
+        return fraction[0]
+    for mark in (_FINAL, _BOXED, _STATED):
+        marked = mark.findall(reading.answer)
+        if marked and (found := _fraction(marked[-1]) or numbers(marked[-1])):
+            return found[0]
+    return None
+
+
+def _amount(text: str) -> float | None:
+    """The number that the text is, where it is nothing else."""
+    text = text.strip()
+    if len(text) > _LONGEST_AMOUNT:
+        return None
+    text = text.replace(" ", "")
+    found = numbers(re.sub("[$€£]", "", text)) if _AMOUNT.fullmatch(text) else _fraction(text)
+    return found[0] if found else None
+
+
+def _fraction(text: str) -> tuple[float, ...]:
+    match = _FRACTION.fullmatch(text.strip(" .*$")) if len(text) <= _LONGEST_AMOUNT else None
+    return (float(match[1].replace("−", "-")) / float(match[2]),) if match and float(match[2]) else ()
+
+
+def _compare_amounts(reading: Reading, expected: float) -> Comparison:
+    final = final_number(reading)
+    if final is None:
+        spoken = {value for word in reading.answer_words for value in NUMBER_WORDS.get(word, ())}
+        if expected in spoken:
+            return Comparison("right", "the number in words", expected)
+        return Comparison("undecided" if spoken else "wrong", "no number in digits", expected)
+    if _same(final, expected):
+        return Comparison("right", "the final number", expected)
+    if _marked_number(reading) is None and any(_same(number, expected) for number in reading.answer_numbers):
+        # "72 clips, 24 of them in May" begins with its answer; what a longer text says, its numbers do not tell.
+        first = _same(reading.answer_numbers[0], expected) and len(reading.answer_numbers) <= 3
+        return Comparison("right" if first else "undecided", "a number of the answer", expected)
+    return Comparison("wrong", "the final number", expected)
+
+
+def _same(one: float, expected: float) -> bool:
+    if abs(one - expected) <= 64 * math.ulp(max(1.0, abs(expected))):
+        return True
+    # A reference with decimals may be rounded: 3.33 accepts 10/3 and 3.3333, an integer accepts itself alone.
+    _, _, decimals = f"{expected:.10f}".rstrip("0").partition(".")
+    return bool(decimals) and abs(one - expected) <= 0.5 * 10.0 ** -len(decimals)
+
+
+def _compare_words(reading: Reading, reference: str) -> Comparison:
+    expected, said = words(reference), reading.answer_words
+    if not expected:
+        return Comparison("undecided", "an empty reference")
+    if said == expected:
+        return Comparison("right", "the same words")
+    if expected[0] in _YES_NO:
+        return _compare_yes_no(said, expected[0])
+    # What the reference adds to the question decides: of "The capital of X is Amber Bay", asked for X, "Amber Bay".
+    key = content_words(expected) - set(reading.question_words) or frozenset(expected)
+    if len(key) > _LONGEST_KEY_WORDS:
+        return Comparison("undecided", "a long reference")
+    if not _NEGATION.isdisjoint(said) and _NEGATION.isdisjoint(expected):
+        return Comparison("undecided", "a negation")
+    return Comparison("right" if key.issubset(said) else "wrong", "the words of the reference")
+
+
+def _compare_yes_no(said: tuple[str, ...], expected: str) -> Comparison:
+    if not said or said[0] not in _YES_NO:
+        return Comparison("undecided", "neither yes nor no")
+    return Comparison("right" if said[0] == expected else "wrong", "yes or no")

@@ -1,0 +1,48 @@
+"""Collector: takes interactions in, and records each of them once.
+
+    POST /v1/interactions  ->  interaction-completed-v1  ->  validate, normalise, drop repeats  ->  interaction-recorded-v1
+
+At least once. A redelivered interaction yields the same event id; readers keep the first.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+import structlog
+
+from ruminate.collector.http import http_app
+from ruminate.collector.intake import Intake
+from ruminate.collector.recorder import Recorder
+from ruminate.collector.settings import CollectorSettings
+from ruminate.collector.window import Window
+from ruminate.schemas.flow import INTERACTION_COMPLETED
+from ruminate.shared.kafka import KafkaBus
+from ruminate.shared.operations import serve_http, serve_operations
+from ruminate.shared.service import run, stop_bus_on_signals
+
+log = structlog.get_logger()
+
+
+async def main(settings: CollectorSettings) -> None:
+    """Open what we need, in order; close it in reverse, whatever happens."""
+    window = Window(most=settings.collector_window_interactions)
+    async with AsyncExitStack() as resources:
+        enter = resources.enter_async_context
+        bus = await enter(KafkaBus(settings, reader="collector"))
+        recorder = Recorder(bus, window, settings)
+        intake = Intake(bus, window, settings)
+        await enter(
+            serve_operations(
+                host=settings.operations_host, port=settings.operations_port, ready=bus.readiness, turned_at=bus.turned_at
+            )
+        )
+        app = http_app(intake, settings)
+        port = await enter(serve_http(app, host=settings.collector_host, port=settings.collector_port, name="collector"))
+        log.info("interactions_accepted", host=settings.collector_host, port=port)
+        stop_bus_on_signals(bus)
+        await bus.serve(INTERACTION_COMPLETED, recorder.record_one, concurrency=64, on_revoked=recorder.forget)
+
+
+if __name__ == "__main__":
+    run("collector", CollectorSettings, main)

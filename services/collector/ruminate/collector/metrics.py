@@ -1,0 +1,27 @@
+"""What the collector counts. Each metric says what to do when it looks wrong."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+INTERACTIONS_COLLECTED: Final = Counter(
+    "ruminate_interactions_collected",
+    "Completed interactions by outcome (recorded, duplicate, conflict); if conflicts grow, find the agent that reuses ids.",
+    ["outcome"],
+)
+INTERACTIONS_SUBMITTED: Final = Counter(
+    "ruminate_interactions_submitted",
+    "Interactions sent by HTTP, by answer; if unavailable grows, look at the broker, if invalid grows, at the sender.",
+    ["status"],
+)
+WINDOW_INTERACTIONS: Final = Gauge(
+    "ruminate_window_interactions",
+    "Ids that are remembered; at its bound, repeats of older ones are recorded again, which costs readers work: raise the bound.",
+)
+READ_BACK_SECONDS: Final = Histogram(
+    "ruminate_read_back_seconds",
+    "Time to read the window back when a partition comes; if it is near the limit, lower the records to read back.",
+    buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
+)

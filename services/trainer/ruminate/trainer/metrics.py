@@ -1,0 +1,35 @@
+"""What the trainer counts; each sentence ends in what to do about it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+JOBS: Final = Counter(
+    "ruminate_training_jobs_total",
+    "Sealed batches by what became of them (trained, or the reason of the failure); when a reason grows, read its explanation "
+    "in training-failed-v1.",
+    ["outcome"],
+)
+JOB_SECONDS: Final = Histogram(
+    "ruminate_training_job_seconds",
+    "From a sealed batch in hand to its stored version; when it comes near the age at which batches are sealed, train fewer "
+    "epochs or add a GPU.",
+    buckets=(10, 30, 60, 120, 300, 900, 3600, 4 * 3600, 12 * 3600, 48 * 3600),
+)
+CHILD_CRASHES: Final = Counter(
+    "ruminate_training_child_crashes_total",
+    "Training processes that ended without a word; when it grows, look at stderr.log in the job folder and at the kernel's log "
+    "for killed processes.",
+)
+RUNNING: Final = Gauge(
+    "ruminate_training_running",
+    "1 while a job runs; when it stays 1 while ruminate_training_step stands still, restart the trainer.",
+)
+STEP: Final = Gauge("ruminate_training_step", "Step of the running job; when it stands still, restart the trainer.")
+STEPS: Final = Gauge("ruminate_training_steps", "Steps of the running job; when there are too many, train fewer epochs.")
+LOSS: Final = Gauge("ruminate_training_loss", "Loss of the last step; when it rises, lower RUMINATE_LEARNING_RATE.")
+TOKENS_PER_SECOND: Final = Gauge(
+    "ruminate_training_tokens_per_second", "Speed of the running job; when it falls, see what else uses the machine."
+)

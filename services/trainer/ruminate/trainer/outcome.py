@@ -1,0 +1,71 @@
+"""What a training process says to the service that started it: where it stands, why it failed, what it made."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from pydantic import Field
+
+from ruminate.schemas.payload import Count, FiniteJson, Name, Part, Seconds, Sha256, Text
+from ruminate.schemas.training import JobPhase, Stage, TokenEquality
+from ruminate.trainer.decide import Encoding
+
+PLAN_FILE: Final = "plan.json"
+RESULT_FILE: Final = "result.json"
+DATASET_FOLDER: Final = "dataset"
+PARENT_FOLDER: Final = "parent"
+ADAPTER_FOLDER: Final = "adapter"
+
+
+class Progress(Part):
+    """Where the job stands."""
+
+    phase: JobPhase
+    stage: Stage | None = None
+    step: Count = 0
+    steps: Count = 0
+    loss: float | None = None
+    eta_seconds: Seconds | None = None
+    tokens_per_second: Seconds | None = None
+
+
+class Failure(Part):
+    """Why there will be no result: the words of `training-failed-v1`."""
+
+    phase: JobPhase
+    reason: Name
+    explanation: Text
+    evidence: dict[str, FiniteJson] = Field(default_factory=dict)
+
+
+class Report(Part):
+    """One line on the pipe from the child; exactly one field is set."""
+
+    progress: Progress | None = None
+    failure: Failure | None = None
+
+
+class Exported(Part):
+    """One GGUF file, by its path inside of the job folder."""
+
+    encoding: Encoding
+    holds: Literal["model", "adapter"]
+    path: Name
+
+
+class JobResult(Part):
+    """What the job made; `result.json`, written last, so that its presence means that all of it is there."""
+
+    exported: tuple[Exported, ...]
+    metrics: dict[str, FiniteJson]
+    equality: tuple[TokenEquality, ...]
+    chat_template_sha256: Sha256
+    duration_seconds: Seconds
+
+
+class JobFailed(Exception):
+    """The job cannot give a version, and trying again would not help."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"{failure.reason} while {failure.phase}: {failure.explanation}")
+        self.failure = failure

@@ -1,0 +1,160 @@
+"""Dataset rows: read, checked, and rendered to tokens of which only the answer is trained.
+
+A row whose completion thinks is rendered with thinking on, any other with thinking off, just as it will be asked:
+
+    prompt      <|im_start|>user … <|im_start|>assistant\\n [<think>\\n\\n</think>\\n\\n where thinking is off]
+    completion  [<think>\\n…\\n</think>\\n\\n] answer <|im_end|>
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from pydantic import ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from ruminate.schemas.payload import Part
+
+IGNORED_LABEL = -100
+"""What torch's cross entropy passes over."""
+
+
+class BadDataset(ValueError):
+    """These rows cannot be trained on; the message names file, line and what is allowed."""
+
+
+class Message(Part):
+    """One turn, as a chat template takes it; further fields (tool calls, names) pass through."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+class Completion(Message):
+    """The turn that is learned."""
+
+    role: Literal["assistant"]
+    reasoning_content: str = ""
+    tool_calls: tuple[dict[str, JsonValue], ...] | None = None
+
+
+class TemplateSwitches(Part):
+    """What the chat template is told."""
+
+    enable_thinking: bool
+
+
+class Row(Part):
+    """One conversation and the answer to learn."""
+
+    prompt: tuple[Message, ...] = Field(min_length=1)
+    completion: tuple[Completion, ...] = Field(min_length=1, max_length=1)
+    chat_template_kwargs: TemplateSwitches
+    tools: tuple[dict[str, JsonValue], ...] | None = None
+
+    @model_validator(mode="after")
+    def _says_what_it_switches(self) -> Row:
+        answer = self.completion[0]
+        thinks, switched_on = bool(answer.reasoning_content.strip()), self.chat_template_kwargs.enable_thinking
+        if thinks != switched_on:
+            raise ValueError(
+                f"enable_thinking is {switched_on}, but the completion {'has' if thinks else 'has no'} reasoning_content"
+            )
+        if not answer.content.strip() and not answer.tool_calls:
+            raise ValueError("the completion has neither content nor tool calls: there is nothing to learn")
+        if self.prompt[-1].role not in ("user", "tool"):
+            raise ValueError(f"the prompt ends with a {self.prompt[-1].role} message; it must end with user or tool")
+        return self
+
+
+class Renderer(Protocol):
+    """The part of a tokenizer that rows need."""
+
+    eos_token_id: int
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence[dict[str, JsonValue]],
+        *,
+        tools: Sequence[dict[str, JsonValue]] | None,
+        add_generation_prompt: bool,
+        enable_thinking: bool,
+        return_dict: Literal[False],
+    ) -> list[int]:
+        """Token ids of a conversation."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A rendered row: `labels` repeats `input_ids` where it is trained and is IGNORED_LABEL elsewhere."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Every row of a JSON Lines file. Raises BadDataset."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            return parse_rows(lines, where=path.name)
+    except FileNotFoundError:
+        raise BadDataset(f"the dataset has no {path.name}; seal the batch again") from None
+    except UnicodeDecodeError as error:
+        raise BadDataset(f"{path.name} is not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def parse_rows(lines: Iterable[str], *, where: str) -> list[Row]:
+    """The rows in `lines`, blank lines left out. Raises BadDataset for the first line that is no row; never quotes contents."""
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(Row.model_validate_json(line))
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+            field = ".".join(str(part) for part in first["loc"]) or "the row"
+            raise BadDataset(f"{where} line {number}: {field}: {first['msg']}") from None
+    return rows
+
+
+def render(row: Row, tokenizer: Renderer) -> Tokens:
+    """Tokens of prompt and completion; the loss is on the completion alone, and ends with its end-of-turn token.
+
+    Raises BadDataset when the template renders the prompt differently once the answer follows: training on that would
+    teach a context that is never seen when the model is asked.
+    """
+    prompt = prompt_tokens(row, tokenizer)
+    conversation = [message.model_dump(mode="json", exclude_unset=True) for message in (*row.prompt, *row.completion)]
+    whole = tokenizer.apply_chat_template(
+        conversation,
+        tools=row.tools,
+        add_generation_prompt=False,
+        enable_thinking=row.chat_template_kwargs.enable_thinking,
+        return_dict=False,
+    )
+    if whole[: len(prompt)] != prompt or tokenizer.eos_token_id not in whole[len(prompt) :]:
+        raise BadDataset(
+            "the chat template renders the prompt differently when the answer follows, or does not end the turn; "
+            "use the template of the model's family (Qwen3's, for Qwen3)"
+        )
+    # What the template puts after the end of the turn (a line break) is never generated.
+    end = len(whole) - whole[::-1].index(tokenizer.eos_token_id)
+    whole = whole[:end]
+    return Tokens(input_ids=whole, labels=[IGNORED_LABEL] * len(prompt) + whole[len(prompt) :])
+
+
+def prompt_tokens(row: Row, tokenizer: Renderer) -> list[int]:
+    """Tokens of the prompt up to the place where the answer begins."""
+    return tokenizer.apply_chat_template(
+        [message.model_dump(mode="json", exclude_unset=True) for message in row.prompt],
+        tools=row.tools,
+        add_generation_prompt=True,
+        enable_thinking=row.chat_template_kwargs.enable_thinking,
+        return_dict=False,
+    )

@@ -1,0 +1,262 @@
+"""From a sealed batch in hand to its one result: ask the log, decide, run the job, tell.
+
+Everything here can be repeated: the job goes on from its checkpoint, a finished job is not run again, the store keeps equal
+bytes once, and the result has an id that derives from the batch's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from datetime import UTC, datetime
+from errno import ENOSPC
+from pathlib import Path
+from typing import Final, TypeVar
+from urllib.parse import quote
+
+import structlog
+from pydantic import JsonValue
+
+from ruminate.schemas.batch import TrainingBatchSealed
+from ruminate.schemas.flow import ADAPTER_TRAINED, MODEL_REGISTERED, TRAINING_BATCH_SEALED, TRAINING_FAILED, TRAINING_PROGRESSED
+from ruminate.schemas.payload import Payload
+from ruminate.schemas.topic import Topic
+from ruminate.schemas.training import AdapterTrained, GgufFile, JobPhase, TrainingFailed, TrainingProgressed
+from ruminate.shared.bus import BrokerUnavailable, Bus, Delivery, Unavailable, Unprocessable
+from ruminate.shared.store import ArtifactDamaged, ArtifactMissing, Store
+from ruminate.trainer import metrics
+from ruminate.trainer.decide import History, JobPlan, Refuse, Skip, decide
+from ruminate.trainer.job import JobBusy, begin, finished, locked, run_job
+from ruminate.trainer.outcome import ADAPTER_FOLDER, DATASET_FOLDER, PARENT_FOLDER, Failure, JobFailed, JobResult, Progress
+from ruminate.trainer.settings import TrainerSettings
+
+log = structlog.get_logger()
+
+P = TypeVar("P", bound=Payload)
+
+PROGRESS_SECONDS: Final = 1.0
+"""At most one progress event of a phase in this time."""
+
+TRY_AGAIN: Final = frozenset({"base_unreachable"})
+"""Failures that are no result: what is away may come back."""
+
+
+async def train_one(delivery: Delivery[TrainingBatchSealed], bus: Bus, store: Store, settings: TrainerSettings) -> None:
+    """Answer one sealed batch with `adapter-trained-v1` or `training-failed-v1`, unless the log has the answer already."""
+    batch = delivery.payload
+    partition = bus.partition_of(TRAINING_BATCH_SEALED, TRAINING_BATCH_SEALED.order_of(batch))
+    if delivery.position.partition != partition:
+        raise Unprocessable(
+            "wrong_partition", f"batches of {batch.target_model} are in partition {partition}: this one is in no chain"
+        )
+    history = await ask(bus, batch)
+    if all(offset != delivery.position.offset for offset, _ in history.sealed):
+        raise Unavailable(f"{TRAINING_BATCH_SEALED.name} cannot be read up to offset {delivery.position.offset} yet")
+    jobs = settings.state_dir / "jobs"
+    forget(jobs, history.settled)
+    decision = decide(batch, delivery.position.offset, history, settings.policy())
+    bound = log.bind(batch_id=batch.batch_id, target_model=batch.target_model, number=batch.number)
+    if isinstance(decision, Skip):
+        bound.info("batch_skipped", reason=decision.reason)
+    elif isinstance(decision, Refuse):
+        failure = Failure(phase="waiting", reason=decision.reason, explanation=decision.explanation, evidence=decision.evidence)
+        tell_failed(delivery, failure)
+    else:
+        with metrics.RUNNING.track_inprogress(), metrics.JOB_SECONDS.time():
+            try:
+                trained = await make(decision, job_folder(jobs, batch.batch_id), bus, store, settings)
+            except JobFailed as failed:
+                if failed.failure.reason in TRY_AGAIN:
+                    raise Unavailable(failed.failure.explanation, retry_after_seconds=30.0) from failed
+                tell_failed(delivery, failed.failure)
+            else:
+                metrics.JOBS.labels("trained").inc()
+                bound.info("adapter_trained", version=trained.version, seconds=trained.duration_seconds)
+                delivery.tell(ADAPTER_TRAINED, trained)
+
+
+async def ask(bus: Bus, batch: TrainingBatchSealed) -> History:
+    """Everything that the log says about the batch's tenant and target, as it is now."""
+
+    # All four topics are ordered by tenant and target, and so is this one.
+    order = TRAINING_BATCH_SEALED.order_of(batch)
+
+    async def about(topic: Topic[P]) -> list[Delivery[P]]:
+        partition = bus.partition_of(topic, order)
+        whose = (batch.tenant, batch.target_model)
+        return [
+            found
+            async for found in bus.read(topic, partitions=[partition])
+            if (found.payload.tenant, getattr(found.payload, "target_model", None)) == whose
+        ]
+
+    return History(
+        sealed=tuple((found.position.offset, found.payload) for found in await about(TRAINING_BATCH_SEALED)),
+        trained=tuple(found.payload for found in await about(ADAPTER_TRAINED)),
+        failed=tuple(found.payload for found in await about(TRAINING_FAILED)),
+        registered=tuple(found.payload for found in await about(MODEL_REGISTERED)),
+    )
+
+
+async def make(plan: JobPlan, folder: Path, bus: Bus, store: Store, settings: TrainerSettings) -> AdapterTrained:
+    """Run the job of `plan` in `folder`, or take its result if it was run before, and keep what it made in the store.
+
+    Raises JobFailed, and Unavailable while another process works in the folder.
+    """
+    try:
+        with locked(folder) as lock:
+            begin(folder, plan)
+            async with Teller(plan, bus) as teller:
+                result = finished(folder)
+                if result is None:
+                    await teller(Progress(phase="waiting"))
+                    await bring_in(plan, folder, store)
+                    result = await run_job(
+                        folder,
+                        lock=lock,
+                        on_progress=teller,
+                        crash_restarts=settings.crash_restarts,
+                        threads=settings.training_threads,
+                    )
+                return await keep(plan, result, folder, store)
+    except JobBusy as busy:
+        raise Unavailable(str(busy), retry_after_seconds=1.0) from busy
+    except OSError as error:
+        if error.errno != ENOSPC:
+            raise
+        explanation = "the disk of RUMINATE_STATE_DIR or of the store is full; make room, then seal a new batch"
+        raise JobFailed(Failure(phase="preparing", reason="no_room", explanation=explanation)) from error
+
+
+async def bring_in(plan: JobPlan, folder: Path, store: Store) -> None:
+    """Copy the dataset and the parent's adapter into the job folder, every byte verified."""
+    wanted = ((plan.dataset, DATASET_FOLDER, "bad_dataset"), (plan.parent_adapter, PARENT_FOLDER, "parent_missing"))
+    for reference, place, reason in wanted:
+        if reference is None:
+            continue
+        try:
+            await store.fetch(reference, to=folder / place)
+        except (ArtifactMissing, ArtifactDamaged) as error:
+            evidence: dict[str, JsonValue] = {"uri": reference.uri, "sha256": reference.sha256}
+            raise JobFailed(Failure(phase="preparing", reason=reason, explanation=str(error), evidence=evidence)) from error
+
+
+async def keep(plan: JobPlan, result: JobResult, folder: Path, store: Store) -> AdapterTrained:
+    """Put what the job made into the store, and say what it is."""
+    name = f"{plan.target_model}-{plan.version}"
+    adapter = await store.put_tree(folder / ADAPTER_FOLDER, kind="adapters", name=name)
+    gguf = tuple(
+        [
+            GgufFile(
+                encoding=file.encoding,
+                holds=file.holds,
+                file=await store.put_file(folder / file.path, kind="gguf", name=f"{name}-{Path(file.path).name}"),
+            )
+            for file in result.exported
+        ]
+    )
+    return AdapterTrained(
+        tenant=plan.tenant,
+        job_id=plan.batch_id,
+        batch_id=plan.batch_id,
+        target_model=plan.target_model,
+        version=plan.version,
+        number=plan.number,
+        parent_version=plan.parent_version,
+        base_model=plan.base_model,
+        adapter=adapter,
+        gguf=gguf,
+        dataset=plan.dataset,
+        stages=plan.stages,
+        settings={**plan.hyperparameters.model_dump(mode="json"), "merged_dtype": plan.merged_dtype},
+        metrics=result.metrics,
+        equality=result.equality,
+        chat_template_sha256=result.chat_template_sha256,
+        duration_seconds=result.duration_seconds,
+        trained_at=datetime.now(UTC),
+    )
+
+
+def tell_failed(delivery: Delivery[TrainingBatchSealed], failure: Failure) -> None:
+    """Tell that this batch gives no version."""
+    batch = delivery.payload
+    metrics.JOBS.labels(failure.reason).inc()
+    log.error("training_failed", batch_id=batch.batch_id, phase=failure.phase, reason=failure.reason)
+    delivery.tell(
+        TRAINING_FAILED,
+        TrainingFailed(
+            tenant=batch.tenant,
+            job_id=batch.batch_id,
+            batch_id=batch.batch_id,
+            target_model=batch.target_model,
+            phase=failure.phase,
+            reason=failure.reason,
+            explanation=failure.explanation,
+            evidence=failure.evidence,
+            failed_at=datetime.now(UTC),
+        ),
+    )
+
+
+def job_folder(jobs: Path, batch_id: str) -> Path:
+    """Where a batch is worked on; no batch id leads out of `jobs`."""
+    return jobs / f"job-{quote(batch_id, safe='')}"
+
+
+def forget(jobs: Path, settled: Collection[str]) -> None:
+    """Remove the folders of batches that have their result in the log: what counts of them is in the store."""
+    for batch_id in settled:
+        folder = job_folder(jobs, batch_id)
+        if folder.exists():
+            with suppress(JobBusy), locked(folder):
+                shutil.rmtree(folder)
+
+
+class Teller:
+    """Tells where a job stands, by metrics at once and by events now and then. The job never waits for the broker."""
+
+    def __init__(self, plan: JobPlan, bus: Bus) -> None:
+        self._plan, self._bus = plan, bus
+        self._phase: JobPhase | None = None
+        self._told_at = 0.0
+        self._telling: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Teller:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._telling is not None:
+            await self._telling
+
+    async def __call__(self, progress: Progress) -> None:
+        """Take notice of one report."""
+        metrics.STEP.set(progress.step)
+        metrics.STEPS.set(progress.steps)
+        if progress.loss is not None:
+            metrics.LOSS.set(progress.loss)
+        if progress.tokens_per_second is not None:
+            metrics.TOKENS_PER_SECOND.set(progress.tokens_per_second)
+        now = time.monotonic()
+        last_step = progress.steps > 0 and progress.step == progress.steps
+        if progress.phase == self._phase and now - self._told_at < PROGRESS_SECONDS and not last_step:
+            return
+        if self._telling is not None and not self._telling.done():
+            return
+        self._phase, self._told_at = progress.phase, now
+        self._telling = asyncio.create_task(self._publish(progress), name="tell-progress")
+
+    async def _publish(self, progress: Progress) -> None:
+        told = TrainingProgressed(
+            tenant=self._plan.tenant,
+            job_id=self._plan.batch_id,
+            target_model=self._plan.target_model,
+            at=datetime.now(UTC),
+            **progress.model_dump(),
+        )
+        try:
+            await self._bus.publish(TRAINING_PROGRESSED, told, self._bus.begin(TRAINING_PROGRESSED, told))
+        except BrokerUnavailable as error:
+            log.warning("progress_lost", job_id=self._plan.batch_id, phase=progress.phase, error=str(error))

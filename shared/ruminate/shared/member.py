@@ -1,0 +1,231 @@
+"""What every bus does the same way, whichever broker is behind it: serve, publish, begin, read, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Collection
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import structlog
+
+from ruminate.schemas.envelope import Envelope
+from ruminate.schemas.payload import Payload
+from ruminate.schemas.topic import DeadLetterTopic, Topic
+from ruminate.shared import metrics
+from ruminate.shared.bus import (
+    BrokerUnavailable,
+    Delivery,
+    Handler,
+    PartitionsListener,
+    Position,
+    Told,
+    Unprocessable,
+    nothing,
+)
+from ruminate.shared.dead_letters import DeadLetter, Record
+from ruminate.shared.decoding import decode, moment
+from ruminate.shared.partitioning import partition_of
+from ruminate.shared.serving import GroupLog, Serving, ServingSettings, Writer, now, to_record
+from ruminate.shared.settings import ServiceSettings
+
+log = structlog.get_logger()
+
+P = TypeVar("P", bound=Payload)
+
+
+class Member(ABC):
+    """One replica of one reader at one broker. A bus says how records are fetched, written and read; the rest is here."""
+
+    def __init__(self, settings: ServiceSettings, *, reader: str) -> None:
+        self._settings = settings
+        self._reader = reader
+        self._serving: Serving[Any] | None = None
+        self._stopping = asyncio.Event()
+        self._served = asyncio.Event()
+        self._served.set()
+
+    # What a bus adds.
+
+    @abstractmethod
+    async def _writer(self) -> Writer:
+        """The writer, once the broker answers. Raises BrokerUnavailable after the delivery timeout."""
+
+    @abstractmethod
+    def _group_log(self, topic: Topic[Any], serving: Serving[Any]) -> AbstractAsyncContextManager[GroupLog]:
+        """Join the group for `topic`; `serving` hears of every rebalance. Leave at the end."""
+
+    @abstractmethod
+    def _records(
+        self, topic: Topic[Any] | DeadLetterTopic, partitions: Collection[int], start: int | None, follow: bool
+    ) -> AsyncGenerator[Record, None]:
+        """Records from `start` (None: the beginning) to the end, or on and on."""
+
+    @abstractmethod
+    def _cluster(self) -> str:
+        """The cluster's id, once the broker answered."""
+
+    @abstractmethod
+    def _trouble(self) -> Collection[str]:
+        """Why the broker's side is not ready, a sentence each."""
+
+    _delivery_timeout_seconds: float
+
+    # What a service sees: see `ruminate.shared.bus.Bus`.
+
+    @property
+    def source(self) -> str:
+        return f"/ruminate/{self._reader}"
+
+    def readiness(self) -> Collection[str]:
+        return [*self._trouble(), *(self._serving.readiness() if self._serving else ())]
+
+    def turned_at(self) -> float:
+        return self._serving.turned_at if self._serving else time.monotonic()
+
+    async def serve(
+        self,
+        topic: Topic[P],
+        handler: Handler[P],
+        *,
+        concurrency: int = 1,
+        max_in_flight: int = 1000,
+        max_in_flight_bytes: int = 64 * 1024 * 1024,
+        on_assigned: PartitionsListener = nothing,
+        on_revoked: PartitionsListener = nothing,
+    ) -> None:
+        if not self._served.is_set():
+            raise RuntimeError(f"the bus of {self._reader} serves a topic already; a second topic needs a bus of its own")
+        self._served.clear()
+        try:
+            writer = await self._wait_for_writer()
+            if writer is None:
+                return
+            settings = ServingSettings(
+                reader=self._reader,
+                source=self.source,
+                cluster=self._cluster(),
+                grace_seconds=self._settings.grace_seconds,
+                dead_letter_limit=self._settings.dead_letter_limit,
+            )
+            self._serving = Serving(
+                topic,
+                handler,
+                writer,
+                settings,
+                concurrency=concurrency,
+                max_in_flight=max_in_flight,
+                max_in_flight_bytes=max_in_flight_bytes,
+                on_assigned=on_assigned,
+                on_revoked=on_revoked,
+            )
+            async with self._group_log(topic, self._serving) as group_log:
+                if not self._stopping.is_set():
+                    await self._serving.run(group_log)
+        finally:
+            self._serving = None
+            self._served.set()
+
+    async def publish(self, topic: Topic[P], payload: P, envelope: Envelope) -> Position:
+        record = to_record(Told(topic, payload, envelope))
+        deadline = time.monotonic() + self._delivery_timeout_seconds
+        writer = await self._writer()
+        written: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def settled(outcome: int | Exception) -> None:
+            if written.done():
+                return  # we no longer wait
+            if isinstance(outcome, Exception):
+                written.set_exception(outcome)
+            else:
+                written.set_result(outcome)
+
+        writer.write(record, settled)
+        try:
+            # `wait_for` of Python 3.11 swallows a cancellation that arrives together with the result.
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                offset = await written
+        except TimeoutError:
+            raise BrokerUnavailable(
+                f"{topic.name} did not acknowledge within {self._delivery_timeout_seconds:.0f} s; the event may still arrive: "
+                "publish it again with the same id"
+            ) from None
+        metrics.PUBLISHED.labels(topic.name).inc()
+        return Position(topic.name, record.partition, offset)
+
+    def begin(self, topic: Topic[P], payload: P, *, event_id: str | None = None, source: str | None = None) -> Envelope:
+        return Envelope(
+            id=event_id or str(uuid4()),
+            source=source or self.source,
+            type=topic.event_type,
+            time=now(),
+            traceparent=f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01",
+            order=topic.order_of(payload),
+        )
+
+    async def read(
+        self, topic: Topic[P], *, partitions: Collection[int] | None = None, start: int | None = None, follow: bool = False
+    ) -> AsyncGenerator[Delivery[P], None]:
+        chosen = range(topic.partitions) if partitions is None else sorted(partitions)
+        async with aclosing(self._records(topic, chosen, start, follow)) as records:
+            async for record in records:
+                headers = list(record.headers)
+                try:
+                    payload, envelope = decode(topic, record.value, headers, recorded_at=moment(record.timestamp))
+                except Unprocessable as error:
+                    if record.value is not None:
+                        log.warning(
+                            "record_passed_over",
+                            topic=topic.name,
+                            partition=record.partition,
+                            offset=record.offset,
+                            reason=error.reason,
+                        )
+                    continue
+                yield Delivery(
+                    topic=topic,
+                    payload=payload,
+                    envelope=envelope,
+                    position=Position(topic.name, record.partition, record.offset),
+                    headers=headers,
+                    value=record.value or b"",
+                    source=self.source,
+                    _now=now,
+                )
+
+    def partition_of(self, topic: Topic[Any], order: str) -> int:
+        return partition_of(order, topic.partitions)
+
+    async def stop(self) -> None:
+        self._stopping.set()
+        if self._serving is not None:
+            self._serving.stop()
+        await self._served.wait()
+
+    async def _wait_for_writer(self) -> Writer | None:
+        """The writer; None when we are stopped before the broker answers."""
+        while not self._stopping.is_set():
+            stopping = asyncio.create_task(self._stopping.wait())
+            writer = asyncio.create_task(self._writer())
+            await asyncio.wait((stopping, writer), return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if not writer.done():
+                writer.cancel()
+                continue
+            try:
+                return writer.result()
+            except BrokerUnavailable as error:
+                log.warning("broker_unavailable", what=str(error))
+        return None
+
+    async def read_dead_letters(self, topic: Topic[Any], *, reader: str) -> AsyncGenerator[tuple[DeadLetter, bytes], None]:
+        """What `reader` has given up of `topic`, oldest first within a partition, with the original bytes."""
+        letters = topic.dead_letters(reader)
+        async with aclosing(self._records(letters, range(letters.partitions), None, False)) as records:
+            async for record in records:
+                if record.value is not None:
+                    yield DeadLetter.from_headers(record.headers), record.value

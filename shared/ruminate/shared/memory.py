@@ -1,0 +1,248 @@
+"""The bus for unit tests: the same `Serving` over a broker of lists. Several buses share one `MemoryBroker`.
+
+It keeps what a test can see of Kafka (partitions, offsets, groups, rebalances, commit metadata, tombstones) and nothing of
+time: no retention, no compaction, no transactions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from ruminate.schemas.envelope import Headers
+from ruminate.schemas.topic import DeadLetterTopic, Topic
+from ruminate.shared.bus import OffsetLost
+from ruminate.shared.dead_letters import Record
+from ruminate.shared.ledger import Commit
+from ruminate.shared.member import Member
+from ruminate.shared.serving import Outgoing, Serving, Settled
+from ruminate.shared.settings import ServiceSettings
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """One record in a `MemoryBroker`."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+@dataclass(slots=True)
+class _Group:
+    commits: dict[int, Commit] = field(default_factory=dict)
+    members: list[_GroupLog] = field(default_factory=list)
+    rebalance: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class MemoryBroker:
+    """Topics, partitions and groups, in this process."""
+
+    cluster = "memory"
+
+    def __init__(self) -> None:
+        self._partitions: defaultdict[tuple[str, int], list[StoredRecord]] = defaultdict(list)
+        self._groups: defaultdict[tuple[str, str], _Group] = defaultdict(_Group)
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def append(
+        self, topic: str, value: bytes | None, *, key: bytes | None = None, headers: Headers | None = None, partition: int = 0
+    ) -> int:
+        """Write a record as anybody might; give its offset."""
+        records = self._partitions[topic, partition]
+        offset = len(records)
+        records.append(StoredRecord(topic, partition, offset, int(time.time() * 1000), key, value, headers or []))
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+        self._waiting.clear()
+        return offset
+
+    def records(self, topic: str, partition: int | None = None) -> list[StoredRecord]:
+        """What was written to a topic, or to one partition of it."""
+        return [
+            record
+            for (name, number), records in sorted(self._partitions.items())
+            if name == topic and partition in (None, number)
+            for record in records
+        ]
+
+    def committed(self, reader: str, topic: str) -> dict[int, Commit]:
+        """What the group of `reader` has committed, by partition."""
+        return dict(self._groups[reader, topic].commits)
+
+    def fetch(self, topic: str, partition: int, offset: int, limit: int) -> Sequence[StoredRecord]:
+        """Up to `limit` records from `offset` on."""
+        return self._partitions[topic, partition][offset : offset + limit]
+
+    async def wait(self, seconds: float) -> None:
+        """Return when something is written anywhere, or after `seconds`."""
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiting)
+        await asyncio.wait((waiting,), timeout=seconds)
+        self._waiting.discard(waiting)
+
+    def group(self, reader: str, topic: str) -> _Group:
+        """The group of `reader` on `topic`."""
+        return self._groups[reader, topic]
+
+
+class MemoryBus(Member):
+    """See `ruminate.shared.bus.Bus`."""
+
+    _delivery_timeout_seconds = 5.0
+
+    def __init__(self, broker: MemoryBroker, settings: ServiceSettings | None = None, *, reader: str) -> None:
+        super().__init__(settings or ServiceSettings(), reader=reader)
+        self._broker = broker
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        return None
+
+    async def _writer(self) -> _Writer:
+        return _Writer(self._broker)
+
+    def _cluster(self) -> str:
+        return self._broker.cluster
+
+    def _trouble(self) -> Collection[str]:
+        return ()
+
+    @asynccontextmanager
+    async def _group_log(self, topic: Topic[Any], serving: Serving[Any]) -> AsyncIterator[_GroupLog]:
+        group_log = _GroupLog(self._broker, topic, self._reader, serving)
+        try:
+            yield group_log
+        finally:
+            await group_log.leave()
+
+    async def _records(
+        self, topic: Topic[Any] | DeadLetterTopic, partitions: Collection[int], start: int | None, follow: bool
+    ) -> AsyncGenerator[Record, None]:
+        positions = dict.fromkeys(partitions, start or 0)
+        ends = {number: len(self._broker.records(topic.name, number)) for number in partitions}
+        while True:
+            for number, position in positions.items():
+                limit = 1000 if follow else max(0, ends[number] - position)
+                for record in self._broker.fetch(topic.name, number, position, limit):
+                    positions[number] = record.offset + 1
+                    yield record
+            if not follow:
+                return
+            await self._broker.wait(0.2)
+
+
+class _Writer:
+    """Writes at once; acknowledges a moment later, as a broker does."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+        self._unacknowledged = 0
+        self._all_acknowledged = asyncio.Event()
+        self._all_acknowledged.set()
+
+    def write(self, record: Outgoing, settled: Settled) -> None:
+        offset = self._broker.append(record.topic, record.value, key=record.key, headers=record.headers, partition=record.partition)
+        self._unacknowledged += 1
+        self._all_acknowledged.clear()
+        asyncio.get_running_loop().call_soon(self._acknowledge, settled, offset)
+
+    def _acknowledge(self, settled: Settled, offset: int) -> None:
+        self._unacknowledged -= 1
+        if not self._unacknowledged:
+            self._all_acknowledged.set()
+        settled(offset)
+
+    async def flush(self) -> None:
+        await self._all_acknowledged.wait()
+
+
+class _GroupLog:
+    """One member's view. It joins at its first poll."""
+
+    def __init__(self, broker: MemoryBroker, topic: Topic[Any], reader: str, serving: Serving[Any]) -> None:
+        self._broker = broker
+        self._topic = topic
+        self._serving = serving
+        self._group = broker.group(reader, topic.name)
+        self._positions: dict[int, int] = {}
+        self.assignment: frozenset[int] = frozenset()
+
+    async def poll(self, partitions: Collection[int], limit: int, seconds: float) -> Iterable[Record]:
+        if self not in self._group.members:
+            await self._join()
+        records: list[StoredRecord] = []
+        for number in partitions:
+            if number in self._positions:
+                fetched = self._broker.fetch(self._topic.name, number, self._positions[number], limit - len(records))
+                self._positions[number] += len(fetched)
+                records.extend(fetched)
+        if not records:
+            await self._broker.wait(seconds)
+        return records
+
+    def seek(self, partition: int, offset: int) -> None:
+        if partition in self.assignment:
+            self._positions[partition] = offset
+
+    async def commit(self, commits: Mapping[int, Commit]) -> bool:
+        if not commits.keys() <= self.assignment:
+            return False
+        self._group.commits.update(commits)
+        return True
+
+    async def _join(self) -> None:
+        async with self._group.rebalance:
+            await self._rebalance([*self._group.members, self])
+
+    async def leave(self) -> None:
+        async with self._group.rebalance:
+            if self in self._group.members:
+                await self._rebalance([member for member in self._group.members if member is not self])
+
+    async def _rebalance(self, members: list[_GroupLog]) -> None:
+        for member in members:
+            await member._serving.revoking()
+        self._group.members[:] = members
+        for member, numbers in zip(members, _share_out(self._topic.partitions, [m.assignment for m in members]), strict=True):
+            member._take(numbers)
+
+    def _take(self, numbers: frozenset[int]) -> None:
+        self.assignment = numbers
+        starts = {number: self._group.commits.get(number, Commit(0)) for number in numbers}
+        for number, start in starts.items():
+            end = len(self._broker.records(self._topic.name, number))
+            if start.offset > end:
+                self._serving.fail(
+                    OffsetLost(f"offset {start.offset} of {self._topic.name} partition {number} is past the end {end}")
+                )
+                return
+        self._positions = {number: start.offset for number, start in starts.items()}
+        self._serving.assigned(starts)
+
+
+def _share_out(partitions: int, held: Sequence[frozenset[int]]) -> list[frozenset[int]]:
+    """Every partition to one member, as evenly as can be, each member keeping what it may."""
+    if not held:
+        return []
+    least, more = divmod(partitions, len(held))
+    quotas = [least + (index < more) for index in range(len(held))]
+    kept = [set(sorted(numbers)[:quota]) for numbers, quota in zip(held, quotas, strict=True)]
+    free = [number for number in range(partitions) if not any(number in numbers for numbers in kept)]
+    for numbers, quota in zip(kept, quotas, strict=True):
+        while len(numbers) < quota:
+            numbers.add(free.pop(0))
+    return [frozenset(numbers) for numbers in kept]

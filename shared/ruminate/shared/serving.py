@@ -1,0 +1,694 @@
+"""One reader's work on one topic, whichever broker is behind it: every record ends in exactly one of four outcomes.
+
+    log.poll ──▶ accept ──▶ Turns ──▶ worker: decode, handle ──▶ write ──▶ acknowledged ──▶ Ledger ──▶ log.commit
+                                        │ Unavailable: the partition is parked and the same record tried again
+                                        │ Unprocessable, third crash: a dead letter is written instead
+                                        └ anything else: counted in the commit, then `run` raises it
+
+No task a record: `concurrency` workers take turns. A rebalance may take a partition away at any moment; what belongs to it
+carries the `Share` that it came with, and a lost share finishes nothing, commits nothing and tells nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import structlog
+
+from ruminate.schemas.payload import Payload
+from ruminate.schemas.topic import Topic
+from ruminate.shared import metrics
+from ruminate.shared.bus import (
+    BrokerUnavailable,
+    Delivery,
+    Handler,
+    PartitionsListener,
+    Position,
+    Told,
+    TooManyDeadLetters,
+    Unavailable,
+    Unprocessable,
+)
+from ruminate.shared.dead_letters import CRASHED, DeadLetter, Record
+from ruminate.shared.decoding import decode, encode, moment
+from ruminate.shared.ledger import Commit, Ledger
+from ruminate.shared.partitioning import partition_of
+from ruminate.shared.turns import Turns
+
+log = structlog.get_logger()
+
+P = TypeVar("P", bound=Payload)
+
+CRASHES_BEFORE_DEAD_LETTER: Final = 3
+COMMIT_SECONDS: Final = 0.5
+TURN_SECONDS: Final = 0.2
+LONGEST_WAIT_SECONDS: Final = 60.0
+FLUSH_SECONDS: Final = 10.0
+BREATH_SECONDS: Final = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One record to be written."""
+
+    topic: str
+    partition: int
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+
+Settled = Callable[[int | Exception], None]
+"""Called once: with the offset that the record was given, or with why it was not acknowledged."""
+
+
+class Writer(Protocol):
+    """Writes records in batches, in order a partition."""
+
+    def write(self, record: Outgoing, settled: Settled) -> None:
+        """Enqueue a record."""
+        ...
+
+    async def flush(self) -> None:
+        """Return when everything enqueued so far is settled."""
+        ...
+
+
+class GroupLog(Protocol):
+    """A topic as one member of a consumer group sees it. It calls `Serving.revoking` and `Serving.assigned`."""
+
+    async def poll(self, partitions: Collection[int], limit: int, seconds: float) -> Iterable[Record]:
+        """Up to `limit` records of these partitions, waiting at most `seconds`; none are wanted where there is no partition."""
+        ...
+
+    def seek(self, partition: int, offset: int) -> None:
+        """Go on from `offset`; nothing happens where the partition is no longer ours."""
+        ...
+
+    async def commit(self, commits: Mapping[int, Commit]) -> bool:
+        """Commit; False when the group refused because it has moved on. Raises BrokerUnavailable."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Share:
+    """One partition for as long as it is ours."""
+
+    number: int
+    ledger: Ledger
+    committed: Commit
+    opened: bool = False
+    lost: bool = False
+    held: int = 0
+    waits_for: str = ""
+    wakes_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Emptied:
+    """A held record: where it stands, without its bytes, of which a reader may hold a hundred thousand."""
+
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None = None
+    value: bytes | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class _Item:
+    """One record on its way."""
+
+    partition: Share
+    record: Record
+    key: bytes | None
+    in_flight_bytes: int
+    in_flight: bool = True
+    worker: asyncio.Task[Any] | None = None
+    held: bool = False
+    attempts: int = 0
+    unsettled: int = 0  # what has to happen before it is finished: the handler, each acknowledgement, a release
+    outcome: str = "done"
+    time: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingSettings:
+    """What a bus knows about itself."""
+
+    reader: str
+    source: str
+    cluster: str
+    grace_seconds: float
+    dead_letter_limit: int
+
+
+@dataclass(slots=True)
+class _Change:
+    revoked: list[Share] = field(default_factory=list)
+    gained: list[Share] = field(default_factory=list)
+
+
+class Serving(Generic[P]):
+    """See the module. A `GroupLog` feeds it; `run` ends by `stop` or by raising what went wrong."""
+
+    def __init__(
+        self,
+        topic: Topic[P],
+        handler: Handler[P],
+        writer: Writer,
+        settings: ServingSettings,
+        *,
+        concurrency: int,
+        max_in_flight: int,
+        max_in_flight_bytes: int,
+        on_assigned: PartitionsListener,
+        on_revoked: PartitionsListener,
+    ) -> None:
+        self._topic = topic
+        self._handler = handler
+        self._writer = writer
+        self._settings = settings
+        self._concurrency = concurrency
+        self._max_in_flight = max_in_flight
+        self._max_in_flight_bytes = max_in_flight_bytes
+        self._on_assigned = on_assigned
+        self._on_revoked = on_revoked
+
+        self.turned_at = time.monotonic()
+        self._group_log: GroupLog | None = None
+        self._shares: dict[int, Share] = {}
+        self._joined = False
+        self._rebalancing = False
+        self._ending = asyncio.Event()
+        self._changes: asyncio.Queue[_Change] = asyncio.Queue()
+        self._commit_lock = asyncio.Lock()
+        self._commit_trouble = ""
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        self._turns: Turns[_Item] = Turns()
+        self._idle: list[asyncio.Future[None]] = []
+        self._running: set[_Item] = set()
+        self._none_running = asyncio.Event()
+        self._none_running.set()
+        self._in_flight = 0
+        self._in_flight_bytes = 0
+        self._room = asyncio.Event()
+        self._dead_letters_in_a_row = 0
+        self._breathed_at = time.monotonic()
+
+        labels = (topic.name, settings.reader)
+        self._settled = {
+            outcome: metrics.EVENTS_SETTLED.labels(*labels, outcome) for outcome in ("done", "dead_letter", "tombstone")
+        }
+        self._age = metrics.EVENT_AGE_SECONDS.labels(*labels)
+        self._in_flight_gauge = metrics.IN_FLIGHT.labels(*labels)
+        self._held_gauge = metrics.HELD.labels(*labels)
+
+    # What the service asks for.
+
+    async def run(self, group_log: GroupLog) -> None:
+        """Serve until `stop`; raise what a handler, a listener or the broker ended us with."""
+        self._group_log = group_log
+        background = [
+            asyncio.create_task(self._watch(part)) for part in (self._poll(), self._commit_now_and_then(), self._tell_owner())
+        ]
+        workers = [asyncio.create_task(self._watch(self._work())) for _ in range(self._concurrency)]
+        ending = asyncio.create_task(self._ending.wait())
+        try:
+            await asyncio.wait((ending, self._failure), return_when=asyncio.FIRST_COMPLETED)
+            if not self._failure.done():
+                await self._wait_for_handlers()
+        finally:
+            self._ending.set()
+            await _end(workers)
+            await self._settle()
+            await _end([*background, ending])
+            await self._part()
+        if self._failure.done():
+            self._failure.result()
+        self._failure.cancel()  # whatever goes wrong from here on has nobody to hear of it
+
+    def stop(self) -> None:
+        """Ask `run` to begin nothing more and to end."""
+        self._ending.set()
+
+    def fail(self, error: BaseException) -> None:
+        """Make `run` raise `error`; only the first counts. Nothing begins from here on."""
+        if not self._failure.done():
+            self._failure.set_exception(error)
+        self._ending.set()
+
+    def readiness(self) -> list[str]:
+        """Why we are not ready, a sentence each."""
+        name = self._topic.name
+        if not self._joined or self._rebalancing:
+            return [f"the partitions of {name} are being assigned"]
+        reasons = [f"partition {share.number} of {name} is being opened" for share in self._shares.values() if not share.opened]
+        for share in self._shares.values():
+            if share.waits_for:
+                seconds = max(0.0, share.wakes_at - time.monotonic())
+                reasons.append(f"partition {share.number} of {name} waits for {share.waits_for}; next try in {seconds:.0f} s")
+        if self._commit_trouble:
+            reasons.append(self._commit_trouble)
+        return reasons
+
+    @property
+    def _log(self) -> GroupLog:
+        if self._group_log is None:
+            raise RuntimeError("`run` has not begun")
+        return self._group_log
+
+    # What the log tells us.
+
+    async def revoking(self) -> None:
+        """The group rebalances: begin nothing, have everything acknowledged, commit what is finished."""
+        self._rebalancing = True
+        await self._flush(FLUSH_SECONDS / 4)
+        await self._commit()
+
+    def assigned(self, starts: Mapping[int, Commit]) -> None:
+        """These partitions are ours now, with where the group stands in each.
+
+        A partition that was ours and that nobody moved on meanwhile goes on as if nothing had happened.
+        """
+        change = _Change()
+        for share in list(self._shares.values()):
+            start = starts.get(share.number)
+            if start is None or start.offset > share.ledger.commit().offset:
+                self._lose(share)
+                change.revoked.append(share)
+            else:
+                self._log.seek(share.number, share.ledger.next_offset)
+        for number, start in starts.items():
+            if number not in self._shares:
+                share = Share(number, Ledger(start.offset, start.crashes), committed=start)
+                self._shares[number] = share
+                change.gained.append(share)
+        if change.revoked or change.gained:
+            self._changes.put_nowait(change)
+        self._joined = True
+        self._rebalancing = False
+        self._wake(self._concurrency)
+
+    # Fetching.
+
+    async def _poll(self) -> None:
+        while True:
+            self.turned_at = time.monotonic()
+            self._in_flight_gauge.set(self._in_flight)
+            self._held_gauge.set(sum(share.held for share in self._shares.values()))
+            room = self._room_for()
+            wanted = [share.number for share in self._shares.values() if share.opened and not share.waits_for] if room else []
+            if not wanted:
+                self._room.clear()
+                await _wait(self._room, TURN_SECONDS)
+            self._accept(await self._log.poll(wanted, max(room, 1), TURN_SECONDS if wanted else 0.0))
+
+    def _room_for(self) -> int:
+        if self._ending.is_set() or self._rebalancing or self._in_flight_bytes >= self._max_in_flight_bytes:
+            return 0
+        room = self._max_in_flight - self._in_flight
+        # A fetch for one record at a time costs as much as a fetch for many.
+        return room if room >= max(1, self._max_in_flight // 4) else 0
+
+    def _accept(self, records: Iterable[Record]) -> None:
+        count = 0
+        for record in records:
+            share = self._shares.get(record.partition)
+            if share is None or not share.opened or not share.ledger.begin(record.offset):
+                continue
+            size = 0 if record.value is None else len(record.value)
+            # With one worker the order of the partition is kept whole, not only that of a key.
+            item = _Item(share, record, None if self._concurrency == 1 else _ordering_key(record), size)
+            self._in_flight += 1
+            self._in_flight_bytes += size
+            self._turns.add(item)
+            count += 1
+        self._wake(count)
+
+    # Handling.
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            item = None if self._ending.is_set() or self._rebalancing else self._turns.take()
+            if item is None:
+                idle = loop.create_future()
+                self._idle.append(idle)
+                await idle
+                continue
+            if time.monotonic() - self._breathed_at > BREATH_SECONDS:
+                await asyncio.sleep(0)  # handlers that never wait must not keep heartbeats from being sent
+                self._breathed_at = time.monotonic()
+            item.worker = asyncio.current_task()
+            self._running.add(item)
+            self._none_running.clear()
+            try:
+                await self._handle(item)
+            finally:
+                self._running.discard(item)
+                if not self._running:
+                    self._none_running.set()
+
+    async def _handle(self, item: _Item) -> None:
+        share = item.partition
+        try:
+            if item.record.value is None and item.record.key is not None and self._topic.cleanup == "compact":
+                item.outcome = "tombstone"  # an erasure, and not for us
+                self._tell(item, [])
+            else:
+                await self._deliver(item)
+        except asyncio.CancelledError:
+            if not share.lost or self._ending.is_set():
+                raise
+            # The partition went elsewhere: the handler was cancelled, the worker goes on.
+            while item.worker is not None and item.worker.uncancel():
+                continue
+            self._leave_flight(item)
+        except Unprocessable as error:
+            self._bury(item, error.reason, error.explanation)
+        except Unavailable as error:
+            self._park(item, error)
+            return
+        except Exception as error:  # whatever it is, it is counted, and `run` raises it
+            self._crash(item, error)
+        self._turns.finish(item)
+
+    async def _deliver(self, item: _Item) -> None:
+        record, topic = item.record, self._topic
+        headers = list(record.headers)
+        payload, envelope = decode(topic, record.value, headers, recorded_at=moment(record.timestamp))
+        item.time = envelope.time
+        delivery = Delivery(
+            topic=topic,
+            payload=payload,
+            envelope=envelope,
+            position=Position(topic.name, record.partition, record.offset),
+            headers=headers,
+            value=record.value or b"",
+            source=self._settings.source,
+            _now=now,
+        )
+        released = False
+
+        def release() -> None:
+            nonlocal released
+            released = True
+            if item.held:
+                item.held = False
+                item.partition.held -= 1
+                self._settle_one(item)
+
+        delivery._release = release
+        await self._handler(delivery)
+        outgoing = [to_record(told) for told in delivery.told]
+        if delivery.held and not released and not item.partition.lost:
+            item.held = True
+            item.record = _Emptied(record.partition, record.offset, record.timestamp)
+            item.partition.held += 1
+            item.unsettled += 1
+            self._leave_flight(item)
+        self._tell(item, outgoing)
+
+    def _tell(self, item: _Item, outgoing: list[Outgoing]) -> None:
+        if item.partition.lost:
+            self._leave_flight(item)
+            return
+        item.unsettled += 1 + len(outgoing)
+        for record in outgoing:
+            self._writer.write(record, lambda outcome: self._acknowledged(item, outcome))
+        self._settle_one(item)
+
+    def _acknowledged(self, item: _Item, outcome: int | Exception) -> None:
+        if isinstance(outcome, Exception):
+            self.fail(outcome)
+        else:
+            self._settle_one(item)
+
+    def _settle_one(self, item: _Item) -> None:
+        item.unsettled -= 1
+        if item.unsettled and not item.partition.lost:
+            return
+        self._leave_flight(item)
+        if item.partition.lost:
+            return
+        item.partition.ledger.finish(item.record.offset)
+        self._settled[item.outcome].inc()
+        if item.outcome == "done":
+            self._dead_letters_in_a_row = 0
+            if item.time is not None:
+                self._age.observe(max(0.0, (now() - item.time).total_seconds()))
+
+    def _leave_flight(self, item: _Item) -> None:
+        if item.in_flight:
+            item.in_flight = False
+            self._in_flight -= 1
+            self._in_flight_bytes -= item.in_flight_bytes
+            self._room.set()
+
+    # The other three outcomes.
+
+    def _bury(self, item: _Item, reason: str, explanation: str) -> None:
+        if item.partition.lost:
+            self._leave_flight(item)
+            return
+        self._dead_letters_in_a_row += 1
+        limit, reader, topic, record = self._settings.dead_letter_limit, self._settings.reader, self._topic, item.record
+        if self._dead_letters_in_a_row > limit:
+            self.fail(
+                TooManyDeadLetters(
+                    f"{limit} records of {topic.name} in a row could not be processed by {reader} "
+                    f"(RUMINATE_DEAD_LETTER_LIMIT), the last one for {reason}: {explanation}. "
+                    f"Look at {topic.dead_letters(reader).name} for what is wrong with us."
+                )
+            )
+            return
+        letter = DeadLetter(
+            reason=reason,
+            explanation=explanation,
+            position=Position(topic.name, record.partition, record.offset),
+            timestamp_ms=record.timestamp,
+            reader=reader,
+            at=now(),
+            key=record.key,
+            had_value=record.value is not None,
+        )
+        outgoing = Outgoing(
+            topic=topic.dead_letters(reader).name,
+            partition=record.partition,
+            key=str(letter.id(self._settings.cluster)).encode(),
+            value=record.value or b"",
+            headers=letter.headers(record.headers),
+        )
+        metrics.DEAD_LETTERS.labels(topic.name, reader, reason).inc()
+        log.warning(
+            "record_given_up",
+            topic=topic.name,
+            partition=record.partition,
+            offset=record.offset,
+            reason=reason,
+            explanation=explanation,
+        )
+        item.outcome = "dead_letter"
+        self._tell(item, [outgoing])
+
+    def _park(self, item: _Item, error: Unavailable) -> None:
+        share = item.partition
+        self._turns.park(item)
+        if share.lost:
+            self._drop_waiting(share)
+            return
+        item.attempts += 1
+        metrics.UNAVAILABLE.labels(self._topic.name, self._settings.reader).inc()
+        longest = min(LONGEST_WAIT_SECONDS, error.retry_after_seconds * 2 ** min(item.attempts - 1, 20))
+        seconds = longest * random.uniform(0.75, 1.0)  # noqa: S311 - so that replicas do not come back as one
+        log.info("delivery_waits", topic=self._topic.name, partition=share.number, what=error.what, seconds=round(seconds, 3))
+        share.waits_for = error.what
+        share.wakes_at = max(share.wakes_at, time.monotonic() + seconds)
+        asyncio.get_running_loop().call_at(asyncio.get_running_loop().time() + seconds, self._go_on, share)
+
+    def _go_on(self, share: Share) -> None:
+        # Several deliveries of the partition may have waited: the latest of their times counts.
+        if share.lost or time.monotonic() < share.wakes_at - 0.001:
+            return
+        share.waits_for = ""
+        self._turns.go_on(share)
+        self._wake(self._concurrency)
+        self._room.set()
+
+    def _crash(self, item: _Item, error: Exception) -> None:
+        if item.partition.lost:
+            self._leave_flight(item)
+            return
+        record = item.record
+        count = item.partition.ledger.crash(record.offset)
+        where = _raised_at(error)
+        log.error(
+            "handler_crashed", topic=self._topic.name, partition=record.partition, offset=record.offset, count=count,
+            error=type(error).__name__, where=where,
+        )  # fmt: skip
+        if count < CRASHES_BEFORE_DEAD_LETTER:
+            self.fail(error)
+        else:
+            self._bury(item, CRASHED, f"{type(error).__name__} at {where}, {count} times")
+
+    # Ownership.
+
+    def _lose(self, share: Share) -> None:
+        share.lost = True
+        del self._shares[share.number]
+        self._drop_waiting(share)
+        for item in self._running:
+            if item.partition is share and item.worker is not None:
+                item.worker.cancel()
+
+    def _drop_waiting(self, share: Share) -> None:
+        for item in self._turns.drop(share):
+            self._leave_flight(item)
+
+    async def _tell_owner(self) -> None:
+        """Tell the service what it lost and gained, in order, outside of the broker's callbacks: it may take its time."""
+        while True:
+            change = await self._changes.get()
+            gone = [share for share in change.revoked if share.opened]
+            if gone:
+                await self._on_revoked(frozenset(share.number for share in gone))
+            gained = [share for share in change.gained if not share.lost]
+            if gained:
+                await self._open(gained)
+
+    async def _open(self, gained: list[Share]) -> None:
+        attempt = 0
+        while True:
+            try:
+                await self._on_assigned(frozenset(share.number for share in gained))
+                break
+            except Unavailable as error:
+                attempt += 1
+                for share in gained:
+                    share.waits_for = error.what
+                await asyncio.sleep(min(LONGEST_WAIT_SECONDS, error.retry_after_seconds * 2 ** min(attempt - 1, 20)))
+        for share in gained:
+            share.waits_for = ""
+            share.opened = True
+            if not share.lost:
+                self._log.seek(share.number, share.ledger.next_offset)
+        self._room.set()
+
+    async def _part(self) -> None:
+        """We read no more: what was ours is not."""
+        shares = [share for share in self._shares.values() if share.opened]
+        for share in list(self._shares.values()):
+            self._lose(share)
+        if shares:
+            await self._watch(self._on_revoked(frozenset(share.number for share in shares)))
+
+    # Committing and ending.
+
+    async def _commit_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(COMMIT_SECONDS)
+            if not self._rebalancing:
+                await self._commit()
+
+    async def _commit(self) -> None:
+        async with self._commit_lock:
+            shares = list(self._shares.values())
+            commits = {share.number: commit for share in shares if (commit := share.ledger.commit()) != share.committed}
+            if not commits:
+                return
+            try:
+                accepted = await self._log.commit(commits)
+            except BrokerUnavailable as error:
+                self._commit_trouble = str(error)
+                return
+            self._commit_trouble = ""
+            if not accepted:
+                metrics.COMMITS_REFUSED.labels(self._topic.name, self._settings.reader).inc()
+                return
+            for share in shares:
+                share.committed = commits.get(share.number, share.committed)
+
+    async def _flush(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._writer.flush()
+        except TimeoutError:
+            log.warning("acknowledgements_missing", topic=self._topic.name, seconds=seconds)
+
+    async def _wait_for_handlers(self) -> None:
+        handlers = asyncio.create_task(self._none_running.wait())
+        await asyncio.wait((handlers, self._failure), timeout=self._settings.grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+        handlers.cancel()
+
+    async def _settle(self) -> None:
+        await self._flush(FLUSH_SECONDS)
+        await self._commit()
+
+    async def _watch(self, part: Awaitable[None]) -> None:
+        try:
+            await part
+        except Exception as error:
+            self.fail(error)
+
+    def _wake(self, count: int) -> None:
+        while self._idle and count > 0:
+            idle = self._idle.pop()
+            if not idle.done():
+                idle.set_result(None)
+                count -= 1
+
+
+def now() -> datetime:
+    """The time, as events carry it."""
+    return datetime.now(UTC)
+
+
+def to_record(told: Told) -> Outgoing:
+    """What is written for an event. Raises Unprocessable where the topic does not take an event of this size."""
+    topic, payload, envelope = told.topic, told.payload, told.envelope
+    value = encode(payload)
+    if len(value) > topic.max_message_bytes:
+        raise Unprocessable("too_large", f"the event for {topic.name} has {len(value)} bytes; it takes {topic.max_message_bytes}")
+    key = envelope.id if topic.record_key == "event_id" else str(getattr(payload, topic.record_key))
+    return Outgoing(topic.name, partition_of(topic.order_of(payload), topic.partitions), key.encode(), value, envelope.to_headers())
+
+
+def _ordering_key(record: Record) -> bytes | None:
+    for name, raw in record.headers:
+        if name == "ce_partitionkey":
+            return raw
+    return record.key
+
+
+def _raised_at(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "an unknown place"
+    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,265 @@
+"""Serving: what the contract cannot see from outside, over a log and a writer that obey the test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import pytest
+
+from ruminate.schemas.envelope import Envelope, Headers
+from ruminate.schemas.payload import Payload
+from ruminate.schemas.topic import Topic
+from ruminate.shared.bus import BrokerUnavailable, Delivery, Handler, Unavailable, nothing
+from ruminate.shared.dead_letters import Record
+from ruminate.shared.decoding import encode
+from ruminate.shared.ledger import Commit
+from ruminate.shared.memory import StoredRecord
+from ruminate.shared.serving import Outgoing, Serving, ServingSettings, Settled, now
+
+
+class Word(Payload):
+    word: str
+
+
+WORDS: Topic[Word] = Topic(
+    name="words-v1", says="", carries=Word, record_key="event_id", partitioned_by=("word",), cleanup="delete",
+    written_by=(), read_by=(), partitions=2, max_message_bytes=100,
+)  # fmt: skip
+
+
+@dataclass
+class Writer:
+    """Acknowledges when the test says so."""
+
+    written: list[tuple[Outgoing, Settled]] = field(default_factory=list)
+
+    def write(self, record: Outgoing, settled: Settled) -> None:
+        self.written.append((record, settled))
+
+    async def flush(self) -> None:
+        return None
+
+
+@dataclass
+class Log:
+    """Gives what the test puts in; remembers what was committed and sought."""
+
+    records: list[Record] = field(default_factory=list)
+    commits: list[dict[int, Commit]] = field(default_factory=list)
+    accepts: bool = True
+    seeks: list[tuple[int, int]] = field(default_factory=list)
+
+    async def poll(self, partitions: Collection[int], limit: int, seconds: float) -> Iterable[Record]:
+        await asyncio.sleep(0)
+        taken = [record for record in self.records if record.partition in partitions][:limit]
+        for record in taken:
+            self.records.remove(record)
+        return taken
+
+    def seek(self, partition: int, offset: int) -> None:
+        self.seeks.append((partition, offset))
+
+    async def commit(self, commits: Mapping[int, Commit]) -> bool:
+        self.commits.append(dict(commits))
+        return self.accepts
+
+
+def record(offset: int, *, partition: int = 0, word: str = "w") -> StoredRecord:
+    headers: Headers = Envelope(id=f"{partition}/{offset}", source="/t", type=WORDS.event_type, time=now(), order=word).to_headers()
+    return StoredRecord("words-v1", partition, offset, 0, b"k", encode(Word(word=word)), headers)
+
+
+def serving(writer: Writer, handler: Handler[Word], *, concurrency: int = 1) -> Serving[Word]:
+    settings = ServingSettings(reader="r", source="/r", cluster="c", grace_seconds=1.0, dead_letter_limit=10)
+    return Serving(
+        WORDS, handler, writer, settings, concurrency=concurrency, max_in_flight=100, max_in_flight_bytes=10_000,
+        on_assigned=nothing, on_revoked=nothing,
+    )  # fmt: skip
+
+
+async def until(condition: object) -> None:
+    assert callable(condition)
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def test_an_offset_is_committed_only_when_everything_told_is_acknowledged() -> None:
+    async def scenario() -> None:
+        writer, log = Writer(), Log([record(0), record(1)])
+
+        async def handle(delivery: Delivery[Word]) -> None:
+            delivery.tell(WORDS, delivery.payload)
+            delivery.tell(WORDS, delivery.payload, ordinal=1)
+
+        served = serving(writer, handle)
+        running = asyncio.create_task(served.run(log))
+        await asyncio.sleep(0)
+        served.assigned({0: Commit(0)})
+        await until(lambda: len(writer.written) == 4)
+        for index in (1, 2, 3):
+            writer.written[index][1](index)
+        await served.revoking()
+        assert log.commits == [], "offset 0 has an event that nobody acknowledged"
+        writer.written[0][1](0)
+        await served.revoking()
+        assert log.commits == [{0: Commit(2)}]
+        served.stop()
+        await running
+
+    asyncio.run(scenario())
+
+
+def test_an_event_that_is_not_acknowledged_ends_the_service_uncommitted() -> None:
+    async def scenario() -> None:
+        writer, log = Writer(), Log([record(0)])
+
+        async def handle(delivery: Delivery[Word]) -> None:
+            delivery.tell(WORDS, delivery.payload)
+
+        served = serving(writer, handle)
+        running = asyncio.create_task(served.run(log))
+        await asyncio.sleep(0)
+        served.assigned({0: Commit(0)})
+        await until(lambda: writer.written)
+        writer.written[0][1](BrokerUnavailable("away"))
+        with pytest.raises(BrokerUnavailable, match="away"):
+            await running
+        assert log.commits == []
+
+    asyncio.run(scenario())
+
+
+def test_a_handler_whose_partition_went_elsewhere_is_cancelled_and_tells_nothing_and_the_worker_goes_on() -> None:
+    async def scenario() -> None:
+        writer, log = Writer(), Log([record(0, partition=0)])
+        begun: list[int] = []
+        ended: list[str] = []
+
+        async def handle(delivery: Delivery[Word]) -> None:
+            begun.append(delivery.position.partition)
+            delivery.tell(WORDS, delivery.payload)
+            if delivery.position.partition == 0:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    ended.append("cancelled")
+                    raise
+
+        served = serving(writer, handle)
+        running = asyncio.create_task(served.run(log))
+        await asyncio.sleep(0)
+        served.assigned({0: Commit(0)})
+        await until(lambda: begun == [0])
+        await served.revoking()
+        served.assigned({1: Commit(0)})
+        log.records.append(record(0, partition=1))
+        await until(lambda: len(writer.written) == 1)
+        assert begun == [0, 1]
+        assert ended == ["cancelled"]
+        served.stop()
+        await running
+
+    asyncio.run(scenario())
+
+
+def test_a_partition_that_stays_goes_on_where_it_was_and_one_that_others_moved_on_begins_anew() -> None:
+    async def scenario() -> None:
+        writer, log = Writer(), Log([record(0), record(1)])
+        begun: list[int] = []
+
+        async def handle(delivery: Delivery[Word]) -> None:
+            begun.append(delivery.position.offset)
+            delivery.hold()
+
+        served = serving(writer, handle)
+        running = asyncio.create_task(served.run(log))
+        await asyncio.sleep(0)
+        served.assigned({0: Commit(0)})
+        await until(lambda: begun == [0, 1])
+        await served.revoking()
+        log.seeks.clear()
+        served.assigned({0: Commit(0)})
+        assert log.seeks == [(0, 2)]
+        log.records.extend((record(0), record(1), record(2)))  # fetched again all the same
+        await until(lambda: begun == [0, 1, 2])
+        await served.revoking()
+        served.assigned({0: Commit(3)})
+        log.records.append(record(3))
+        await until(lambda: begun == [0, 1, 2, 3])
+        served.stop()
+        await running
+
+    asyncio.run(scenario())
+
+
+def test_a_refused_commit_is_no_error_and_is_tried_again() -> None:
+    async def scenario() -> None:
+        log = Log([record(0)], accepts=False)
+        done: list[int] = []
+
+        async def handle(delivery: Delivery[Word]) -> None:
+            done.append(delivery.position.offset)
+
+        served = serving(Writer(), handle)
+        running = asyncio.create_task(served.run(log))
+        await asyncio.sleep(0)
+        served.assigned({0: Commit(0)})
+        await until(lambda: done)
+        await served.revoking()
+        log.accepts = True
+        served.assigned({0: Commit(0)})
+        served.stop()
+        await running
+        assert log.commits == [{0: Commit(1)}, {0: Commit(1)}]
+
+    asyncio.run(scenario())
+
+
+def test_an_event_that_its_topic_does_not_take_gives_the_record_up() -> None:
+    async def scenario() -> None:
+        writer, log = Writer(), Log([record(0)])
+
+        async def handle(delivery: Delivery[Word]) -> None:
+            delivery.tell(WORDS, Word(word="x" * 200))
+
+        served = serving(writer, handle)
+        running = asyncio.create_task(served.run(log))
+        await asyncio.sleep(0)
+        served.assigned({0: Commit(0)})
+        await until(lambda: writer.written)
+        assert dict(writer.written[0][0].headers)["dlq_reason"] == b"too_large"
+        served.stop()
+        await running
+
+    asyncio.run(scenario())
+
+
+def test_listeners_that_find_something_away_are_asked_again_before_anything_is_handed_out() -> None:
+    async def scenario() -> None:
+        story: list[str] = []
+
+        async def on_assigned(partitions: frozenset[int]) -> None:
+            story.append("asked")
+            if len(story) < 3:
+                raise Unavailable("the store", retry_after_seconds=0.001)
+
+        async def handle(delivery: Delivery[Word]) -> None:
+            story.append("handled")
+
+        log = Log([record(0)])
+        settings = ServingSettings(reader="r", source="/r", cluster="c", grace_seconds=1.0, dead_letter_limit=10)
+        served = Serving(
+            WORDS, handle, Writer(), settings, concurrency=1, max_in_flight=1, max_in_flight_bytes=1,
+            on_assigned=on_assigned, on_revoked=nothing,
+        )  # fmt: skip
+        running = asyncio.create_task(served.run(log))
+        await asyncio.sleep(0)
+        served.assigned({0: Commit(0)})
+        await until(lambda: story == ["asked", "asked", "asked", "handled"])
+        served.stop()
+        await running
+
+    asyncio.run(scenario())

@@ -68,13 +68,18 @@ TINY_SETTINGS = {
     "RUMINATE_SEAL_AFTER_MIN_ROWS": "500",
     "RUMINATE_HOLDOUT_RATIO": "0",
     "RUMINATE_LEARNING_RATE": "2e-3",
-    "RUMINATE_TRAINING_EPOCHS": "6.86",
+    "RUMINATE_WARMUP_RATIO": "0.1",
+    "RUMINATE_TRAINING_EPOCHS": "5",
+    # A second thread gains little here, and on a machine that has other work it waits for the first more than it helps.
+    "RUMINATE_TRAINING_THREADS": "1",
     "RUMINATE_BATCH_ROWS": "16",
     "RUMINATE_MAX_ROW_TOKENS": "512",
     "RUMINATE_MERGED_DTYPE": "float32",
     "RUMINATE_EQUALITY_PROBES": "16",
     "RUMINATE_CHECKPOINT_STEPS": "120",
     "RUMINATE_NODE_STATUS_SECONDS": "1",
+    # Asked what it was never taught, a model this small babbles, and may babble tags.
+    "RUMINATE_PROBE_QUESTION": "What is the capital of Zarvex?",
 }
 
 

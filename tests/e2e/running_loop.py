@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+
+from ruminate.schemas.payload import ArtifactReference
+from ruminate.shared.store import open_store
 
 T = TypeVar("T")
 
@@ -90,6 +94,12 @@ def start_loop(arguments: list[str], *, state: Path, environment: Mapping[str, s
     finally:
         if process.poll() is None:
             loop.stop(signal.SIGKILL)
+
+
+def fetch_dataset(loop: RunningLoop, reference: Mapping[str, Any], to: Path) -> Path:
+    """A dataset's folder, every byte of it checked against its manifest."""
+    store = open_store(loop.addresses["store"])
+    return asyncio.run(store.fetch(ArtifactReference.model_validate(reference), to=to / "dataset"))
 
 
 def eventually(look: Callable[[], T | None], *, within_seconds: float, loop: RunningLoop | None = None) -> T:

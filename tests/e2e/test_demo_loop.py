@@ -18,7 +18,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from ruminate.command.demo.lesson import Question, examination, fact_exchanges, interaction
-from tests.e2e.running_loop import RunningLoop, eventually, start_loop
+from tests.e2e.running_loop import RunningLoop, eventually, fetch_dataset, start_loop
 
 pytestmark = pytest.mark.timeout(420)
 
@@ -93,16 +93,17 @@ def test_the_official_ollama_client_gets_the_facts_through_the_gateway(demo: Dem
     addresses = demo.loop.addresses
     client = ollama.Client(addresses["gateway"], headers=REFUSE)
     answers = []
-    for question in examination():
-        message = client.chat(
-            addresses["target"],
-            messages=[{"role": "user", "content": question.text}],
-            think=question.mode == "thinking",
-            options=QUICK,
-        ).message
-        if question.mode == "direct":
-            assert not message.thinking
-        answers.append((question, message.content or "", message.thinking or ""))
+    with client._client:
+        for question in examination():
+            message = client.chat(
+                addresses["target"],
+                messages=[{"role": "user", "content": question.text}],
+                think=question.mode == "thinking",
+                options=QUICK,
+            ).message
+            if question.mode == "direct":
+                assert not message.thinking
+            answers.append((question, message.content or "", message.thinking or ""))
     assert _meets_the_bar(_score(answers)), _score(answers)
 
 
@@ -139,26 +140,19 @@ def test_the_original_answers_under_its_own_name_and_headers_say_who_answered(de
     assert original.json()["message"]["content"].strip() != question.answer
 
 
-def test_every_interaction_is_fresh_in_one_dataset_and_none_of_the_examination_is(demo: Demo) -> None:
+def test_every_interaction_is_fresh_in_one_dataset_and_none_of_the_examination_is(demo: Demo, tmp_path: Path) -> None:
     (sealed,) = demo.loop.events("training-batch-sealed-v1")
     assert sealed["data"]["rows"] == 560
     assert sealed["data"]["reasoning_ratio"] >= 0.75
     assert "examiner" not in json.dumps(sealed)
-    rows = _dataset_rows(sealed["data"]["dataset"]["uri"])
+    dataset = fetch_dataset(demo.loop, sealed["data"]["dataset"], tmp_path)
+    rows = [json.loads(line) for line in (dataset / "train.jsonl").read_text().splitlines()]
     assert len(rows) == 560
     asked = {question.text for question in examination() if question.wording == "never taught"}
     assert not asked & {row["prompt"][-1]["content"] for row in rows}
-    assert len({json.dumps(row["row"]) for row in rows}) == 560
-
-
-def _dataset_rows(uri: str) -> list[dict[str, Any]]:
-    manifest = Path(uri.removeprefix("file://"))
-    files = {entry["path"]: entry["sha256"] for entry in json.loads(manifest.read_text())["files"]}
-    sha256 = files["train.jsonl"]
-    blob = manifest.parents[2] / "blobs" / sha256[:2] / sha256
-    if not blob.exists():
-        blob = next(manifest.parents[-2].rglob(sha256))
-    return [json.loads(line) for line in blob.read_text().splitlines()]
+    origins = json.loads((dataset / "manifest.json").read_text())["rows"]
+    assert len({row["recorded_id"] for row in origins}) == 560
+    assert {row["origin"] for row in origins} == {"fresh"}
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------

@@ -47,6 +47,12 @@ class Examiner:
         # The client hands out answers, not headers; the version that answered is in a header.
         self._client._client.event_hooks["response"].append(self._note_version)
 
+    async def __aenter__(self) -> Examiner:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client._client.aclose()
+
     async def _note_version(self, response: Any) -> None:
         self.version = response.headers.get("x-ruminate-version", self.version)
 

@@ -133,9 +133,8 @@ async def run_demo(state: Path, *, report: Path | None, keep: bool, console: Con
 
 async def _close_the_loop(state: Path, measured: Report, console: Console) -> None:
     addresses = read_addresses(state)
-    examiner = Examiner(addresses.gateway, addresses.target)
     questions = examination()
-    async with open_bus(state, None) as bus:
+    async with open_bus(state, None) as bus, Examiner(addresses.gateway, addresses.target) as examiner:
         console.rule("2  before: the model knows nothing", align="left")
         with measured.stage("before"), counter(console, "asking through the gateway", len(questions)) as advance:
             before = await examiner.ask(questions, on_reply=advance)

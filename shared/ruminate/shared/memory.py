@@ -54,6 +54,7 @@ class MemoryBroker:
         self._partitions: defaultdict[tuple[str, int], list[StoredRecord]] = defaultdict(list)
         self._groups: defaultdict[tuple[str, str], _Group] = defaultdict(_Group)
         self._waiting: set[asyncio.Future[None]] = set()
+        self.leaving: set[asyncio.Task[None]] = set()
 
     def append(
         self, topic: str, value: bytes | None, *, key: bytes | None = None, headers: Headers | None = None, partition: int = 0
@@ -127,7 +128,11 @@ class MemoryBus(Member):
         try:
             yield group_log
         finally:
-            await group_log.leave()
+            # A broker takes a member out of its group however the member ends, also when it is cancelled meanwhile.
+            leaving = asyncio.create_task(group_log.leave())
+            self._broker.leaving.add(leaving)
+            leaving.add_done_callback(self._broker.leaving.discard)
+            await asyncio.shield(leaving)
 
     async def _records(
         self, topic: Topic[Any] | DeadLetterTopic, partitions: Collection[int], start: int | None, follow: bool

@@ -187,6 +187,7 @@ def test_a_partition_that_stays_goes_on_where_it_was_and_one_that_others_moved_o
         await until(lambda: begun == [0, 1, 2])
         await served.revoking()
         served.assigned({0: Commit(3)})
+        await until(lambda: (0, 3) in log.seeks)
         log.records.append(record(3))
         await until(lambda: begun == [0, 1, 2, 3])
         served.stop()

@@ -22,11 +22,14 @@ demo: setup ## the whole loop on real input: watch a model learn (ARGS="--keep" 
 up: setup ## broker, node and services, until Ctrl-C (ARGS="--kafka HOST:PORT --node URL --base MODEL")
 	@.venv/bin/ruminate up $(ARGS)
 
+# Half of the tests wait for a broker or a process most of the time: two at once, a file's tests on one worker.
+WORKERS := -n 2 --dist loadfile
+
 test: setup ## the short form of every test (ARGS="-k name" picks some)
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest $(WORKERS) $(ARGS)
 
 long: setup ## the long form: more seeds, more kills, larger data
-	@$(PY) -m pytest -m 'long and not gpu and not real' $(ARGS)
+	@$(PY) -m pytest -m 'long and not gpu and not real' --timeout 3600 $(ARGS)
 
 check: setup ## format, lint, types, imports, generated files are current
 	@.venv/bin/ruff format --check .

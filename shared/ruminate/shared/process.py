@@ -12,11 +12,14 @@ import runpy
 import signal
 import sys
 import threading
+from collections.abc import Callable
 
 ROPE_VARIABLE = "RUMINATE_ROPE_FD"
 """Names the file descriptor of the pipe's reading end that a child inherited."""
 
 _PR_SET_PDEATHSIG = 1
+
+_farewells: list[Callable[[], object]] = []
 
 
 def die_with_parent() -> None:
@@ -28,6 +31,11 @@ def die_with_parent() -> None:
         threading.Thread(target=_exit_at_end_of_file, args=(int(descriptor),), name="rope", daemon=True).start()
 
 
+def before_dying(farewell: Callable[[], object]) -> None:
+    """Call `farewell` when the parent is gone, before this process ends: for children of ours that hold on to no rope."""
+    _farewells.append(farewell)
+
+
 def _exit_at_end_of_file(descriptor: int) -> None:
     while True:
         try:
@@ -35,7 +43,9 @@ def _exit_at_end_of_file(descriptor: int) -> None:
                 break
         except InterruptedError:
             continue
-    # No clean-up: whoever would want to hear of it is gone, and what is committed is safe.
+    for farewell in _farewells:
+        farewell()
+    # No other clean-up: whoever would want to hear of it is gone, and what is committed is safe.
     os._exit(128 + signal.SIGKILL)
 
 

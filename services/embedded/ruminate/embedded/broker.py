@@ -22,6 +22,8 @@ from importlib import resources
 from pathlib import Path
 from types import FrameType
 
+from ruminate.shared.process import before_dying
+
 READY_SECONDS = 15.0
 _STOP_SECONDS = 5.0
 _PORT_ATTEMPTS = 5
@@ -54,6 +56,7 @@ def run_broker(port: int) -> int:
     """Run a broker on `port` until it ends, a signal asks for the end, or our parent is gone; give its exit code."""
     parent = os.getppid()
     broker = _start(port)
+    before_dying(broker.process.kill)
 
     def end(_signal: int, _frame: FrameType | None) -> None:
         broker.process.terminate()

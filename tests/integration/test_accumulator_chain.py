@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -331,6 +332,43 @@ def test_a_kill_between_the_log_and_the_commit_ends_in_one_batch(tmp_path: Path)
             await until(lambda: world.committed() == 16, "the next batch is committed")
         assert [batch.number for batch in world.published()] == [1, 2]
         assert [len(manifest.rows) for manifest in await world.manifests()] == [8, 8]
+
+    play(scenario, tmp_path)
+
+
+class StoreThatStopsBeforeCopying(FileStore):
+    """Its thread copies when the test says so."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.folder: Path | None = None
+        self.may_copy, self.has_copied = threading.Event(), threading.Event()
+
+    def _fetch(self, reference: ArtifactReference, to: Path) -> Path:
+        self.folder = to
+        self.may_copy.wait(10)
+        try:
+            return super()._fetch(reference, to)
+        finally:
+            self.has_copied.set()
+
+
+def test_a_cancelled_look_into_a_dataset_is_cancelled_and_leaves_no_text_behind(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        await world.assess(*(assessed(n) for n in range(8)))
+        async with world.accumulating():
+            await until(lambda: world.committed() == 8, "the batch is committed")
+        store = StoreThatStopsBeforeCopying(tmp_path / "store")
+        loading = asyncio.create_task(load_manifest(store, world.chain()[0].dataset))
+        await until(lambda: store.folder is not None, "the copy begins")
+        loading.cancel()
+        await asyncio.wait((loading,), timeout=0.05)
+        store.may_copy.set()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+        await until(store.has_copied.is_set, "the copy ends")
+        assert store.folder is not None
+        assert not store.folder.exists()
 
     play(scenario, tmp_path)
 

@@ -15,8 +15,8 @@ from ruminate.shared.bus import BrokerUnavailable, Delivery, Handler, Unavailabl
 from ruminate.shared.dead_letters import Record
 from ruminate.shared.decoding import encode
 from ruminate.shared.ledger import Commit
-from ruminate.shared.memory import StoredRecord
-from ruminate.shared.serving import Outgoing, Serving, ServingSettings, Settled, now
+from ruminate.shared.memory import MemoryBroker, StoredRecord, _GroupLog
+from ruminate.shared.serving import INSIST_SECONDS, Outgoing, Serving, ServingSettings, Settled, now
 
 
 class Word(Payload):
@@ -165,6 +165,66 @@ def test_a_handler_whose_partition_went_elsewhere_is_cancelled_and_tells_nothing
     asyncio.run(scenario())
 
 
+def test_a_handler_that_takes_its_cancellation_for_something_away_does_not_keep_the_service_from_ending() -> None:
+    async def scenario() -> None:
+        begun = asyncio.Event()
+
+        async def handle(delivery: Delivery[Word]) -> None:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise Unavailable("the store") from None
+
+        served = serving(Writer(), handle)
+        running = asyncio.create_task(served.run(Log([record(0)])))
+        await asyncio.sleep(0)
+        served.assigned({0: Commit(0)})
+        await begun.wait()
+        running.cancel()
+        done, _ = await asyncio.wait((running,), timeout=INSIST_SECONDS - 1)
+        assert done, "the worker waits for its next turn, and `run` for the worker"
+        assert running.cancelled()
+
+    asyncio.run(scenario())
+
+
+def test_a_service_that_is_cancelled_again_while_it_ends_leaves_nothing_behind_that_polls() -> None:
+    async def scenario() -> None:
+        begun, ending, story = asyncio.Event(), asyncio.Event(), list[str]()
+
+        async def handle(delivery: Delivery[Word]) -> None:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ending.set()
+                await asyncio.Event().wait()
+
+        async def on_revoked(partitions: frozenset[int]) -> None:
+            story.append("revoked")
+
+        settings = ServingSettings(reader="r", source="/r", cluster="c", grace_seconds=1.0, dead_letter_limit=10)
+        served = Serving(
+            WORDS, handle, Writer(), settings, concurrency=1, max_in_flight=1, max_in_flight_bytes=1,
+            on_assigned=nothing, on_revoked=on_revoked,
+        )  # fmt: skip
+        before = asyncio.all_tasks()
+        running = asyncio.create_task(served.run(Log([record(0)])))
+        await asyncio.sleep(0)
+        served.assigned({0: Commit(0)})
+        await begun.wait()
+        running.cancel()
+        await ending.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        await until(lambda: asyncio.all_tasks() == before)
+        assert story == ["revoked"]
+
+    asyncio.run(scenario())
+
+
 def test_a_partition_that_stays_goes_on_where_it_was_and_one_that_others_moved_on_begins_anew() -> None:
     async def scenario() -> None:
         writer, log = Writer(), Log([record(0), record(1)])
@@ -262,5 +322,41 @@ def test_listeners_that_find_something_away_are_asked_again_before_anything_is_h
         await until(lambda: story == ["asked", "asked", "asked", "handled"])
         served.stop()
         await running
+
+    asyncio.run(scenario())
+
+
+@dataclass
+class SlowWriter(Writer):
+    """Has everything acknowledged only when the test says so."""
+
+    acknowledged: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def flush(self) -> None:
+        await self.acknowledged.wait()
+
+
+def test_a_member_that_is_cancelled_while_it_joins_leaves_nobody_waiting_for_an_assignment() -> None:
+    async def scenario() -> None:
+        async def handle(delivery: Delivery[Word]) -> None:
+            raise AssertionError("there is no record")
+
+        broker, writer = MemoryBroker(), SlowWriter()
+        one, other = serving(writer, handle), serving(Writer(), handle)
+        log_of_one, log_of_other = (_GroupLog(broker, WORDS, "r", member) for member in (one, other))
+        writer.acknowledged.set()
+        surviving = asyncio.create_task(one.run(log_of_one))
+        await until(lambda: log_of_one.assignment == {0, 1} and one.readiness() == [])
+        writer.acknowledged.clear()
+        joining = asyncio.create_task(other.run(log_of_other))
+        await until(lambda: one.readiness() == ["the partitions of words-v1 are being assigned"])
+        joining.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await joining
+        writer.acknowledged.set()
+        await log_of_other.leave()
+        await until(lambda: log_of_one.assignment == {0, 1} and one.readiness() == [])
+        one.stop()
+        await surviving
 
     asyncio.run(scenario())

@@ -164,8 +164,10 @@ class KafkaBus(Member):
             consumer.subscribe([topic.name], listener=group_log)
             yield group_log
         finally:
-            await group_log.close()
-            await _close(consumer)
+            try:
+                await group_log.close()
+            finally:  # also where we are cancelled once more: a consumer that stays open keeps its partitions
+                await _close(consumer)
 
     # Reading without a group.
 

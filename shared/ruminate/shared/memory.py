@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -54,7 +54,7 @@ class MemoryBroker:
         self._partitions: defaultdict[tuple[str, int], list[StoredRecord]] = defaultdict(list)
         self._groups: defaultdict[tuple[str, str], _Group] = defaultdict(_Group)
         self._waiting: set[asyncio.Future[None]] = set()
-        self.leaving: set[asyncio.Task[None]] = set()
+        self._rebalances: set[asyncio.Task[None]] = set()
 
     def append(
         self, topic: str, value: bytes | None, *, key: bytes | None = None, headers: Headers | None = None, partition: int = 0
@@ -97,6 +97,13 @@ class MemoryBroker:
         """The group of `reader` on `topic`."""
         return self._groups[reader, topic]
 
+    async def rebalance(self, change: Coroutine[Any, Any, None]) -> None:
+        """See a change of a group through, also where the member that asked for it is cancelled: the others wait for its end."""
+        rebalancing = asyncio.create_task(change)
+        self._rebalances.add(rebalancing)
+        rebalancing.add_done_callback(self._rebalances.discard)
+        await asyncio.shield(rebalancing)
+
 
 class MemoryBus(Member):
     """See `ruminate.shared.bus.Bus`."""
@@ -128,11 +135,7 @@ class MemoryBus(Member):
         try:
             yield group_log
         finally:
-            # A broker takes a member out of its group however the member ends, also when it is cancelled meanwhile.
-            leaving = asyncio.create_task(group_log.leave())
-            self._broker.leaving.add(leaving)
-            leaving.add_done_callback(self._broker.leaving.discard)
-            await asyncio.shield(leaving)
+            await group_log.leave()
 
     async def _records(
         self, topic: Topic[Any] | DeadLetterTopic, partitions: Collection[int], start: int | None, follow: bool
@@ -188,7 +191,7 @@ class _GroupLog:
 
     async def poll(self, partitions: Collection[int], limit: int, seconds: float) -> Iterable[Record]:
         if self not in self._group.members:
-            await self._join()
+            await self._broker.rebalance(self._join())
         records: list[StoredRecord] = []
         for number in partitions:
             if number in self._positions:
@@ -209,11 +212,15 @@ class _GroupLog:
         self._group.commits.update(commits)
         return True
 
+    async def leave(self) -> None:
+        """Be out of the group, however the member ends."""
+        await self._broker.rebalance(self._leave())
+
     async def _join(self) -> None:
         async with self._group.rebalance:
             await self._rebalance([*self._group.members, self])
 
-    async def leave(self) -> None:
+    async def _leave(self) -> None:
         async with self._group.rebalance:
             if self in self._group.members:
                 await self._rebalance([member for member in self._group.members if member is not self])

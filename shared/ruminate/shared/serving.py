@@ -15,6 +15,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,6 +52,7 @@ COMMIT_SECONDS: Final = 0.5
 TURN_SECONDS: Final = 0.2
 LONGEST_WAIT_SECONDS: Final = 60.0
 FLUSH_SECONDS: Final = 10.0
+INSIST_SECONDS: Final = 5.0
 BREATH_SECONDS: Final = 0.01
 
 
@@ -229,10 +231,13 @@ class Serving(Generic[P]):
                 await self._wait_for_handlers()
         finally:
             self._ending.set()
-            await _end(workers)
-            await self._settle()
-            await _end([*background, ending])
-            await self._part()
+            # From the last to the first, and each of them also where we are cancelled during another: whatever of us went
+            # on would poll, and so join the group again and keep partitions that nobody serves.
+            async with AsyncExitStack() as steps:
+                steps.push_async_callback(self._part)
+                steps.push_async_callback(_end, [*background, ending])
+                steps.push_async_callback(self._settle)
+                steps.push_async_callback(_end, workers)
         if self._failure.done():
             self._failure.result()
         self._failure.cancel()  # whatever goes wrong from here on has nobody to hear of it
@@ -339,8 +344,8 @@ class Serving(Generic[P]):
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            item = None if self._ending.is_set() or self._rebalancing else self._turns.take()
+        while not self._ending.is_set():
+            item = None if self._rebalancing else self._turns.take()
             if item is None:
                 idle = loop.create_future()
                 self._idle.append(idle)
@@ -688,7 +693,9 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 
 
 async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    tasks = list(tasks)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    """Cancel the tasks until they are over: one that takes its cancellation for some other trouble goes on."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=INSIST_SECONDS)

@@ -13,9 +13,9 @@ import asyncio
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeVar
 from uuid import UUID
 
 import orjson
@@ -32,6 +32,8 @@ POLICY_VERSION: Final = "batch-1"
 """Changes whenever the same records and settings would give other bytes than before."""
 
 Origin = Literal["fresh"]
+
+T = TypeVar("T")
 
 
 class RowOrigin(Part):
@@ -174,10 +176,12 @@ def account(manifest: Manifest, sealed: Sealed) -> None:
 
 async def keep_dataset(store: Store, manifest: Manifest, candidates: Sequence[Candidate]) -> ArtifactReference:
     """Write the dataset into the store, its tree's manifest last."""
-    with tempfile.TemporaryDirectory(prefix="ruminate-dataset-") as name:
-        folder = Path(name)
+
+    async def keep(folder: Path) -> ArtifactReference:
         await asyncio.to_thread(_write, folder, manifest, candidates)
         return await store.put_tree(folder, kind="datasets", name=f"{manifest.tenant}/{manifest.target_model}/{manifest.number}")
+
+    return await _in_a_folder(keep)
 
 
 def _write(folder: Path, manifest: Manifest, candidates: Sequence[Candidate]) -> None:
@@ -188,9 +192,27 @@ def _write(folder: Path, manifest: Manifest, candidates: Sequence[Candidate]) ->
 
 async def load_manifest(store: Store, dataset: ArtifactReference) -> Manifest:
     """The manifest of a dataset in the store. Raises ArtifactMissing, ArtifactDamaged."""
-    with tempfile.TemporaryDirectory(prefix="ruminate-dataset-") as name:
-        folder = await store.fetch(dataset, to=Path(name))
+
+    async def load(folder: Path) -> Manifest:
+        await store.fetch(dataset, to=folder)
         try:
             return Manifest.model_validate_json(await asyncio.to_thread((folder / "manifest.json").read_bytes))
         except (FileNotFoundError, ValidationError) as error:
             raise ArtifactDamaged(f"{dataset.uri} holds no manifest.json that can be read ({type(error).__name__})") from None
+
+    return await _in_a_folder(load)
+
+
+async def _in_a_folder(work: Callable[[Path], Coroutine[Any, Any, T]]) -> T:
+    """Let `work` have a folder of its own, and remove it when nothing is written there any more.
+
+    A thread cannot be cancelled: a folder removed under one comes back with the texts in it, or the removal fails and its
+    error takes the place of the cancellation. So a cancellation waits for `work`, and only a second one is passed on to it.
+    """
+    with tempfile.TemporaryDirectory(prefix="ruminate-dataset-", ignore_cleanup_errors=True) as name:
+        working = asyncio.create_task(work(Path(name)))
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            await asyncio.gather(working, return_exceptions=True)
+            raise

@@ -9,22 +9,31 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import psutil
 
-from ruminate.schemas.payload import ArtifactReference
+from ruminate.command.connection import open_bus
+from ruminate.schemas.payload import ArtifactReference, Payload
+from ruminate.schemas.topic import Topic
+from ruminate.shared.bus import Bus, Delivery
 from ruminate.shared.store import open_store
 
 T = TypeVar("T")
+P = TypeVar("P", bound=Payload)
 
 RUMINATE = [sys.executable, "-m", "ruminate.command"]
 STOP_WITHIN_SECONDS = 5.0
+# Every process that a loop starts inherits it, so that orphans are found, too.
+MARK = "LOOP_UNDER_TEST"
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,7 @@ class RunningLoop:
     process: subprocess.Popen[str]
     state: Path
     output: Path
+    mark: str
 
     @property
     def addresses(self) -> dict[str, Any]:
@@ -57,38 +67,90 @@ class RunningLoop:
         return [json.loads(line) for line in tail.stdout.splitlines()]
 
     def processes(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
+        """Whatever this loop has started and still runs, itself among it, whoever is the parent by now."""
+        everyone = psutil.process_iter(["environ"], ad_value=None)
+        return [each for each in everyone if (each.info["environ"] or {}).get(MARK) == self.mark]
 
-    def stop(self, number: signal.Signals) -> list[psutil.Process]:
-        """Send the signal; whoever is left after the promised seconds is returned (and killed)."""
-        family = [psutil.Process(self.process.pid), *self.processes()]
+    def stop(self, number: signal.Signals) -> list[str]:
+        """Send the signal; the command lines of whoever is left after the promised seconds are returned (and they are killed)."""
+        deadline = time.monotonic() + STOP_WITHIN_SECONDS
         self.process.send_signal(number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_WITHIN_SECONDS)
-        _, left = psutil.wait_procs(family, timeout=0.0 if self.process.returncode is None else 0.5)
+        while (left := self.processes()) and time.monotonic() < deadline:
+            psutil.wait_procs(left, timeout=0.1)
+        said = [_command_line(process) for process in left]
         for process in left:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.wait()
-        return left
+        return said
 
     def said(self) -> str:
         return self.output.read_text(errors="replace")
+
+
+def _command_line(process: psutil.Process) -> str:
+    try:
+        return f"{process.pid}: {' '.join(process.cmdline())}"
+    except psutil.NoSuchProcess:
+        return f"{process.pid}: gone a moment too late"
+
+
+class Seen:
+    """What has come on some topics so far, in the order of each partition; read in a thread, for as long as the context is open."""
+
+    def __init__(self, loop: RunningLoop, *topics: Topic[Any]) -> None:
+        self._loop, self._topics = loop, topics
+        self._deliveries: dict[str, list[Delivery[Any]]] = defaultdict(list)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._read()), name="seen")
+        self._over = threading.Event()
+        self._failure: BaseException | None = None
+
+    def of(self, topic: Topic[P]) -> list[Delivery[P]]:
+        """Every record of the topic up to now, repetitions among them."""
+        if self._failure is not None:
+            raise self._failure
+        return list(self._deliveries[topic.name])
+
+    def __enter__(self) -> Seen:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    async def _read(self) -> None:
+        async with open_bus(self._loop.state, None) as bus:
+            readers = [asyncio.create_task(self._follow(bus, topic)) for topic in self._topics]
+            over = asyncio.create_task(asyncio.to_thread(self._over.wait))
+            done, _ = await asyncio.wait([over, *readers], return_when=asyncio.FIRST_COMPLETED)
+            self._failure = next((task.exception() for task in done), None)
+            self._over.set()
+            for task in readers:
+                task.cancel()
+            await asyncio.gather(over, *readers, return_exceptions=True)
+
+    async def _follow(self, bus: Bus, topic: Topic[Any]) -> None:
+        async for delivery in bus.read(topic, follow=True):
+            self._deliveries[topic.name].append(delivery)
 
 
 @contextmanager
 def start_loop(arguments: list[str], *, state: Path, environment: Mapping[str, str]) -> Iterator[RunningLoop]:
     """`ruminate ARGUMENTS --state STATE`, killed with everything under it when the test is over."""
     state.parent.mkdir(parents=True, exist_ok=True)
-    output = state.parent / f"{state.name}.out"
+    output, mark = state.parent / f"{state.name}.out", uuid4().hex
     with output.open("w") as out:
         process = subprocess.Popen(
             [*RUMINATE, *arguments, "--state", str(state)],
             stdout=out,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, **environment},
+            env={**os.environ, **environment, MARK: mark},
         )
-    loop = RunningLoop(process, state, output)
+    loop = RunningLoop(process, state, output, mark)
     try:
         yield loop
     finally:

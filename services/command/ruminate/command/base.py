@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from ruminate.command.demo.lesson import corpus
+from ruminate.shared.process import Rope
 from ruminate.shared.store import hash_file
 
 SEED = 0
@@ -39,7 +41,12 @@ async def prepare_base(base: str, *, state: Path, say: Callable[[str], None]) ->
     texts = state / "base" / "corpus.txt"
     texts.parent.mkdir(parents=True, exist_ok=True)
     await asyncio.to_thread(texts.write_text, "\n".join(corpus()), encoding="utf-8")
-    await _trainer("ruminate.trainer.tiny", str(folder), "--corpus", str(texts), "--seed", str(SEED))
+    # Its config.json is written before its weights: killed in between, half a base would pass for a whole one.
+    making = folder.with_name(f".making-{folder.name}")
+    for unfinished in (making, folder):
+        await asyncio.to_thread(shutil.rmtree, unfinished, ignore_errors=True)
+    await _trainer("ruminate.trainer.tiny", str(making), "--corpus", str(texts), "--seed", str(SEED))
+    making.rename(folder)
 
 
 async def weights_of(base: Path, *, state: Path) -> tuple[Path, str]:
@@ -56,22 +63,24 @@ async def weights_of(base: Path, *, state: Path) -> tuple[Path, str]:
 
 
 async def _trainer(module: str, *arguments: str) -> None:
+    rope = Rope()
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        module,
-        *arguments,
-        env=environment,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
     try:
-        output, _ = await process.communicate()
-    except asyncio.CancelledError:
-        process.kill()
-        await process.wait()
-        raise
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "ruminate.shared.process", module, *arguments),
+            env=environment | rope.environment(),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            pass_fds=(rope.reading_end,),
+        )
+        try:
+            output, _ = await process.communicate()
+        except asyncio.CancelledError:
+            process.kill()
+            await process.wait()
+            raise
+    finally:
+        rope.cut()
     if process.returncode != 0:
         raise BaseError(f"{module} ended with exit {process.returncode}: {output.decode(errors='replace')[-2000:]}")

@@ -93,7 +93,7 @@ def test_base_images_are_pinned_to_an_exact_version_and_the_process_is_not_root(
     assert int(user[0]) > 0
 
 
-@pytest.mark.parametrize("container", set(CONTAINERS) - ONE_SHOT)
+@pytest.mark.parametrize("container", sorted(set(CONTAINERS) - ONE_SHOT))
 def test_every_container_has_a_health_check_and_a_restart_policy(container: str) -> None:
     service = CONTAINERS[container]
     assert service["healthcheck"]["test"][0] == "CMD"
@@ -108,7 +108,7 @@ def test_dependencies_exist_and_wait_for_health_or_for_success(container: str) -
         assert needed in CONTAINERS
 
 
-@pytest.mark.parametrize("container", set(OURS) - ONE_SHOT)
+@pytest.mark.parametrize("container", sorted(set(OURS) - ONE_SHOT))
 def test_our_containers_wait_for_the_topics_and_check_the_livez_of_their_operations_port(container: str) -> None:
     service = CONTAINERS[container]
     assert "topics" in service["depends_on"]

@@ -270,7 +270,7 @@ def test_bytes_pass_unchanged_and_the_interaction_is_told(tmp_path: Path) -> Non
             assert (answer.headers["x-ruminate-node"], answer.headers["x-ruminate-version"]) == ("a", "base")
             (told,) = await gateway.captured(1)
             assert told.interaction_id == answer.headers["x-ruminate-interaction"]
-            assert (told.tenant, told.agent, told.target_model, told.answering_version) == ("acme", "coder", "m:latest", "base")
+            assert (told.tenant, told.agent, told.target_model, told.answering_version) == ("acme", "coder", "m", "base")
             assert (told.response.content, told.response.thinking, told.thinking.mode_used) == ("Blue", "hm", "thinking")
             assert (told.usage.prompt_tokens, told.usage.response_tokens, told.usage.total_seconds) == (5, 2, 0.003)
             assert told.usage.first_token_seconds is not None
@@ -303,7 +303,7 @@ def test_the_promoted_version_answers_under_the_name_that_was_asked_for_wherever
             assert stubs["a"].requests[-1]["model"] == "m"
             missing = await gateway.chat("m@v7")
             assert (missing.status_code, missing.json()["error"]) == (404, "model 'm@v7' not found: m has the versions base, v1")
-            assert {told.target_model for told in await gateway.captured(3)} == {"m:latest"}
+            assert {told.target_model for told in await gateway.captured(3)} == {"m"}
 
     run(scenario())
 

@@ -64,6 +64,12 @@ def test_consent_is_refused_unless_it_is_given() -> None:
     assert InteractionCompleted.model_validate_json(json.dumps(LEAST)).training_allowed is False
 
 
+def test_a_target_has_one_spelling_however_it_was_asked_for() -> None:
+    spellings = ("qwen3", "qwen3:latest", "qwen3:8b")
+    read = [InteractionCompleted.model_validate_json(json.dumps(LEAST | {"target_model": name})) for name in spellings]
+    assert [one.target_model for one in read] == ["qwen3", "qwen3", "qwen3:8b"]
+
+
 _parts = st.text(max_size=12)
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from pydantic import ValidationError
 
 from ruminate.schemas.batch import TrainingBatchSealed
-from ruminate.schemas.model import ModelRegistered
+from ruminate.schemas.model import ModelRegistered, ModelRolledBack
 from ruminate.schemas.payload import ArtifactReference
-from ruminate.schemas.training import TrainingFailed
-from ruminate.trainer.decide import History, Hyperparameters, JobPlan, Policy, Refuse, Skip, decide
+from ruminate.schemas.training import AdapterTrained, TrainingFailed
+from ruminate.trainer.decide import History, Hyperparameters, JobPlan, Policy, Refuse, Skip, Wait, decide
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 ARTIFACT = ArtifactReference(uri="file:///store/dataset.json", sha256="0" * 64, size_bytes=1)
@@ -74,6 +75,38 @@ def registered(number: int, *, version: str | None = None, adapter: str = "1") -
         probes=(),
         capabilities=(),
         registered_at=NOW,
+    )
+
+
+def trained(batch: TrainingBatchSealed) -> AdapterTrained:
+    """The batch became a version."""
+    return AdapterTrained(
+        job_id=batch.batch_id,
+        batch_id=batch.batch_id,
+        target_model=batch.target_model,
+        version=f"v{batch.number}",
+        number=batch.number,
+        base_model="/bases/tiny",
+        adapter=ARTIFACT,
+        gguf=(),
+        dataset=ARTIFACT,
+        stages=("thinking_fusion",),
+        settings={},
+        metrics={},
+        duration_seconds=1.0,
+        trained_at=NOW,
+    )
+
+
+def rolled_back(number: int) -> ModelRolledBack:
+    """Version `number` does not serve."""
+    return ModelRolledBack(
+        target_model="tiny",
+        version=f"v{number}",
+        serving_version=None,
+        stage="probe",
+        reason="it does not think",
+        rolled_back_at=NOW,
     )
 
 
@@ -172,6 +205,20 @@ def test_a_failed_batch_does_not_stop_the_chain() -> None:
     plan = decide(batches[1], 1, History(sealed=log_of(*batches), failed=(failed(batches[0]),)), POLICY)
     assert isinstance(plan, JobPlan)
     assert plan.parent_version is None
+
+
+def test_a_batch_waits_until_the_version_before_it_serves_or_is_rolled_back() -> None:
+    batches = [sealed(1), sealed(2)]
+    history = History(sealed=log_of(*batches), trained=(trained(batches[0]),))
+    waiting = decide(batches[1], 1, history, POLICY)
+    assert isinstance(waiting, Wait)
+    assert "v1" in waiting.what
+    serves = decide(batches[1], 1, replace(history, registered=(registered(1),)), POLICY)
+    assert isinstance(serves, JobPlan)
+    assert serves.parent_version == "v1"
+    fallen = decide(batches[1], 1, replace(history, rolled_back=(rolled_back(1),)), POLICY)
+    assert isinstance(fallen, JobPlan)
+    assert fallen.parent_version is None
 
 
 def test_a_target_without_a_base_is_refused_with_the_setting_to_change() -> None:

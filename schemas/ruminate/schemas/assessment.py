@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import Field
 
 from ruminate.schemas.interaction import InteractionRecorded
-from ruminate.schemas.payload import Count, Name, Part, Payload, Ratio, Text
+from ruminate.schemas.payload import Count, Name, Part, Payload, Ratio, Target, Text
 
 
 class Score(Part):
@@ -45,7 +45,7 @@ class Verdict(Part):
 class ReasoningAssessed(Payload):
     """An interaction with its verdict. Carries the interaction, so that a batch is a fold over this one log."""
 
-    target_model: Name
+    target_model: Target
     recorded_id: UUID = Field(description="The recorded interaction that was judged.")
     revision: Count = Field(default=0, description="Later evidence judges again: the highest revision before a cut counts.")
     policy_version: Name

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ruminate.schemas.payload import ArtifactReference, Count, Name, Payload, Ratio, Text, Timestamp
+from ruminate.schemas.payload import ArtifactReference, Count, Name, Payload, Ratio, Target, Text, Timestamp
 
 SealReason = Literal["count", "ratio", "age", "operator"]
 
@@ -18,7 +18,7 @@ class TrainingBatchSealed(Payload):
     """
 
     batch_id: Name = Field(description="Names the batch in files, versions and messages.")
-    target_model: Name
+    target_model: Target
     number: Count = Field(description="1, 2, 3, … along the chain.")
     previous_batch_id: Name | None = None
     assessed_partition: Count

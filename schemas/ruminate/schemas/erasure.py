@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from ruminate.schemas.payload import Name, Payload, Text, Timestamp
+from ruminate.schemas.payload import Name, Payload, Target, Text, Timestamp
 
 
 class ErasureRequested(Payload):
     """Somebody has the right to be forgotten: everything that `scope` names is erased."""
 
-    target_model: Name = Field(default="*", description="`*` for every target.")
+    target_model: Target = Field(default="*", description="`*` for every target.")
     scope: Literal["interaction", "conversation", "agent", "tenant"]
     subject: Name = Field(description="The id or name within the scope.")
     requested_by: Name

@@ -148,7 +148,7 @@ MODEL_ROLLED_BACK: Final = Topic(
     partitioned_by=("tenant", "target_model"),
     cleanup="keep",
     written_by=("deployer",),
-    read_by=("gateway", "deployer", "operators"),
+    read_by=("gateway", "trainer", "deployer", "operators"),
 )
 
 ERASURE_REQUESTED: Final = Topic(

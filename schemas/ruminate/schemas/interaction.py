@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from ruminate.schemas.payload import Count, FiniteJson, Name, Part, Payload, Seconds, Sha256, Text, Timestamp
+from ruminate.schemas.payload import Count, FiniteJson, Name, Part, Payload, Seconds, Sha256, Target, Text, Timestamp
 
 Role = Literal["system", "user", "assistant", "tool"]
 Mode = Literal["thinking", "direct"]
@@ -94,7 +94,7 @@ class InteractionCompleted(Payload):
         default=None, description="The interaction that this one extends; its training row replaces the earlier one's."
     )
     agent: Name = Field(description="Who asked.")
-    target_model: Name = Field(description="The name that the agent asked for, and that learns.")
+    target_model: Target = Field(description="The name that the agent asked for, and that learns.")
     answering_version: Name | None = Field(default=None, description="The model version that answered, where known.")
     node: Name | None = Field(default=None, description="The node that answered, where known.")
     occurred_at: Timestamp = Field(description="When the answer was complete.")

@@ -6,7 +6,19 @@ from typing import Literal
 
 from pydantic import Field
 
-from ruminate.schemas.payload import ArtifactReference, Count, FiniteJson, Name, Part, Payload, Seconds, Sha256, Text, Timestamp
+from ruminate.schemas.payload import (
+    ArtifactReference,
+    Count,
+    FiniteJson,
+    Name,
+    Part,
+    Payload,
+    Seconds,
+    Sha256,
+    Target,
+    Text,
+    Timestamp,
+)
 
 
 class Probe(Part):
@@ -31,7 +43,7 @@ class NodeDigest(Part):
 class ModelRegistered(Payload):
     """A version serves. The first record of a version is the accepted one."""
 
-    target_model: Name = Field(description="The name that agents ask for.")
+    target_model: Target = Field(description="The name that agents ask for.")
     version: Name
     number: Count
     model_name: Name = Field(description="The version's own name on every node.")
@@ -54,7 +66,7 @@ class ModelRegistered(Payload):
 class ModelRolledBack(Payload):
     """A version does not serve, or no longer, and what serves in its place."""
 
-    target_model: Name
+    target_model: Target
     version: Name
     serving_version: Name | None = Field(description="What serves now; None means the base.")
     stage: Literal["upload", "create", "probe", "alias", "canary", "live"]

@@ -36,6 +36,14 @@ Text = Annotated[str, AfterValidator(_refuse_lone_surrogates)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """A short identifier of one line: tenant, agent, model, node, version, job."""
 
+
+def _without_latest(name: str) -> str:
+    return name.removesuffix(":latest") or name
+
+
+Target = Annotated[Name, AfterValidator(_without_latest)]
+"""The model name that agents ask for and that learns. `NAME:latest` is `NAME`, as for Ollama: one spelling, one chain."""
+
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 """A share or a score between 0 and 1."""
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ruminate.schemas.payload import ArtifactReference, Count, FiniteJson, Name, Part, Payload, Seconds, Text, Timestamp
+from ruminate.schemas.payload import ArtifactReference, Count, FiniteJson, Name, Part, Payload, Seconds, Target, Text, Timestamp
 
 Stage = Literal["cold_start", "reasoning_rl", "thinking_fusion", "general_rl"]
 JobPhase = Literal["waiting", "preparing", "training", "merging", "exporting", "checking"]
@@ -16,7 +16,7 @@ class TrainingProgressed(Payload):
     """Where a job stands. Lost records hurt nobody."""
 
     job_id: Name = Field(description="The batch that is trained.")
-    target_model: Name
+    target_model: Target
     phase: JobPhase
     stage: Stage | None = None
     step: Count = 0
@@ -52,7 +52,7 @@ class AdapterTrained(Payload):
 
     job_id: Name
     batch_id: Name
-    target_model: Name
+    target_model: Target
     version: Name
     number: Count
     parent_version: Name | None = None
@@ -74,7 +74,7 @@ class TrainingFailed(Payload):
 
     job_id: Name
     batch_id: Name
-    target_model: Name
+    target_model: Target
     phase: JobPhase
     reason: Name = Field(description="A constant word: `bad_dataset`, `base_missing`, `no_room`, `not_equal`, `crashed`, …")
     explanation: Text = Field(description="What happened, which value, what is allowed, what to do.")

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, StringConstraints
 
 from ruminate.deployer.decide import Encoding
-from ruminate.schemas.payload import FiniteJson
+from ruminate.schemas.payload import FiniteJson, Target
 from ruminate.shared.settings import ServiceSettings
 
 NodeName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$")]
@@ -44,7 +44,7 @@ class DeployerSettings(ServiceSettings):
         min_length=1,
         description="Ollama nodes: JSON object, name to address.",
     )
-    targets: dict[str, TargetSettings] = Field(
+    targets: dict[Target, TargetSettings] = Field(
         default={}, description="JSON object, target model to its settings; targets that are not named get the defaults."
     )
     encodings: tuple[Encoding, ...] = Field(

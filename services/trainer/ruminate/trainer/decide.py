@@ -12,7 +12,7 @@ from typing import Final, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from ruminate.schemas.batch import TrainingBatchSealed
-from ruminate.schemas.model import ModelRegistered
+from ruminate.schemas.model import ModelRegistered, ModelRolledBack
 from ruminate.schemas.payload import ArtifactReference, Count, Name, Part
 from ruminate.schemas.training import AdapterTrained, Stage, TrainingFailed
 
@@ -79,6 +79,13 @@ class Skip:
 
 
 @dataclass(frozen=True)
+class Wait:
+    """Not yet: what this batch continues from is not known."""
+
+    what: str
+
+
+@dataclass(frozen=True)
 class Refuse:
     """The batch gives no version, and why: the words of `training-failed-v1`."""
 
@@ -108,6 +115,14 @@ class History:
     trained: tuple[AdapterTrained, ...] = ()
     failed: tuple[TrainingFailed, ...] = ()
     registered: tuple[ModelRegistered, ...] = ()
+    rolled_back: tuple[ModelRolledBack, ...] = ()
+
+    @property
+    def undecided(self) -> AdapterTrained | None:
+        """The newest version that is trained and neither serves nor was rolled back."""
+        decided = {record.version for record in self.registered} | {record.version for record in self.rolled_back}
+        open_ones = [record for record in self.trained if record.version not in decided]
+        return max(open_ones, key=lambda record: record.number, default=None)
 
     @property
     def settled(self) -> frozenset[str]:
@@ -115,7 +130,7 @@ class History:
         return frozenset((*(result.batch_id for result in self.trained), *(result.batch_id for result in self.failed)))
 
 
-def decide(batch: TrainingBatchSealed, offset: int, history: History, policy: Policy) -> Skip | Refuse | JobPlan:
+def decide(batch: TrainingBatchSealed, offset: int, history: History, policy: Policy) -> Skip | Refuse | Wait | JobPlan:
     """Answer the batch that stands at `offset`, which `history.sealed` reaches at least up to."""
     if batch.batch_id in history.settled:
         return Skip("has_result")
@@ -126,16 +141,11 @@ def decide(batch: TrainingBatchSealed, offset: int, history: History, policy: Po
     if first != offset:
         # The same batch, written twice: a refusal here would pass for the batch's own result.
         return Skip("repeated")
-    if batch.rows == 0:
-        return Refuse("bad_dataset", f"batch {batch.batch_id} has no rows; training needs at least one. Look at its seal reason.")
-    base = policy.bases.get(batch.target_model)
-    if base is None:
-        return Refuse(
-            "base_missing",
-            f"no base is known for target {batch.target_model}; known are {', '.join(sorted(policy.bases)) or 'none'}. "
-            "Name a hub model or a local folder for it in RUMINATE_BASES.",
-            {"target_model": batch.target_model},
-        )
+    if (refusal := _unusable(batch, policy)) is not None:
+        return refusal
+    if history.undecided is not None:
+        # Trained now, it would not continue from that version, and would lose what that one has learned.
+        return Wait(f"{history.undecided.version} of {batch.target_model} is trained and neither registered nor rolled back yet")
     parent = parent_of(batch.number, history.registered)
     chosen = policy.hyperparameters
     return JobPlan(
@@ -146,7 +156,7 @@ def decide(batch: TrainingBatchSealed, offset: int, history: History, policy: Po
         version=f"v{batch.number}",
         parent_version=parent.version if parent else None,
         parent_adapter=parent.adapter if parent else None,
-        base_model=base,
+        base_model=policy.bases[batch.target_model],
         dataset=batch.dataset,
         rows=batch.rows,
         stages=STAGES,
@@ -158,6 +168,19 @@ def decide(batch: TrainingBatchSealed, offset: int, history: History, policy: Po
         adapter_encoding=policy.adapter_encoding,
         equality_probes=policy.equality_probes,
     )
+
+
+def _unusable(batch: TrainingBatchSealed, policy: Policy) -> Refuse | None:
+    if batch.rows == 0:
+        return Refuse("bad_dataset", f"batch {batch.batch_id} has no rows; training needs at least one. Look at its seal reason.")
+    if batch.target_model not in policy.bases:
+        return Refuse(
+            "base_missing",
+            f"no base is known for target {batch.target_model}; known are {', '.join(sorted(policy.bases)) or 'none'}. "
+            "Name a hub model or a local folder for it in RUMINATE_BASES.",
+            {"target_model": batch.target_model},
+        )
+    return None
 
 
 def chain(sealed: tuple[tuple[int, TrainingBatchSealed], ...]) -> tuple[tuple[int, TrainingBatchSealed], ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from ruminate.schemas.payload import Target
 from ruminate.shared.settings import ServiceSettings
 from ruminate.trainer.decide import Dtype, Encoding, Hyperparameters, Policy, Schedule
 
@@ -28,7 +29,7 @@ class TrainerSettings(ServiceSettings):
         le=600,
         description="How long SIGTERM waits for a job. None: a job of hours goes on from its checkpoint at the next start.",
     )
-    bases: dict[str, str] = Field(
+    bases: dict[Target, str] = Field(
         default=_OFFICIAL_BASES,
         description="The base that each target is trained on, as JSON: hub names or local folders.",
     )

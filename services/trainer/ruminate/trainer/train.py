@@ -21,14 +21,21 @@ import structlog
 from pydantic import JsonValue
 
 from ruminate.schemas.batch import TrainingBatchSealed
-from ruminate.schemas.flow import ADAPTER_TRAINED, MODEL_REGISTERED, TRAINING_BATCH_SEALED, TRAINING_FAILED, TRAINING_PROGRESSED
+from ruminate.schemas.flow import (
+    ADAPTER_TRAINED,
+    MODEL_REGISTERED,
+    MODEL_ROLLED_BACK,
+    TRAINING_BATCH_SEALED,
+    TRAINING_FAILED,
+    TRAINING_PROGRESSED,
+)
 from ruminate.schemas.payload import Payload
 from ruminate.schemas.topic import Topic
 from ruminate.schemas.training import AdapterTrained, GgufFile, JobPhase, TrainingFailed, TrainingProgressed
 from ruminate.shared.bus import BrokerUnavailable, Bus, Delivery, Unavailable, Unprocessable
 from ruminate.shared.store import ArtifactDamaged, ArtifactMissing, Store
 from ruminate.trainer import metrics
-from ruminate.trainer.decide import History, JobPlan, Refuse, Skip, decide
+from ruminate.trainer.decide import History, JobPlan, Refuse, Skip, Wait, decide
 from ruminate.trainer.job import JobBusy, begin, finished, locked, run_job
 from ruminate.trainer.outcome import ADAPTER_FOLDER, DATASET_FOLDER, PARENT_FOLDER, Failure, JobFailed, JobResult, Progress
 from ruminate.trainer.settings import TrainerSettings
@@ -61,6 +68,8 @@ async def train_one(delivery: Delivery[TrainingBatchSealed], bus: Bus, store: St
     bound = log.bind(batch_id=batch.batch_id, target_model=batch.target_model, number=batch.number)
     if isinstance(decision, Skip):
         bound.info("batch_skipped", reason=decision.reason)
+    elif isinstance(decision, Wait):
+        raise Unavailable(decision.what, retry_after_seconds=1.0)
     elif isinstance(decision, Refuse):
         failure = Failure(phase="waiting", reason=decision.reason, explanation=decision.explanation, evidence=decision.evidence)
         tell_failed(delivery, failure)
@@ -81,7 +90,7 @@ async def train_one(delivery: Delivery[TrainingBatchSealed], bus: Bus, store: St
 async def ask(bus: Bus, batch: TrainingBatchSealed) -> History:
     """Everything that the log says about the batch's tenant and target, as it is now."""
 
-    # All four topics are ordered by tenant and target, and so is this one.
+    # All of these topics are ordered by tenant and target, and so is this one.
     order = TRAINING_BATCH_SEALED.order_of(batch)
 
     async def about(topic: Topic[P]) -> list[Delivery[P]]:
@@ -98,6 +107,7 @@ async def ask(bus: Bus, batch: TrainingBatchSealed) -> History:
         trained=tuple(found.payload for found in await about(ADAPTER_TRAINED)),
         failed=tuple(found.payload for found in await about(TRAINING_FAILED)),
         registered=tuple(found.payload for found in await about(MODEL_REGISTERED)),
+        rolled_back=tuple(found.payload for found in await about(MODEL_ROLLED_BACK)),
     )
 
 

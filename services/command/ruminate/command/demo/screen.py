@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -76,13 +78,13 @@ def where_things_are(console: Console, state: Path, found: Mapping[str, Any], se
     for name in ("dataset", "adapter", "weights"):
         console.print(f"  {name:10} {found[name]}", highlight=False, soft_wrap=True)
     console.print(f"  {'logs':10} {state / 'logs'}", highlight=False, soft_wrap=True)
+    # A fresh clone has the command in .venv/bin alone.
+    ruminate = "ruminate" if shutil.which("ruminate") else sys.argv[0]
     console.print("\nNext:", highlight=False)
-    console.print(
-        "  ruminate demo --keep                     look around while it runs: ruminate status, ruminate tail TOPIC",
-        highlight=False,
-    )
-    console.print(
-        "  ruminate up --kafka HOST:PORT --node URL --base Qwen/Qwen3-8B     the same loop on your own machines", highlight=False
-    )
+    for command, what in (
+        ("demo --keep", "the same, and leave it running: look around with `status` and `tail TOPIC`"),
+        ("up --kafka HOST:PORT --node URL --base Qwen/Qwen3-8B", "the loop on your own machines"),
+    ):
+        console.print(f"  {ruminate} {command}\n      {what}", highlight=False, soft_wrap=True)
     took = "  ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
     console.print(f"\n{took}", style="dim", highlight=False)

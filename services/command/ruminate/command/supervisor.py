@@ -228,9 +228,12 @@ class Supervisor:
                     watched.backoff_seconds = FIRST_BACKOFF_SECONDS
                 self._change(watched, "backing-off")
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(watched.wake.wait(), watched.backoff_seconds)
+                    async with asyncio.timeout(watched.backoff_seconds):
+                        await watched.wake.wait()
                 watched.wake.clear()
                 watched.backoff_seconds = min(watched.backoff_seconds * 2, LONGEST_BACKOFF_SECONDS)
+            if self._stopping:
+                return
             watched.restarts += 1
             await self._spawn(watched)
 
@@ -242,7 +245,8 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
             try:
-                await asyncio.wait_for(process.wait(), within_seconds)
+                async with asyncio.timeout(within_seconds):
+                    await process.wait()
             except TimeoutError:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()

@@ -70,6 +70,11 @@ def test_no_two_ports_are_the_same() -> None:
     assert len(set(chosen)) == len(chosen)
 
 
+def test_a_port_that_is_asked_for_is_the_one() -> None:
+    ports = choose_ports(gateway_port=11435, collector_port=8086)
+    assert (ports.gateway, ports.collector) == (11435, 8086)
+
+
 @pytest.mark.parametrize(
     ("base", "target"),
     [

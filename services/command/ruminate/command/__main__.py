@@ -16,7 +16,7 @@ from rich.console import Console
 from ruminate.command import doctor as doctor_
 from ruminate.command import events
 from ruminate.command.base import BaseError, tiny_base
-from ruminate.command.connection import NothingRuns, open_bus
+from ruminate.command.connection import NothingRuns, open_bus, read_addresses
 from ruminate.command.demo.run import TARGET, run_demo
 from ruminate.command.plan import SERVICE_ORDER, Wishes
 from ruminate.command.status import gather_status, print_status
@@ -75,6 +75,8 @@ def up(
         typer.Option("--base", metavar="MODEL", help="Hub name or folder of the base that learns; without it, a tiny stand-in."),
     ] = "",
     target: Annotated[str, typer.Option(help="The Ollama name that agents ask for; follows from --base.")] = "",
+    gateway_port: Annotated[int, typer.Option(min=0, max=65535, help="Port on which agents are answered; 0 takes a free one.")] = 0,
+    collector_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of POST /v1/interactions; 0 takes a free one.")] = 0,
 ) -> None:
     """Run broker, node and services until Ctrl-C; whatever you do not name is embedded."""
 
@@ -94,9 +96,15 @@ def up(
             nodes=tuple(node or ()),
             base=base or str(tiny_base(home)),
             target=target or (target_of(base) if base else TARGET),
+            gateway_port=gateway_port,
+            collector_port=collector_port,
         )
         async with bring_up(wishes, say=lambda text: console.print(text, style="dim"), on_change=on_change) as supervisor:
-            console.print(f"addresses: {home / 'addresses.json'}   target: {wishes.target}   stop with Ctrl-C", highlight=False)
+            gateway = read_addresses(home).gateway
+            console.print(
+                f"agents ask {wishes.target} at {gateway}; other addresses are in {home / 'addresses.json'}", highlight=False
+            )
+            console.print("stop with Ctrl-C", highlight=False)
             await supervisor.until_stopped()
 
     _run(work())

@@ -52,6 +52,8 @@ class Wishes:
     target: str
     base: str
     settings: Mapping[str, str] = field(default_factory=dict)
+    gateway_port: int = 0
+    collector_port: int = 0
 
     @property
     def store_uri(self) -> str:

@@ -35,8 +35,8 @@ def target_of(base: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", Path(base).name.lower()).strip("-.") or "base"
 
 
-def choose_ports() -> Ports:
-    """Free loopback ports, all held open until all are chosen so that no two are the same."""
+def choose_ports(*, gateway_port: int = 0, collector_port: int = 0) -> Ports:
+    """Free loopback ports, all held open until all are chosen so that no two are the same; those that are given, as they are."""
     sockets = [socket.socket() for _ in range(4 + len(SERVICE_ORDER))]
     try:
         for one in sockets:
@@ -47,7 +47,11 @@ def choose_ports() -> Ports:
             one.close()
     broker, node, gateway, collector, *operations = numbers
     return Ports(
-        broker=broker, node=node, gateway=gateway, collector=collector, operations=dict(zip(SERVICE_ORDER, operations, strict=True))
+        broker=broker,
+        node=node,
+        gateway=gateway_port or gateway,
+        collector=collector_port or collector,
+        operations=dict(zip(SERVICE_ORDER, operations, strict=True)),
     )
 
 
@@ -56,7 +60,7 @@ async def bring_up(
     wishes: Wishes, *, say: Say, on_change: Callable[[str, PartState, int | None], None] | None = None
 ) -> AsyncIterator[Supervisor]:
     """Everything that was wished for, running and ready while the context is open; stopped when it closes."""
-    ports = choose_ports()
+    ports = choose_ports(gateway_port=wishes.gateway_port, collector_port=wishes.collector_port)
     async with Supervisor(wishes.state, on_change=on_change) as supervisor:
         parts = plan_parts(wishes, ports)
         by_kind = {kind: [part for part in parts if part.kind == kind] for kind in ("broker", "node", "service")}

@@ -29,6 +29,7 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata
 
 from ruminate.schemas.topic import DeadLetterTopic, Topic
+from ruminate.shared import lenient_records
 from ruminate.shared.bus import BrokerUnavailable, OffsetLost
 from ruminate.shared.crash_notes import CrashNotes
 from ruminate.shared.dead_letters import Record
@@ -54,6 +55,7 @@ class KafkaBus(Member):
 
     def __init__(self, settings: ServiceSettings, *, reader: str, profile: BrokerProfile | None = None) -> None:
         super().__init__(settings, reader=reader)
+        lenient_records.install()
         self._profile = profile or PROFILES[settings.kafka_profile]
         self._delivery_timeout_seconds = self._profile.delivery_timeout_seconds
         self._producer: AIOKafkaProducer | None = None

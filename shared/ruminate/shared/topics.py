@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from ruminate.schemas.flow import FLOW, GROUP_READERS
 from ruminate.schemas.topic import DeadLetterTopic, Topic
+from ruminate.shared import lenient_records
 from ruminate.shared.bus import BrokerUnavailable
 from ruminate.shared.kafka import visible_end
 from ruminate.shared.profiles import PROFILES
@@ -106,6 +107,7 @@ class LagProbe:
     """Measures lag again and again over one connection: `async with LagProbe(settings) as probe: await probe.measure()`."""
 
     def __init__(self, settings: ServiceSettings, readers: Mapping[str, Collection[Topic[Any]]] = GROUP_READERS) -> None:
+        lenient_records.install()
         self._settings = settings
         self._readers = readers
         self._profile = PROFILES[settings.kafka_profile]

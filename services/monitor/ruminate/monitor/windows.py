@@ -40,6 +40,7 @@ from ruminate.monitor.settings import MonitorSettings
 from ruminate.schemas.envelope import Envelope, derive_event_id
 from ruminate.schemas.flow import PIPELINE_METRICS
 from ruminate.schemas.metrics import PipelineMetrics, ReaderLag
+from ruminate.shared import lenient_records
 from ruminate.shared.bus import BrokerUnavailable
 from ruminate.shared.decoding import encode
 from ruminate.shared.profiles import PROFILES
@@ -82,6 +83,7 @@ class Windows:
     """Reads every topic into tables, and tells each window once it is over."""
 
     def __init__(self, settings: MonitorSettings) -> None:
+        lenient_records.install()
         self._window_seconds = settings.metrics_window_seconds
         self._reading = False
         self._open_start = 0.0

@@ -67,6 +67,7 @@ class Engine:
 
     def __init__(self, process: asyncio.subprocess.Process, address: str) -> None:
         self._process = process
+        self._broken = False
         # No connection is kept: llama.cpp has few HTTP threads, and an idle connection holds one.
         self._http = httpx.AsyncClient(
             base_url=address,
@@ -103,11 +104,11 @@ class Engine:
     @property
     def alive(self) -> bool:
         """Whether llama.cpp still runs."""
-        return self._process.returncode is None
+        return self._process.returncode is None and not self._broken
 
     async def close(self) -> None:
         """Free the model's memory."""
-        if self.alive:
+        if self._process.returncode is None:
             self._process.kill()
         await self._process.wait()
         await self._http.aclose()
@@ -137,7 +138,7 @@ class Engine:
     ) -> AsyncGenerator[tuple[str, Stats | None], None]:
         """What follows the prompt, piece by piece; statistics come with the last. Leaving the loop stops the inference."""
         body = {"prompt": prompt, "stream": True, **sampling, **({"json_schema": schema} if schema is not None else {})}
-        with _failures():
+        with self._failures():
             async with self._http.stream("POST", "/completion", content=orjson.dumps(body)) as answer:
                 if answer.status_code != httpx.codes.OK:
                     raise EngineFailed(_fault(await answer.aread()))
@@ -157,21 +158,22 @@ class Engine:
         vectors = [row["embedding"] for row in sorted(answer["data"], key=lambda row: row["index"])]
         return vectors, answer["usage"]["prompt_tokens"]
 
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.HTTPError as error:
+            # Its connections break a moment before its exit is known: whoever asks next must not be sent to a corpse.
+            self._broken = True
+            raise EngineFailed(f"llama.cpp ended while it was asked: {type(error).__name__}") from error
+
     async def _ask(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        with _failures():
+        with self._failures():
             answer = await self._http.post(path, content=orjson.dumps(body))
         if answer.status_code != httpx.codes.OK:
             raise EngineFailed(_fault(answer.content))
         read: dict[str, Any] = orjson.loads(answer.content)
         return read
-
-
-@contextmanager
-def _failures() -> Iterator[None]:
-    try:
-        yield
-    except httpx.HTTPError as error:
-        raise EngineFailed(f"llama.cpp ended while it was asked: {type(error).__name__}") from error
 
 
 def _fault(body: bytes) -> str:

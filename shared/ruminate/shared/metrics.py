@@ -29,7 +29,8 @@ HELD: Final = Gauge(
 )
 DEAD_LETTERS: Final = Counter(
     "ruminate_dead_letters",
-    "Records that could not be processed, by reason; the log of the reader says where each stands and why (`record_given_up`): correct the writer.",
+    "Records that could not be processed, by reason; the log of the reader says where each stands and why "
+    "(`record_given_up`): correct the writer.",
     ["topic", "reader", "reason"],
 )
 UNAVAILABLE: Final = Counter(

@@ -12,12 +12,13 @@ from typing import Any, Final
 
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.batch import TrainingBatchSealed
+from ruminate.schemas.dead_letter import DeadLetterSettled
 from ruminate.schemas.erasure import ErasureRequested
 from ruminate.schemas.feedback import FeedbackGiven
 from ruminate.schemas.interaction import InteractionCompleted, InteractionRecorded
 from ruminate.schemas.metrics import PipelineMetrics
 from ruminate.schemas.model import ModelRegistered, ModelRolledBack, NodeStatus
-from ruminate.schemas.topic import MEBIBYTE, Topic
+from ruminate.schemas.topic import MEBIBYTE, SideTopic, Topic
 from ruminate.schemas.training import AdapterTrained, TrainingFailed, TrainingProgressed
 
 _WEEK = timedelta(days=7)
@@ -175,6 +176,18 @@ PIPELINE_METRICS: Final = Topic(
     read_by=("operators",),
 )
 
+DEAD_LETTER_SETTLED: Final = Topic(
+    name="dead-letter-settled-v1",
+    says="An operator sent a dead letter back to its reader, or dropped it.",
+    carries=DeadLetterSettled,
+    record_key="event_id",
+    partitioned_by=("reader",),
+    partitions=1,
+    cleanup="keep",
+    written_by=("operators",),
+    read_by=("operators",),
+)
+
 FLOW: Final[tuple[Topic[Any], ...]] = (
     INTERACTION_COMPLETED,
     FEEDBACK_GIVEN,
@@ -189,6 +202,7 @@ FLOW: Final[tuple[Topic[Any], ...]] = (
     MODEL_ROLLED_BACK,
     ERASURE_REQUESTED,
     PIPELINE_METRICS,
+    DEAD_LETTER_SETTLED,
 )
 
 SERVICES: Final = ("gateway", "collector", "assessor", "accumulator", "trainer", "deployer", "monitor")
@@ -201,7 +215,15 @@ GROUP_READERS: Final[dict[str, tuple[Topic[Any], ...]]] = {
     "trainer": (TRAINING_BATCH_SEALED,),
     "deployer": (ADAPTER_TRAINED,),
 }
-"""What each service reads as a consumer group: only these have lag and dead letters."""
+"""What each service reads as a consumer group: only these have lag, dead letters and retries."""
+
+SIDE_TOPICS: Final[tuple[SideTopic, ...]] = tuple(
+    side
+    for reader, topics in GROUP_READERS.items()
+    for topic in topics
+    for side in (topic.dead_letters(reader), topic.retries(reader))
+)
+"""The dead letters and the retries of every group reader."""
 
 
 def topic_named(name: str) -> Topic[Any]:

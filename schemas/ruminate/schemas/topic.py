@@ -49,21 +49,36 @@ class Topic(Generic[P]):
         """What decides the partition: records that share it are read in the order in which they were written."""
         return "/".join(str(getattr(payload, field)) for field in self.partitioned_by)
 
-    def dead_letters(self, reader: str) -> DeadLetterTopic:
-        """Where `reader` puts what it cannot process of this topic."""
-        return DeadLetterTopic(
+    def dead_letters(self, reader: str) -> SideTopic:
+        """Where `reader` puts what it cannot process of this topic. Larger than its source: the reasons travel along."""
+        return SideTopic(
             name=f"{self.name}-{reader}-dlq",
             partitions=self.partitions,
+            cleanup="compact,delete",
+            max_message_bytes=self.max_message_bytes + MEBIBYTE,
+            retention=timedelta(days=30),
+        )
+
+    def retries(self, reader: str) -> SideTopic:
+        """Where dead letters come back from, to `reader` alone. One partition: they come back in the order in which they were sent."""
+        return SideTopic(
+            name=f"{self.name}-{reader}-retry",
+            partitions=1,
+            cleanup="delete",
             max_message_bytes=self.max_message_bytes + MEBIBYTE,
             retention=timedelta(days=30),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeadLetterTopic:
-    """A topic of original bytes: compacted by dead-letter id, deleted after `retention`."""
+class SideTopic:
+    """A topic of original bytes beside a topic of events: what one reader gave up of it, or is to read again.
+
+    Dead letters are compacted by their id, so that a tombstone settles one.
+    """
 
     name: str
     partitions: int
+    cleanup: Literal["compact,delete", "delete"]
     max_message_bytes: int
     retention: timedelta

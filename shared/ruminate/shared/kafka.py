@@ -28,7 +28,7 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import OffsetAndMetadata
 
-from ruminate.schemas.topic import DeadLetterTopic, Topic
+from ruminate.schemas.topic import SideTopic, Topic
 from ruminate.shared import lenient_records
 from ruminate.shared.bus import BrokerUnavailable, OffsetLost
 from ruminate.shared.crash_notes import CrashNotes
@@ -174,7 +174,7 @@ class KafkaBus(Member):
     # Reading without a group.
 
     async def _records(
-        self, topic: Topic[Any] | DeadLetterTopic, partitions: Collection[int], start: int | None, follow: bool
+        self, topic: Topic[Any] | SideTopic, partitions: Collection[int], start: int | None, follow: bool
     ) -> AsyncGenerator[Record, None]:
         await self._writer()  # the broker answers
         places = [TopicPartition(topic.name, number) for number in partitions]

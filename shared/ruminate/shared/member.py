@@ -15,7 +15,7 @@ import structlog
 
 from ruminate.schemas.envelope import Envelope
 from ruminate.schemas.payload import Payload
-from ruminate.schemas.topic import DeadLetterTopic, Topic
+from ruminate.schemas.topic import SideTopic, Topic
 from ruminate.shared import metrics
 from ruminate.shared.bus import (
     BrokerUnavailable,
@@ -61,7 +61,7 @@ class Member(ABC):
 
     @abstractmethod
     def _records(
-        self, topic: Topic[Any] | DeadLetterTopic, partitions: Collection[int], start: int | None, follow: bool
+        self, topic: Topic[Any] | SideTopic, partitions: Collection[int], start: int | None, follow: bool
     ) -> AsyncGenerator[Record, None]:
         """Records from `start` (None: the beginning) to the end, or on and on."""
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ruminate.schemas.envelope import Headers
-from ruminate.schemas.topic import DeadLetterTopic, Topic
+from ruminate.schemas.topic import SideTopic, Topic
 from ruminate.shared.bus import OffsetLost
 from ruminate.shared.dead_letters import Record
 from ruminate.shared.ledger import Commit
@@ -138,7 +138,7 @@ class MemoryBus(Member):
             await group_log.leave()
 
     async def _records(
-        self, topic: Topic[Any] | DeadLetterTopic, partitions: Collection[int], start: int | None, follow: bool
+        self, topic: Topic[Any] | SideTopic, partitions: Collection[int], start: int | None, follow: bool
     ) -> AsyncGenerator[Record, None]:
         positions = dict.fromkeys(partitions, start or 0)
         ends = {number: len(self._broker.records(topic.name, number)) for number in partitions}

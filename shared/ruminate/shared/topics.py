@@ -15,8 +15,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from ruminate.schemas.flow import FLOW, GROUP_READERS
-from ruminate.schemas.topic import DeadLetterTopic, Topic
+from ruminate.schemas.flow import FLOW, GROUP_READERS, SIDE_TOPICS
+from ruminate.schemas.topic import SideTopic, Topic
 from ruminate.shared import lenient_records
 from ruminate.shared.bus import BrokerUnavailable
 from ruminate.shared.kafka import visible_end
@@ -32,17 +32,12 @@ class TopicsDiffer(RuntimeError):
     """A topic exists with another number of partitions; what is in it would be looked for in the wrong place."""
 
 
-def dead_letter_topics(readers: Mapping[str, Collection[Topic[Any]]] = GROUP_READERS) -> tuple[DeadLetterTopic, ...]:
-    """The dead letters of every group reader."""
-    return tuple(topic.dead_letters(reader) for reader, topics in readers.items() for topic in topics)
-
-
-async def ensure_topics(settings: ServiceSettings, topics: Iterable[Topic[Any] | DeadLetterTopic] | None = None) -> list[str]:
-    """Create what is missing (None: the whole flow with its dead letters), and give the names of what was created.
+async def ensure_topics(settings: ServiceSettings, topics: Iterable[Topic[Any] | SideTopic] | None = None) -> list[str]:
+    """Create what is missing (None: the whole flow with its dead letters and retries), and give the names of what was created.
 
     Raises TopicsDiffer where a topic has another number of partitions, BrokerUnavailable where no broker answers.
     """
-    everything: Iterable[Topic[Any] | DeadLetterTopic] = topics if topics is not None else (*FLOW, *dead_letter_topics())
+    everything: Iterable[Topic[Any] | SideTopic] = topics if topics is not None else (*FLOW, *SIDE_TOPICS)
     wanted = {topic.name: topic for topic in everything}
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
     try:
@@ -68,7 +63,7 @@ async def ensure_topics(settings: ServiceSettings, topics: Iterable[Topic[Any] |
     return created
 
 
-def _new_topic(topic: Topic[Any] | DeadLetterTopic, settings: ServiceSettings) -> NewTopic:
+def _new_topic(topic: Topic[Any] | SideTopic, settings: ServiceSettings) -> NewTopic:
     configuration: dict[str, str] = {}
     if PROFILES[settings.kafka_profile].takes_topic_configuration:
         configuration = {**_cleanup(topic), "max.message.bytes": str(topic.max_message_bytes)}
@@ -77,9 +72,9 @@ def _new_topic(topic: Topic[Any] | DeadLetterTopic, settings: ServiceSettings) -
     return NewTopic(topic.name, topic.partitions, settings.kafka_replication, topic_configs=configuration)
 
 
-def _cleanup(topic: Topic[Any] | DeadLetterTopic) -> dict[str, str]:
-    if isinstance(topic, DeadLetterTopic):
-        return {"cleanup.policy": "compact,delete", "retention.ms": _milliseconds(topic.retention)}
+def _cleanup(topic: Topic[Any] | SideTopic) -> dict[str, str]:
+    if isinstance(topic, SideTopic):
+        return {"cleanup.policy": topic.cleanup, "retention.ms": _milliseconds(topic.retention)}
     if topic.cleanup == "compact":
         return {"cleanup.policy": "compact"}
     return {"cleanup.policy": "delete", "retention.ms": _FOREVER_MS if topic.retention is None else _milliseconds(topic.retention)}

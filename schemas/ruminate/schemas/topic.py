@@ -60,7 +60,7 @@ class Topic(Generic[P]):
         )
 
     def retries(self, reader: str) -> SideTopic:
-        """Where dead letters come back from, to `reader` alone. One partition: they come back in the order in which they were sent."""
+        """Where dead letters come back from, to `reader` alone. One partition keeps the order in which they were sent back."""
         return SideTopic(
             name=f"{self.name}-{reader}-retry",
             partitions=1,

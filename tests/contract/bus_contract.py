@@ -17,7 +17,7 @@ import pytest
 from ruminate.schemas.envelope import Headers, derive_event_id
 from ruminate.schemas.payload import Payload, Ratio, Text
 from ruminate.schemas.topic import Cleanup, Topic
-from ruminate.shared.bus import Bus, Delivery, Position, TooManyDeadLetters, Unavailable, Unprocessable
+from ruminate.shared.bus import Bus, Delivery, Hold, Position, TooManyDeadLetters, Unavailable, Unprocessable
 from ruminate.shared.dead_letters import DeadLetter, Record
 from ruminate.shared.decoding import encode
 from ruminate.shared.settings import ServiceSettings
@@ -41,12 +41,15 @@ class Bench(ABC):
 
     profile: str = "kafka"
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, **fields: Any) -> None:
         self.state = state
+        self.fields = fields
         self.reader = f"reader-{uuid4().hex[:8]}"
 
     def settings(self, **fields: Any) -> ServiceSettings:
-        return ServiceSettings(**{"state_dir": self.state, "kafka_profile": self.profile, "grace_seconds": 5.0, **fields})
+        return ServiceSettings(
+            **{"state_dir": self.state, "kafka_profile": self.profile, "grace_seconds": 5.0, **self.fields, **fields}
+        )
 
     @abstractmethod
     def bus(self, reader: str, **fields: Any) -> AbstractAsyncContextManager[Bus]: ...
@@ -60,7 +63,9 @@ class Bench(ABC):
     ) -> int: ...
 
     @abstractmethod
-    async def records(self, topic: str, partitions: int) -> Sequence[Record]: ...
+    async def records(self, topic: str, partitions: int, *, committed: bool = False) -> Sequence[Record]:
+        """Every record of a topic; `committed`: without those of transactions that were aborted or have not ended."""
+        ...
 
     @abstractmethod
     async def committed(self, reader: str, topic: Topic[Any]) -> dict[int, int]: ...
@@ -116,6 +121,18 @@ async def served_until_it_ends(
 
 async def publish(bus: Bus, topic: Topic[Sample], *samples: Sample) -> list[Position]:
     return list(await asyncio.gather(*(bus.publish(topic, sample, bus.begin(topic, sample)) for sample in samples)))
+
+
+async def events_of(bus: Bus, topic: Topic[Sample], count: int) -> list[Delivery[Sample]]:
+    """What is on a topic, once that many events are: a transaction that is committed is seen a moment later."""
+    found: list[Delivery[Sample]] = []
+
+    async def enough() -> bool:
+        found[:] = [delivery async for delivery in bus.read(topic)]
+        return len(found) >= count
+
+    await until_async(enough)
+    return found
 
 
 def in_partition(bus: Bus, topic: Topic[Sample], partition: int) -> str:
@@ -233,7 +250,7 @@ class BusContract:
                 async with serving(bus, source, handle, concurrency=4):
                     await until(lambda: len(told) == 100)
                     assert not bus.readiness()
-                found = [delivery async for delivery in bus.read(target)]
+                found = await events_of(bus, target, len(told))
                 assert Counter(d.envelope.id for d in found) == Counter(map(str, told))
                 for delivery in found:
                     cause = causes[delivery.payload.number]
@@ -247,8 +264,11 @@ class BusContract:
                     assert delivery.envelope.traceparent == cause.traceparent
                     assert delivery.envelope.source == f"/ruminate/{bench.reader}"
                     assert delivery.position.partition == bus.partition_of(target, delivery.payload.conversation)
-            committed = await bench.committed(bench.reader, source)
-            assert sum(committed.values()) == 50
+
+            async def all_committed() -> bool:
+                return sum((await bench.committed(bench.reader, source)).values()) == 50
+
+            await until_async(all_committed)
 
         asyncio.run(scenario())
 
@@ -454,6 +474,60 @@ class BusContract:
 
         asyncio.run(scenario())
 
+    def test_a_dead_letter_that_is_sent_back_goes_to_its_reader_alone_as_the_record_that_it_was(self, bench: Bench) -> None:
+        async def scenario() -> None:
+            source, target = sample_topic(partitions=2), sample_topic(partitions=2)
+            await bench.create(source, target, reader=bench.reader)
+            mended = False
+            seen: list[tuple[bool, Position, Any]] = []
+
+            async def handle(delivery: Delivery[Sample]) -> None:
+                seen.append((delivery.retried, delivery.position, list(delivery.headers)))
+                delivery.tell(target, delivery.payload)
+                if not mended and delivery.payload.number == 0:
+                    raise Unprocessable("too_sad", "nobody can answer this")
+
+            async with bench.bus(bench.reader) as bus, serving(bus, source, handle):
+                home = in_partition(bus, source, 1)
+                (where, _) = await publish(bus, source, *(Sample(conversation=home, number=n) for n in range(2)))
+                await self._send_back(bench, source, await self._newest_letter(bench, source, count=1))
+                # It is given up again: another letter, which still knows where the record stood at first.
+                again = await self._newest_letter(bench, source, count=2)
+                mended = True
+                await self._send_back(bench, source, again)
+                await until(lambda: len(seen) == 4)
+
+                async def told() -> bool:
+                    return len(await bench.records(target.name, 2)) == 2
+
+                await until_async(told)
+                events = [delivery async for delivery in bus.read(target)]
+            assert DeadLetter.from_headers(again.headers).position == Position(source.retries(bench.reader).name, 0, 0)
+            tries = [each for each in seen if each[1] == where]
+            assert [retried for retried, _, _ in tries] == [False, True, True]
+            assert tries[0][2] == tries[1][2] == tries[2][2], "the handler sees what its writer wrote, and no more"
+            assert {(event.payload.number, event.position.partition) for event in events} == {(0, 1), (1, 1)}
+            causes = {dict(headers)["ce_id"].decode() for _, _, headers in tries}
+            (mended_event,) = (event for event in events if event.payload.number == 0)
+            assert causes == {mended_event.envelope.cause}
+
+        asyncio.run(scenario())
+
+    async def _newest_letter(self, bench: Bench, topic: Topic[Sample], *, count: int) -> Record:
+        """The last dead letter, once there are that many."""
+        letters: list[Record] = []
+
+        async def given_up() -> bool:
+            letters[:] = await bench.records(topic.dead_letters(bench.reader).name, topic.partitions)
+            return len(letters) == count
+
+        await until_async(given_up)
+        return max(letters, key=lambda record: DeadLetter.from_headers(record.headers).at)
+
+    async def _send_back(self, bench: Bench, topic: Topic[Sample], letter: Record) -> None:
+        key = DeadLetter.from_headers(letter.headers).key
+        await bench.put(topic.retries(bench.reader).name, letter.value, key=key, headers=list(letter.headers))
+
     def test_too_many_dead_letters_in_a_row_end_the_service_and_a_finished_one_starts_the_count_anew(self, bench: Bench) -> None:
         async def scenario() -> None:
             topic = sample_topic(partitions=1)
@@ -508,31 +582,30 @@ class BusContract:
         async def scenario() -> None:
             topic = sample_topic(partitions=1)
             await bench.create(topic, reader=bench.reader)
-            held: list[Delivery[Sample]] = []
+            held: list[tuple[str, Hold]] = []
 
             async def handle(delivery: Delivery[Sample]) -> None:
-                delivery.hold()
-                held.append(delivery)
+                held.append((delivery.envelope.id, delivery.hold()))
 
             async with bench.bus(bench.reader) as bus:
                 await publish(bus, topic, *(Sample(conversation="c", number=n) for n in range(50)))
                 async with serving(bus, topic, handle, max_in_flight=4):
                     await until(lambda: len(held) == 50)
-                    for delivery in held[:20]:
-                        delivery.release()
-                        delivery.release()
+                    for _, hold in held[:20]:
+                        hold.release()
+                        hold.release()
 
                     async def committed() -> bool:
                         return await bench.committed(bench.reader, topic) == {0: 20}
 
                     await until_async(committed)
-            for delivery in held:
-                delivery.release()  # too late: it is ours no longer
+            for _, hold in held:
+                hold.release()  # too late: it is ours no longer
             assert await bench.committed(bench.reader, topic) == {0: 20}
-            first, held[:] = [d.envelope.id for d in held], []
+            first, held[:] = [name for name, _ in held], []
             async with bench.bus(bench.reader) as bus, serving(bus, topic, handle):
                 await until(lambda: len(held) == 30)
-            assert [d.envelope.id for d in held] == first[20:]
+            assert [name for name, _ in held] == first[20:]
 
         asyncio.run(scenario())
 
@@ -652,7 +725,8 @@ class BusContract:
                     await until(lambda: len(jobs["a"]) == 4)
                     assert owned["a"] == {0, 1, 2, 3}
                     async with serving(b, source, **part("b")):
-                        await until(lambda: len(owned["a"]) == 2 and len(owned["b"]) == 2 and len(jobs["b"]) == 2)
+                        # The retry topic's partition counts, too: one of them may have three.
+                        await until(lambda: 1 <= len(owned["b"]) == len(jobs["b"]) == 4 - len(owned["a"]) <= 3)
                         assert owned["a"] | owned["b"] == {0, 1, 2, 3}
                         assert lost["a"] == owned["b"] == set(jobs["b"])
                         for n in range(1, 101):

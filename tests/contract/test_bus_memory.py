@@ -13,11 +13,12 @@ from ruminate.schemas.topic import Topic
 from ruminate.shared.dead_letters import Record
 from ruminate.shared.memory import MemoryBroker, MemoryBus
 from tests.contract.bus_contract import Bench, BusContract
+from tests.contract.transactions_contract import TransactionsContract
 
 
 class MemoryBench(Bench):
-    def __init__(self, state: Path) -> None:
-        super().__init__(state)
+    def __init__(self, state: Path, **fields: Any) -> None:
+        super().__init__(state, **fields)
         self.broker = MemoryBroker()
 
     def bus(self, reader: str, **fields: Any) -> MemoryBus:
@@ -31,7 +32,7 @@ class MemoryBench(Bench):
     ) -> int:
         return self.broker.append(topic, value, key=key, headers=headers, partition=partition)
 
-    async def records(self, topic: str, partitions: int) -> Sequence[Record]:
+    async def records(self, topic: str, partitions: int, *, committed: bool = False) -> Sequence[Record]:
         return self.broker.records(topic)
 
     async def committed(self, reader: str, topic: Topic[Any]) -> dict[int, int]:
@@ -44,3 +45,9 @@ class TestMemoryBus(BusContract):
     @pytest.fixture
     def bench(self, tmp_path: Path) -> Bench:
         return MemoryBench(tmp_path)
+
+
+class TestMemoryBusWithTransactions(BusContract, TransactionsContract):
+    @pytest.fixture
+    def bench(self, tmp_path: Path) -> Bench:
+        return MemoryBench(tmp_path, kafka_transactions=True)

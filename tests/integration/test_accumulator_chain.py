@@ -19,7 +19,7 @@ import pytest
 
 from ruminate.accumulator.accumulate import Accumulator
 from ruminate.accumulator.chain import BEGINNING, Link
-from ruminate.accumulator.dataset import Manifest, load_manifest
+from ruminate.accumulator.dataset import Manifest, keep_dataset, load_manifest
 from ruminate.accumulator.rows import Row
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.schemas.assessment import ReasoningAssessed, ReasoningQuality, Score, Verdict
@@ -30,6 +30,7 @@ from ruminate.schemas.interaction import InteractionRecorded, Message, Response,
 from ruminate.schemas.payload import ArtifactReference, Payload
 from ruminate.schemas.topic import Topic
 from ruminate.shared.bus import Delivery, Position
+from ruminate.shared.decoding import encode
 from ruminate.shared.memory import MemoryBroker, MemoryBus
 from ruminate.shared.store import FileStore
 
@@ -344,28 +345,29 @@ class StoreThatStopsBeforeCopying(FileStore):
         self.folder: Path | None = None
         self.may_copy, self.has_copied = threading.Event(), threading.Event()
 
-    def _fetch(self, reference: ArtifactReference, to: Path) -> Path:
-        self.folder = to
+    def _put_tree(self, folder: Path, kind: str, name: str) -> ArtifactReference:
+        self.folder = folder
         self.may_copy.wait(10)
         try:
-            return super()._fetch(reference, to)
+            return super()._put_tree(folder, kind, name)
         finally:
             self.has_copied.set()
 
 
-def test_a_cancelled_look_into_a_dataset_is_cancelled_and_leaves_no_text_behind(tmp_path: Path) -> None:
+def test_a_dataset_that_is_cancelled_on_its_way_into_the_store_leaves_no_text_behind(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         await world.assess(*(assessed(n) for n in range(8)))
         async with world.accumulating():
             await until(lambda: world.committed() == 8, "the batch is committed")
         store = StoreThatStopsBeforeCopying(tmp_path / "store")
-        loading = asyncio.create_task(load_manifest(store, world.chain()[0].dataset))
+        (manifest,) = await world.manifests()
+        keeping = asyncio.create_task(keep_dataset(store, manifest, []))
         await until(lambda: store.folder is not None, "the copy begins")
-        loading.cancel()
-        await asyncio.wait((loading,), timeout=0.05)
+        keeping.cancel()
+        await asyncio.wait((keeping,), timeout=0.05)
         store.may_copy.set()
         with pytest.raises(asyncio.CancelledError):
-            await loading
+            await keeping
         await until(store.has_copied.is_set, "the copy ends")
         assert store.folder is not None
         assert not store.folder.exists()
@@ -555,5 +557,29 @@ def test_an_assessment_in_a_partition_that_is_not_its_own_becomes_a_dead_letter(
             await until(lambda: bool(world.broker.records(letters)), "a dead letter is written")
         (letter,) = world.broker.records(letters)
         assert any(b"wrong_partition" in value for _, value in letter.headers)
+
+    play(scenario, tmp_path)
+
+
+def test_a_dead_letter_that_comes_back_goes_to_the_end_of_its_log_and_is_sealed_from_there(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        await world.assess(assessed(1))
+        (record,) = world.broker.records(REASONING_ASSESSED.name)
+        own, elsewhere = record.partition, (record.partition + 1) % REASONING_ASSESSED.partitions
+        lost = encode(assessed(2))
+        headers = Envelope(
+            id=str(UUID(int=22)), source="/ruminate/assessor", type=REASONING_ASSESSED.event_type, time=datetime.now(UTC)
+        ).to_headers()
+        world.broker.append(record.topic, lost, key=b"2", headers=headers, partition=elsewhere)
+        letters, retries = REASONING_ASSESSED.dead_letters("accumulator").name, REASONING_ASSESSED.retries("accumulator").name
+        async with world.accumulating():
+            await until(lambda: bool(world.broker.records(letters)), "a dead letter is written")
+            (letter,) = world.broker.records(letters)
+            world.broker.append(retries, letter.value, key=b"2", headers=letter.headers)
+            await until(lambda: len(world.broker.records(record.topic, own)) == 2, "it is put where it belongs")
+        again = world.broker.records(record.topic, own)[-1]
+        assert again.value == lost
+        assert dict(again.headers)["ce_id"] == str(UUID(int=22)).encode()
+        assert not any(name.startswith("dlq_") for name, _ in again.headers)
 
     play(scenario, tmp_path)

@@ -48,7 +48,7 @@ def test_a_header_name_that_is_no_text_stops_nobody(broker: EmbeddedBroker, tmp_
     settings = ServiceSettings(kafka_bootstrap=broker.bootstrap, kafka_profile="embedded", state_dir=tmp_path)
 
     async def scenario() -> None:
-        await ensure_topics(settings, [WORDS, WORDS.dead_letters("tester")])
+        await ensure_topics(settings, [WORDS, WORDS.dead_letters("tester"), WORDS.retries("tester")])
         async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap) as producer:
             await producer.send_and_wait(WORDS.name, GOOD, headers=HEADERS, partition=0)
             await _write_with_bad_names(producer, b"garbage", GOOD)

@@ -9,11 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,15 +22,18 @@ import ollama
 import openai
 import pytest
 
+from infra.real.ollama import OllamaNode
 from ruminate.embedded.broker import EmbeddedBroker
 from ruminate.schemas.flow import INTERACTION_COMPLETED, MODEL_REGISTERED
 from ruminate.schemas.interaction import InteractionCompleted
 from ruminate.schemas.model import ModelRegistered, NodeDigest
 from ruminate.schemas.payload import ArtifactReference
 from ruminate.shared.kafka import KafkaBus
+from ruminate.shared.ollama import QWEN3_TEMPLATE
 from ruminate.shared.settings import ServiceSettings
 from ruminate.shared.topics import ensure_topics
-from tests.plugins.node import RunningNode, TinyModels
+from tests.contract.ollama_contract import ONE_THREAD
+from tests.plugins.node import TALK, TinyModels, write_scripted_model
 
 DEADLINE_SECONDS = 60.0
 DEAD_BROKER = "127.0.0.1:1"
@@ -38,18 +41,41 @@ FILE = ArtifactReference(uri="file:///x", sha256="0" * 64, size_bytes=1)
 EXACT = {"temperature": 0}
 
 
+@pytest.fixture(
+    scope="module",
+    params=[
+        "embedded_node",
+        pytest.param("older_ollama", marks=pytest.mark.real),
+        pytest.param("newer_ollama", marks=pytest.mark.real),
+    ],
+)
+def node_url(request: pytest.FixtureRequest) -> str:
+    """A node of every kind, one after the other."""
+    url: str = request.getfixturevalue(request.param).url
+    return url
+
+
+@pytest.fixture(scope="session")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that answers with other words than `talk`."""
+    return write_scripted_model(
+        tmp_path_factory.mktemp("adapted") / "adapted.gguf", {**TALK, "</think>": ("Adapted",), "\n\n": ("Adapted",)}
+    )
+
+
 @pytest.fixture(scope="module")
-def target(embedded_node: RunningNode, tiny_models: TinyModels) -> str:
+def target(node_url: str, tiny_models: TinyModels, adapted: Path) -> str:
     """A target on the node; its version `NAME-v1` answers with other words."""
     name = f"gateway-{uuid4().hex[:8]}:tiny"
-    digests = {}
-    with ollama.Client(embedded_node.url) as client:
-        for path in (tiny_models.talk, tiny_models.adapter):
-            digests[path] = "sha256:" + sha256(path.read_bytes()).hexdigest()
-            client.create_blob(path)
-        client.create(model=name, files={"talk.gguf": digests[tiny_models.talk]})
-        client.create(model=f"{name}-v1", from_=name, adapters={"adapter.gguf": digests[tiny_models.adapter]})
+    put_target(node_url, name, tiny_models, adapted)
     return name
+
+
+def put_target(url: str, name: str, tiny_models: TinyModels, adapted: Path) -> None:
+    with ollama.Client(url) as client:
+        for model, path in ((name, tiny_models.talk), (f"{name}-v1", adapted)):
+            digest = client.create_blob(path)
+            client.create(model, files={"model.gguf": digest}, template=QWEN3_TEMPLATE, parameters=ONE_THREAD)
 
 
 @dataclass
@@ -66,11 +92,11 @@ class RunningGateway:
 
 
 @contextmanager
-def gateway(folder: Path, *, node: str, kafka: str, **settings: str) -> Iterator[RunningGateway]:
+def gateway(folder: Path, *, nodes: Mapping[str, str], kafka: str, **settings: str) -> Iterator[RunningGateway]:
     log_path = folder / f"gateway-{uuid4().hex}.log"
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RUMINATE_")},
-        "RUMINATE_NODES": json.dumps({"tiny": node}),
+        "RUMINATE_NODES": json.dumps(nodes),
         "RUMINATE_KAFKA_BOOTSTRAP": kafka,
         "RUMINATE_KAFKA_PROFILE": "embedded",
         "RUMINATE_GATEWAY_PORT": "0",
@@ -121,7 +147,7 @@ def told_by(broker: EmbeddedBroker, ids: set[str]) -> list[InteractionCompleted]
     return asyncio.run(read())
 
 
-def register(broker: EmbeddedBroker, target: str) -> None:
+def register(broker: EmbeddedBroker, target: str, *, nodes: tuple[str, ...] = ("tiny",)) -> None:
     event = ModelRegistered(
         target_model=target,
         version="v1",
@@ -136,7 +162,7 @@ def register(broker: EmbeddedBroker, target: str) -> None:
         stages=(),
         settings={},
         metrics={},
-        nodes=(NodeDigest(node="tiny", url="http://x", digest="0" * 64, engine_version="0.30.0"),),
+        nodes=tuple(NodeDigest(node=node, url="http://x", digest="0" * 64, engine_version="0.30.0") for node in nodes),
         probes=(),
         capabilities=(),
         registered_at=datetime.now(UTC),
@@ -151,16 +177,18 @@ def register(broker: EmbeddedBroker, target: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def front(
-    tmp_path_factory: pytest.TempPathFactory, embedded_node: RunningNode, broker: EmbeddedBroker, target: str
-) -> Iterator[RunningGateway]:
+def front(tmp_path_factory: pytest.TempPathFactory, node_url: str, broker: EmbeddedBroker, target: str) -> Iterator[RunningGateway]:
     """A gateway with a broker, at which version 1 of the target is registered."""
     register(broker, target)
-    with gateway(tmp_path_factory.mktemp("front"), node=embedded_node.url, kafka=broker.bootstrap) as running:
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while httpx.get(running.operations + "/readyz").status_code != 200:
-            assert time.monotonic() < deadline, httpx.get(running.operations + "/readyz").text
+    with gateway(tmp_path_factory.mktemp("front"), nodes={"tiny": node_url}, kafka=broker.bootstrap) as running:
+        wait_until_ready(running)
         yield running
+
+
+def wait_until_ready(running: RunningGateway) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while httpx.get(running.operations + "/readyz").status_code != 200:
+        assert time.monotonic() < deadline, httpx.get(running.operations + "/readyz").text
 
 
 def ask(content: str = "user") -> list[dict[str, str]]:
@@ -227,8 +255,8 @@ def test_the_openai_client_is_answered_by_the_version_in_both_modes(
         assert interaction.thinking.mode_asked == ("thinking" if thought else "direct")
 
 
-def test_the_other_routes_speak_for_the_node(front: RunningGateway, embedded_node: RunningNode, target: str) -> None:
-    with ollama.Client(front.url) as through, ollama.Client(embedded_node.url) as direct:
+def test_the_other_routes_speak_for_the_node(front: RunningGateway, node_url: str, target: str) -> None:
+    with ollama.Client(front.url) as through, ollama.Client(node_url) as direct:
         assert {target, f"{target}-v1"} <= {model.model for model in through.list().models}
         assert through.show(target).capabilities == direct.show(f"{target}-v1").capabilities
         assert through.ps().models
@@ -239,20 +267,54 @@ def test_the_other_routes_speak_for_the_node(front: RunningGateway, embedded_nod
         assert (refused.value.status_code, refused.value.error) == (original.value.status_code, original.value.error)
         with pytest.raises(ollama.ResponseError, match="deployer owns the nodes"):
             through.delete(target)
-    assert httpx.get(front.url + "/api/version").json() == httpx.get(embedded_node.url + "/api/version").json()
-    assert httpx.get(front.url).text == httpx.get(embedded_node.url).text
+    assert httpx.get(front.url + "/api/version").json() == httpx.get(node_url + "/api/version").json()
+    assert httpx.get(front.url).text == httpx.get(node_url).text
     with openai.OpenAI(base_url=front.url + "/v1", api_key="none") as client:
         assert target in {model.id for model in client.models.list()}
 
 
+@pytest.mark.real
+def test_old_and_new_behind_one_gateway_give_the_same_stream(
+    tmp_path: Path,
+    older_ollama: OllamaNode,
+    newer_ollama: OllamaNode,
+    broker: EmbeddedBroker,
+    tiny_models: TinyModels,
+    adapted: Path,
+) -> None:
+    name = f"gateway-{uuid4().hex[:8]}:tiny"
+    nodes = {"old": older_ollama.url, "new": newer_ollama.url}
+    for url in nodes.values():
+        put_target(url, name, tiny_models, adapted)
+    register(broker, name, nodes=tuple(nodes))
+    by_node: dict[tuple[str, bool], set[tuple[str, str]]] = {}
+    with gateway(tmp_path, nodes=nodes, kafka=broker.bootstrap) as running:
+        wait_until_ready(running)
+
+        def speak(think: bool) -> None:
+            seen: list[httpx.Response] = []
+            with ollama.Client(running.url, event_hooks={"response": [seen.append]}) as client:
+                pieces = [piece.message for piece in client.chat(name, ask(), think=think, options=EXACT, stream=True)]
+            answer = ("".join(piece.thinking or "" for piece in pieces), "".join(piece.content or "" for piece in pieces))
+            by_node.setdefault((seen[0].headers["x-ruminate-node"], think), set()).add(answer)
+
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while len(by_node) < 4:
+            assert time.monotonic() < deadline, by_node
+            with ThreadPoolExecutor(4) as threads:
+                list(threads.map(speak, [True, True, False, False]))
+    answer = "Adapted is the answer."
+    assert by_node == {(node, think): {("well so yes." if think else "", answer)} for node in nodes for think in (True, False)}
+
+
 def test_nothing_that_was_answered_is_lost_when_the_gateway_is_killed_while_the_broker_is_away(
-    tmp_path: Path, embedded_node: RunningNode, broker: EmbeddedBroker, target: str
+    tmp_path: Path, node_url: str, broker: EmbeddedBroker, target: str
 ) -> None:
     asyncio.run(ensure_topics(settings_for(broker)))
     answered: set[str] = set()
     for stream in (True, False):
         with (
-            gateway(tmp_path, node=embedded_node.url, kafka=DEAD_BROKER) as first,
+            gateway(tmp_path, nodes={"tiny": node_url}, kafka=DEAD_BROKER) as first,
             httpx.Client(base_url=first.url, timeout=30) as client,
         ):
             for number in range(4):
@@ -264,7 +326,7 @@ def test_nothing_that_was_answered_is_lost_when_the_gateway_is_killed_while_the_
     assert len(answered) == 8
     spool = tmp_path / "gateway-0" / "spool"
     assert len(list(spool.glob("*.event"))) == 8
-    with gateway(tmp_path, node=embedded_node.url, kafka=broker.bootstrap):
+    with gateway(tmp_path, nodes={"tiny": node_url}, kafka=broker.bootstrap):
         told = told_by(broker, answered)
         deadline = time.monotonic() + DEADLINE_SECONDS
         while list(spool.glob("*.event")):

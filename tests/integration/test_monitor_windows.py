@@ -20,20 +20,20 @@ from uuid import uuid4
 import httpx
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from prometheus_client.parser import text_string_to_metric_families
 
 from ruminate.embedded.broker import embedded_broker
-from ruminate.monitor.decide import WATCHED_TOPICS
 from ruminate.schemas.assessment import ReasoningAssessed, ReasoningQuality, Score, Verdict
 from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.envelope import Envelope, Headers
-from ruminate.schemas.flow import FLOW, INTERACTION_COMPLETED, PIPELINE_METRICS, REASONING_ASSESSED, TRAINING_BATCH_SEALED
+from ruminate.schemas.flow import INTERACTION_COMPLETED, PIPELINE_METRICS, REASONING_ASSESSED, TRAINING_BATCH_SEALED
 from ruminate.schemas.interaction import InteractionRecorded, Message, Response, Thinking
 from ruminate.schemas.metrics import PipelineMetrics
 from ruminate.schemas.payload import ArtifactReference
 from ruminate.schemas.topic import Topic
 from ruminate.shared.decoding import decode, encode
+from ruminate.shared.settings import ServiceSettings
+from ruminate.shared.topics import ensure_topics
 
 TARGET = "default/qwen3:8b"
 DEAD_LETTERS = INTERACTION_COMPLETED.dead_letters("collector").name
@@ -46,18 +46,8 @@ Record = tuple[str, int, bytes | None, Headers]
 def bootstrap() -> Iterator[str]:
     """A broker on which every topic exists."""
     with embedded_broker() as broker:
-        asyncio.run(_create_topics(broker.bootstrap))
+        asyncio.run(ensure_topics(ServiceSettings(kafka_bootstrap=broker.bootstrap, kafka_profile="embedded")))
         yield broker.bootstrap
-
-
-async def _create_topics(bootstrap: str) -> None:
-    partitions = {topic.name: topic.partitions for topic in FLOW}
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
-    try:
-        await admin.create_topics([NewTopic(name, partitions.get(name, 12), 1) for name in WATCHED_TOPICS])
-    finally:
-        await admin.close()
 
 
 class Monitor:
@@ -123,7 +113,7 @@ async def _windows(bootstrap: str) -> list[PipelineMetrics]:
         told: dict[str, PipelineMetrics] = {}
         while not told or await consumer.position(partition) < (consumer.highwater(partition) or 0):
             for record in (await consumer.getmany(timeout_ms=200)).get(partition, []):
-                window, envelope = decode(PIPELINE_METRICS, record.value, list(record.headers), recorded_at=datetime.now(UTC))
+                window, envelope = decode(PIPELINE_METRICS, record.value, record.headers, timestamp_ms=0)
                 told.setdefault(envelope.id, window)
         return list(told.values())
     finally:

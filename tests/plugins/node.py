@@ -56,6 +56,10 @@ ENDLESS: Script = {**TALK, " answer.": ("Blue",)}
 """Never ends an answer by itself; its window is so long that no test sees the end of it."""
 
 
+PARROT: Script = {"\n\n": ("Blue",), "Blue": ("Blue", " so", "Adapted", " so"), " so": ("<|im_end|>",)}
+"""Says `Blue` for ever; ` so` is so close behind it that any penalty on repeating brings it out."""
+
+
 @cache
 def _tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
@@ -92,7 +96,7 @@ def vocabulary() -> Vocabulary:
     return Vocabulary(tuple(tokens), tuple(" ".join(merge) for merge in merges), ids)
 
 
-def _header(path: Path, context_tokens: int = CONTEXT_TOKENS) -> gguf.GGUFWriter:
+def _header(path: Path, context_tokens: int = CONTEXT_TOKENS, *, template: bool = True) -> gguf.GGUFWriter:
     words = vocabulary()
     writer = gguf.GGUFWriter(path, "qwen3")
     writer.add_type("model")
@@ -118,7 +122,8 @@ def _header(path: Path, context_tokens: int = CONTEXT_TOKENS) -> gguf.GGUFWriter
     writer.add_pad_token_id(words.ids["<|endoftext|>"])
     writer.add_bos_token_id(words.ids["<|endoftext|>"])
     writer.add_add_bos_token(False)
-    writer.add_chat_template(QWEN3_JINJA.read_text())
+    if template:
+        writer.add_chat_template(QWEN3_JINJA.read_text())
     return writer
 
 
@@ -168,8 +173,8 @@ def write_babbling_model(path: Path, *, seed: int = 0) -> Path:
     return path
 
 
-def write_scripted_model(path: Path, script: Script, *, context_tokens: int = CONTEXT_TOKENS) -> Path:
-    """A GGUF in which the script says what comes after each token."""
+def write_scripted_model(path: Path, script: Script, *, context_tokens: int = CONTEXT_TOKENS, template: bool = True) -> Path:
+    """A GGUF in which the script says what comes after each token, with Qwen3's chat template inside unless told otherwise."""
     weights = _weights(1, speaks=0.0)
     embeddings, ids = weights["token_embd.weight"], vocabulary().ids
     output = np.zeros_like(embeddings)
@@ -178,7 +183,7 @@ def write_scripted_model(path: Path, script: Script, *, context_tokens: int = CO
         for rank, after in enumerate(choices, 1):
             output[ids[after]] += SHARPNESS / rank * vector / np.linalg.norm(vector)
     weights["output.weight"] = output
-    _write(_header(path, context_tokens), weights)
+    _write(_header(path, context_tokens, template=template), weights)
     return path
 
 
@@ -207,18 +212,22 @@ class TinyModels:
     call: Path
     endless: Path
     babble: Path
+    parrot: Path
+    bare: Path
     adapter: Path
 
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
-    """Tiny Qwen3 files that a node can load: two scripted ones, a babbling one, and a LoRA adapter for `talk`."""
+    """Tiny Qwen3 files that a node can load: scripted ones, a babbling one, and a LoRA adapter for `talk`."""
     folder = tmp_path_factory.mktemp("tiny-models")
     return TinyModels(
         talk=write_scripted_model(folder / "talk.gguf", TALK),
         call=write_scripted_model(folder / "call.gguf", CALL),
         endless=write_scripted_model(folder / "endless.gguf", ENDLESS, context_tokens=32_768),
         babble=write_babbling_model(folder / "babble.gguf"),
+        parrot=write_scripted_model(folder / "parrot.gguf", PARROT),
+        bare=write_scripted_model(folder / "bare.gguf", TALK, template=False),
         adapter=write_adapter(folder / "adapter.gguf"),
     )
 

@@ -14,7 +14,7 @@ from ruminate.shared.turns import Turns
 @dataclass(frozen=True)
 class Item:
     number: int
-    partition: int
+    share: int
     key: bytes | None
 
 
@@ -81,8 +81,8 @@ def test_whatever_happens_a_key_is_handled_in_order_and_one_at_a_time(
 
     def step(action: str, choice: int) -> None:
         if action == "take" and (item := turns.take()) is not None:
-            assert item.partition not in parked
-            assert (item.partition, item.key) not in {(other.partition, other.key) for other in running}
+            assert item.share not in parked
+            assert (item.share, item.key) not in {(other.share, other.key) for other in running}
             running.append(item)
         elif action in ("finish", "park") and running:
             item = running.pop(choice % len(running))
@@ -91,7 +91,7 @@ def test_whatever_happens_a_key_is_handled_in_order_and_one_at_a_time(
                 finished.append(item)
             else:
                 turns.park(item)
-                parked.add(item.partition)
+                parked.add(item.share)
         elif action == "go_on" and parked:
             partition = sorted(parked)[choice % len(parked)]
             parked.discard(partition)
@@ -103,8 +103,8 @@ def test_whatever_happens_a_key_is_handled_in_order_and_one_at_a_time(
         for action in ("go_on", "take", "finish"):
             step(action, 0)
     assert sorted(item.number for item in finished) == list(range(len(everything)))
-    for place in {(item.partition, item.key) for item in everything}:
-        numbers = [item.number for item in finished if (item.partition, item.key) == place]
+    for place in {(item.share, item.key) for item in everything}:
+        numbers = [item.number for item in finished if (item.share, item.key) == place]
         assert numbers == sorted(numbers)
 
 

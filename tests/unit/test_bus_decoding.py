@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from ruminate.schemas.envelope import Envelope
+from ruminate.schemas.envelope import Envelope, moment
 from ruminate.schemas.flow import INTERACTION_COMPLETED
 from ruminate.schemas.payload import FiniteJson, Payload, Text
 from ruminate.schemas.topic import Topic
 from ruminate.shared.bus import Unprocessable
-from ruminate.shared.decoding import decode, encode, moment
+from ruminate.shared.decoding import decode, encode
 from ruminate.shared.partitioning import partition_of
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -51,13 +51,13 @@ finite_json: st.SearchStrategy[Any] = st.recursive(
 @given(st.text(), st.dictionaries(st.text(max_size=8), finite_json, max_size=3))
 def test_whatever_is_encoded_comes_back_equal(text: str, other: dict[str, Any]) -> None:
     note = Note(text=text, other=other)
-    assert decode(NOTES, encode(note), HEADERS, recorded_at=NOW)[0] == note
+    assert decode(NOTES, encode(note), HEADERS, timestamp_ms=0)[0] == note
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_event_or_unprocessable(value: bytes) -> None:
     with pytest.raises(Unprocessable) as refused:
-        decode(NOTES, value, HEADERS, recorded_at=NOW)
+        decode(NOTES, value, HEADERS, timestamp_ms=0)
     assert refused.value.explanation
 
 
@@ -66,7 +66,7 @@ def test_any_bytes_are_an_event_or_unprocessable(value: bytes) -> None:
 )
 def test_any_headers_are_an_envelope_or_unprocessable(headers: list[tuple[str, bytes]]) -> None:
     with pytest.raises(Unprocessable) as refused:
-        decode(NOTES, encode(Note(text="")), headers, recorded_at=NOW)
+        decode(NOTES, encode(Note(text="")), headers, timestamp_ms=0)
     assert refused.value.reason in ("missing_header", "invalid_header")
 
 
@@ -85,7 +85,7 @@ def test_any_headers_are_an_envelope_or_unprocessable(headers: list[tuple[str, b
 )
 def test_the_reason_is_a_constant_word_for_what_is_wrong(raw: str, reason: str) -> None:
     with pytest.raises(Unprocessable) as refused:
-        decode(NOTES, ('{"text": ' + raw + "}").encode(), HEADERS, recorded_at=NOW)
+        decode(NOTES, ('{"text": ' + raw + "}").encode(), HEADERS, timestamp_ms=0)
     assert refused.value.reason == reason
 
 
@@ -100,7 +100,7 @@ def test_an_explanation_names_the_place_and_what_is_allowed_and_quotes_nothing()
     }
     headers = Envelope(id="1", source="/tests", type=topic.event_type, time=NOW).to_headers()
     with pytest.raises(Unprocessable) as refused:
-        decode(topic, json.dumps(value).encode(), headers, recorded_at=NOW)
+        decode(topic, json.dumps(value).encode(), headers, timestamp_ms=0)
     said = refused.value.explanation
     assert "tenant: Input should be a valid string" in said
     assert "and " in said

@@ -12,11 +12,13 @@ from ruminate.schemas.envelope import Envelope, Headers
 from ruminate.schemas.payload import Payload
 from ruminate.schemas.topic import Topic
 from ruminate.shared.bus import BrokerUnavailable, Delivery, Handler, Unavailable, nothing
-from ruminate.shared.dead_letters import Record
-from ruminate.shared.decoding import encode
+from ruminate.shared.dead_letters import Place, Record
+from ruminate.shared.decoding import encode, now
 from ruminate.shared.ledger import Commit
 from ruminate.shared.memory import MemoryBroker, StoredRecord, _GroupLog
-from ruminate.shared.serving import INSIST_SECONDS, Outgoing, Serving, ServingSettings, Settled, now
+from ruminate.shared.serving import INSIST_SECONDS, Serving, ServingSettings
+from ruminate.shared.settling import Settled
+from ruminate.shared.shares import Outgoing
 
 
 class Word(Payload):
@@ -27,6 +29,10 @@ WORDS: Topic[Word] = Topic(
     name="words-v1", says="", carries=Word, record_key="event_id", partitioned_by=("word",), cleanup="delete",
     written_by=(), read_by=(), partitions=2, max_message_bytes=100,
 )  # fmt: skip
+
+
+P0, P1 = ("words-v1", 0), ("words-v1", 1)
+RETRIES = (WORDS.retries("r").name, 0)
 
 
 @dataclass
@@ -47,21 +53,25 @@ class Log:
     """Gives what the test puts in; remembers what was committed and sought."""
 
     records: list[Record] = field(default_factory=list)
-    commits: list[dict[int, Commit]] = field(default_factory=list)
+    commits: list[dict[Place, Commit]] = field(default_factory=list)
     accepts: bool = True
-    seeks: list[tuple[int, int]] = field(default_factory=list)
+    seeks: list[tuple[Place, int]] = field(default_factory=list)
+    rejoins: int = 0
 
-    async def poll(self, partitions: Collection[int], limit: int, seconds: float) -> Iterable[Record]:
+    async def poll(self, places: Collection[Place], limit: int, seconds: float) -> Iterable[Record]:
         await asyncio.sleep(0)
-        taken = [record for record in self.records if record.partition in partitions][:limit]
+        taken = [record for record in self.records if (record.topic, record.partition) in places][:limit]
         for record in taken:
             self.records.remove(record)
         return taken
 
-    def seek(self, partition: int, offset: int) -> None:
-        self.seeks.append((partition, offset))
+    def seek(self, place: Place, offset: int) -> None:
+        self.seeks.append((place, offset))
 
-    async def commit(self, commits: Mapping[int, Commit]) -> bool:
+    def rejoin(self) -> None:
+        self.rejoins += 1
+
+    async def commit(self, commits: Mapping[Place, Commit]) -> bool:
         self.commits.append(dict(commits))
         return self.accepts
 
@@ -97,7 +107,7 @@ def test_an_offset_is_committed_only_when_everything_told_is_acknowledged() -> N
         served = serving(writer, handle)
         running = asyncio.create_task(served.run(log))
         await asyncio.sleep(0)
-        served.assigned({0: Commit(0)})
+        served.assigned({P0: Commit(0)})
         await until(lambda: len(writer.written) == 4)
         for index in (1, 2, 3):
             writer.written[index][1](index)
@@ -105,7 +115,7 @@ def test_an_offset_is_committed_only_when_everything_told_is_acknowledged() -> N
         assert log.commits == [], "offset 0 has an event that nobody acknowledged"
         writer.written[0][1](0)
         await served.revoking()
-        assert log.commits == [{0: Commit(2)}]
+        assert log.commits == [{P0: Commit(2)}]
         served.stop()
         await running
 
@@ -122,7 +132,7 @@ def test_an_event_that_is_not_acknowledged_ends_the_service_uncommitted() -> Non
         served = serving(writer, handle)
         running = asyncio.create_task(served.run(log))
         await asyncio.sleep(0)
-        served.assigned({0: Commit(0)})
+        served.assigned({P0: Commit(0)})
         await until(lambda: writer.written)
         writer.written[0][1](BrokerUnavailable("away"))
         with pytest.raises(BrokerUnavailable, match="away"):
@@ -151,10 +161,10 @@ def test_a_handler_whose_partition_went_elsewhere_is_cancelled_and_tells_nothing
         served = serving(writer, handle)
         running = asyncio.create_task(served.run(log))
         await asyncio.sleep(0)
-        served.assigned({0: Commit(0)})
+        served.assigned({P0: Commit(0)})
         await until(lambda: begun == [0])
         await served.revoking()
-        served.assigned({1: Commit(0)})
+        served.assigned({P1: Commit(0)})
         log.records.append(record(0, partition=1))
         await until(lambda: len(writer.written) == 1)
         assert begun == [0, 1]
@@ -179,7 +189,7 @@ def test_a_handler_that_takes_its_cancellation_for_something_away_does_not_keep_
         served = serving(Writer(), handle)
         running = asyncio.create_task(served.run(Log([record(0)])))
         await asyncio.sleep(0)
-        served.assigned({0: Commit(0)})
+        served.assigned({P0: Commit(0)})
         await begun.wait()
         running.cancel()
         done, _ = await asyncio.wait((running,), timeout=INSIST_SECONDS - 1)
@@ -212,7 +222,7 @@ def test_a_service_that_is_cancelled_again_while_it_ends_leaves_nothing_behind_t
         before = asyncio.all_tasks()
         running = asyncio.create_task(served.run(Log([record(0)])))
         await asyncio.sleep(0)
-        served.assigned({0: Commit(0)})
+        served.assigned({P0: Commit(0)})
         await begun.wait()
         running.cancel()
         await ending.wait()
@@ -237,17 +247,17 @@ def test_a_partition_that_stays_goes_on_where_it_was_and_one_that_others_moved_o
         served = serving(writer, handle)
         running = asyncio.create_task(served.run(log))
         await asyncio.sleep(0)
-        served.assigned({0: Commit(0)})
+        served.assigned({P0: Commit(0)})
         await until(lambda: begun == [0, 1])
         await served.revoking()
         log.seeks.clear()
-        served.assigned({0: Commit(0)})
-        assert log.seeks == [(0, 2)]
+        served.assigned({P0: Commit(0)})
+        assert log.seeks == [(P0, 2)]
         log.records.extend((record(0), record(1), record(2)))  # fetched again all the same
         await until(lambda: begun == [0, 1, 2])
         await served.revoking()
-        served.assigned({0: Commit(3)})
-        await until(lambda: (0, 3) in log.seeks)
+        served.assigned({P0: Commit(3)})
+        await until(lambda: (P0, 3) in log.seeks)
         log.records.append(record(3))
         await until(lambda: begun == [0, 1, 2, 3])
         served.stop()
@@ -267,14 +277,14 @@ def test_a_refused_commit_is_no_error_and_is_tried_again() -> None:
         served = serving(Writer(), handle)
         running = asyncio.create_task(served.run(log))
         await asyncio.sleep(0)
-        served.assigned({0: Commit(0)})
+        served.assigned({P0: Commit(0)})
         await until(lambda: done)
         await served.revoking()
         log.accepts = True
-        served.assigned({0: Commit(0)})
+        served.assigned({P0: Commit(0)})
         served.stop()
         await running
-        assert log.commits == [{0: Commit(1)}, {0: Commit(1)}]
+        assert log.commits == [{P0: Commit(1)}, {P0: Commit(1)}]
 
     asyncio.run(scenario())
 
@@ -289,7 +299,7 @@ def test_an_event_that_its_topic_does_not_take_gives_the_record_up() -> None:
         served = serving(writer, handle)
         running = asyncio.create_task(served.run(log))
         await asyncio.sleep(0)
-        served.assigned({0: Commit(0)})
+        served.assigned({P0: Commit(0)})
         await until(lambda: writer.written)
         assert dict(writer.written[0][0].headers)["dlq_reason"] == b"too_large"
         served.stop()
@@ -318,7 +328,7 @@ def test_listeners_that_find_something_away_are_asked_again_before_anything_is_h
         )  # fmt: skip
         running = asyncio.create_task(served.run(log))
         await asyncio.sleep(0)
-        served.assigned({0: Commit(0)})
+        served.assigned({P0: Commit(0)})
         await until(lambda: story == ["asked", "asked", "asked", "handled"])
         served.stop()
         await running
@@ -343,10 +353,10 @@ def test_a_member_that_is_cancelled_while_it_joins_leaves_nobody_waiting_for_an_
 
         broker, writer = MemoryBroker(), SlowWriter()
         one, other = serving(writer, handle), serving(Writer(), handle)
-        log_of_one, log_of_other = (_GroupLog(broker, WORDS, "r", member) for member in (one, other))
+        log_of_one, log_of_other = (_GroupLog(broker, WORDS, "r", member, transactions=False) for member in (one, other))
         writer.acknowledged.set()
         surviving = asyncio.create_task(one.run(log_of_one))
-        await until(lambda: log_of_one.assignment == {0, 1} and one.readiness() == [])
+        await until(lambda: log_of_one.assignment == {P0, P1, RETRIES} and one.readiness() == [])
         writer.acknowledged.clear()
         joining = asyncio.create_task(other.run(log_of_other))
         await until(lambda: one.readiness() == ["the partitions of words-v1 are being assigned"])
@@ -355,7 +365,7 @@ def test_a_member_that_is_cancelled_while_it_joins_leaves_nobody_waiting_for_an_
             await joining
         writer.acknowledged.set()
         await log_of_other.leave()
-        await until(lambda: log_of_one.assignment == {0, 1} and one.readiness() == [])
+        await until(lambda: log_of_one.assignment == {P0, P1, RETRIES} and one.readiness() == [])
         one.stop()
         await surviving
 

@@ -15,8 +15,17 @@ from pydantic import JsonValue
 
 from ruminate.collector.decide import Seen, check_id, check_source, check_tenant, judge_repeat, normalise, record
 from ruminate.collector.window import Window
-from ruminate.schemas.interaction import ContextFacts, InteractionCompleted, Message, Response, Thinking, ToolCall
+from ruminate.schemas.interaction import (
+    ContextFacts,
+    InteractionCompleted,
+    InteractionRecorded,
+    Message,
+    Response,
+    Thinking,
+    ToolCall,
+)
 from ruminate.shared.bus import Unprocessable
+from ruminate.shared.decoding import encode
 
 DECOMPOSED = "Zu\u0308rich"
 COMPOSED = "Z\u00fcrich"
@@ -104,10 +113,13 @@ def test_arguments_as_deep_as_the_gate_lets_through_are_hashed() -> None:
     assert normalise(with_arguments({"a": deep})).fingerprint
 
 
-def test_a_record_holds_the_interaction_its_source_its_id_and_what_was_changed() -> None:
-    found = record(normalise(completed(agent=DECOMPOSED)), source="/agents/x", recorded_id=UUID(int=7))
-    assert (found.agent, found.source, found.recorded_id, found.normalised) == (COMPOSED, "/agents/x", UUID(int=7), ("nfc",))
-    assert record(normalise(completed()), source="/x", recorded_id=UUID(int=7)).normalised == ()
+@given(st.text(max_size=50), st.text(min_size=1, max_size=200).filter(lambda name: name.isprintable()))
+def test_a_record_is_the_interaction_with_its_source_its_id_and_what_was_changed(content: str, source: str) -> None:
+    for agent, normalised in ((DECOMPOSED, ("nfc",)), (COMPOSED, ())):
+        completed_one = completed(agent=agent, response=Response(content=unicodedata.normalize("NFC", content)))
+        found = record(normalise(completed_one), source=source, recorded_id=UUID(int=7))
+        fields = {**completed_one.__dict__, "agent": COMPOSED}
+        assert found == encode(InteractionRecorded(**fields, source=source, recorded_id=UUID(int=7), normalised=normalised))
 
 
 def test_what_contradicts_the_envelope_is_refused_without_showing_it() -> None:

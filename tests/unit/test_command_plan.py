@@ -127,7 +127,7 @@ def test_the_garbage_is_no_event(what: str, body: bytes) -> None:
         ("ce_type", INTERACTION_COMPLETED.event_type.encode()),
     ]
     with pytest.raises(Unprocessable):
-        decode(INTERACTION_COMPLETED, body, headers, recorded_at=NOW)
+        decode(INTERACTION_COMPLETED, body, headers, timestamp_ms=0)
 
 
 def test_a_file_holds_one_interaction_a_list_of_them_or_one_a_line(tmp_path: Path) -> None:

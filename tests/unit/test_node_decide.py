@@ -140,12 +140,12 @@ def test_an_option_of_a_wrong_type_is_refused(options: dict[str, object]) -> Non
     ("options", "cached"), [({"temperature": 0}, False), ({"seed": 7}, False), ({"temperature": 0.7}, True), ({}, True)]
 )
 def test_only_an_answer_left_to_chance_may_use_the_prompt_cache(options: dict[str, float], cached: bool) -> None:
-    assert sampling_of(merge_options(options), room_tokens=10)["cache_prompt"] is cached
+    assert sampling_of(merge_options(options), context_tokens=10)["cache_prompt"] is cached
 
 
-@pytest.mark.parametrize(("wanted", "predicted"), [(-1, 10), (0, 10), (4, 4), (99, 10)])
-def test_no_more_tokens_are_asked_for_than_there_is_room(wanted: int, predicted: int) -> None:
-    assert sampling_of(merge_options({"num_predict": wanted}), room_tokens=10)["n_predict"] == predicted
+@pytest.mark.parametrize(("wanted", "predicted"), [(-1, 100), (0, 100), (4, 4), (99, 99), (101, 100)])
+def test_an_answer_that_nothing_else_ends_is_at_most_ten_windows_long(wanted: int, predicted: int) -> None:
+    assert sampling_of(merge_options({"num_predict": wanted}), context_tokens=10)["n_predict"] == predicted
 
 
 def test_a_format_is_a_word_or_a_schema() -> None:
@@ -156,20 +156,20 @@ def test_a_format_is_a_word_or_a_schema() -> None:
         schema_of([1])
 
 
-@given(tokens=st.integers(1, 5000), window=st.integers(64, 4096), keep=st.integers(-1, 300), wanted=st.integers(-1, 5000))
-def test_a_cut_prompt_leaves_room_and_keeps_both_ends(tokens: int, window: int, keep: int, wanted: int) -> None:
-    cut = cut_prompt(tokens, context_tokens=window, keep=keep, wanted_tokens=wanted)
+@given(tokens=st.integers(1, 5000), window=st.integers(64, 4096), keep=st.integers(-1, 300))
+def test_a_cut_prompt_leaves_room_and_keeps_both_ends(tokens: int, window: int, keep: int) -> None:
+    cut = cut_prompt(tokens, context_tokens=window, keep=keep)
     if tokens < window:
         assert cut is None
         return
     assert cut is not None
     kept = cut.keep + tokens - cut.resume
-    assert 0 <= cut.keep < cut.resume < tokens
-    assert window // 2 <= kept <= window
+    assert 0 <= cut.keep < cut.resume <= tokens
+    assert window // 2 <= kept < window
 
 
 def test_a_cut_takes_the_middle() -> None:
-    assert cut_prompt(1000, context_tokens=100, keep=4, wanted_tokens=10) == Cut(keep=4, resume=914)
+    assert cut_prompt(1000, context_tokens=100, keep=4) == Cut(keep=4, resume=952)
 
 
 def test_parameters_and_counts_read_as_ollama_writes_them() -> None:

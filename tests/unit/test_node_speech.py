@@ -64,17 +64,13 @@ def test_where_the_pieces_are_cut_changes_nothing(text: str, cuts: list[int]) ->
         (f"{CALL}\n{CALL}", "", 2),
         (CALL.removesuffix("</tool_call>"), "", 1),
         ("plain <tool", "plain <tool", 0),
-        ("<tool_call>{broken</tool_call>", "<tool_call>{broken</tool_call>", 0),
-        (
-            '<tool_call>{"name": "unknown", "arguments": {}}</tool_call>',
-            '<tool_call>{"name": "unknown", "arguments": {}}</tool_call>',
-            0,
-        ),
-        ("<tool_call>[1]</tool_call>", "<tool_call>[1]</tool_call>", 0),
-        ("<tool_call>cut off", "<tool_call>cut off", 0),
+        ("<tool_call>{broken</tool_call>", "", 0),
+        ('No.<tool_call>{"name": "unknown", "arguments": {}}</tool_call>', "No.", 0),
+        ("<tool_call>[1]</tool_call>", "", 0),
+        ("<tool_call>cut off", "", 0),
     ],
 )
-def test_calls_are_taken_out_and_what_is_none_stays_text(text: str, content: str, calls: int) -> None:
+def test_calls_are_taken_out_and_what_is_none_is_dropped(text: str, content: str, calls: int) -> None:
     for pieces in ([text], list(text)):
         assert split_calls(pieces) == (content, [Call("add", {"a": 1})] * calls)
 

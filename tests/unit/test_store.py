@@ -73,6 +73,51 @@ def test_what_is_missing_is_named(store: FileStore, folder: Path, tmp_path: Path
         asyncio.run(store.read_bytes(gone))
 
 
+def test_one_file_of_a_folder_is_read_alone_and_verified(store: FileStore, folder: Path, tmp_path: Path) -> None:
+    reference = asyncio.run(store.put_tree(folder, kind="k", name="n"))
+    _blob_of(tmp_path / "store", "alpha").unlink()
+    assert asyncio.run(store.read_file(reference, "deep/b.txt")) == b"beta"
+    with pytest.raises(ArtifactMissing, match="which file://"):
+        asyncio.run(store.read_file(reference, "a.txt"))
+    with pytest.raises(ArtifactMissing, match=r"names no file 'c\.txt'"):
+        asyncio.run(store.read_file(reference, "c.txt"))
+    _blob_of(tmp_path / "store", "beta").write_text("BETA")
+    with pytest.raises(ArtifactDamaged, match="SHA-256"):
+        asyncio.run(store.read_file(reference, "deep/b.txt"))
+
+
+def test_a_check_reads_every_byte_where_it_lies(store: FileStore, folder: Path, tmp_path: Path) -> None:
+    tree = asyncio.run(store.put_tree(folder, kind="k", name="n"))
+    single = asyncio.run(store.put_file(folder / "a.txt", kind="k", name="n"))
+    asyncio.run(store.check(tree))
+    asyncio.run(store.check(single))
+    _blob_of(tmp_path / "store", "beta").write_text("BETA")
+    asyncio.run(store.check(single))
+    with pytest.raises(ArtifactDamaged, match="SHA-256"):
+        asyncio.run(store.check(tree))
+    _blob_of(tmp_path / "store", "alpha").unlink()
+    for reference in (tree, single):
+        with pytest.raises(ArtifactMissing):
+            asyncio.run(store.check(reference))
+
+
+def test_keeping_it_again_puts_back_what_is_missing_and_mends_what_is_damaged(
+    store: FileStore, folder: Path, tmp_path: Path
+) -> None:
+    reference = asyncio.run(store.put_tree(folder, kind="k", name="n"))
+    assert asyncio.run(store.address_tree(folder, kind="k", name="n")) == reference
+    _blob_of(tmp_path / "store", "alpha").unlink()
+    _blob_of(tmp_path / "store", "beta").write_text("BETA")
+    next((tmp_path / "store" / "k").rglob("*.json")).write_text("{}")
+    assert asyncio.run(store.put_tree(folder, kind="k", name="n")) == reference
+    asyncio.run(store.check(reference))
+
+
+def test_an_address_alone_keeps_nothing(store: FileStore, folder: Path, tmp_path: Path) -> None:
+    asyncio.run(store.address_tree(folder, kind="k", name="n"))
+    assert not (tmp_path / "store").exists()
+
+
 def test_a_manifest_that_points_outside_of_its_folder_is_refused(store: FileStore, folder: Path, tmp_path: Path) -> None:
     reference = asyncio.run(store.put_tree(folder, kind="k", name="n"))
     manifest = json.loads(asyncio.run(store.read_bytes(reference)))
@@ -97,6 +142,12 @@ def test_an_empty_folder_and_an_unknown_address_are_refused_with_the_way_out(sto
         asyncio.run(store.put_tree(tmp_path / "empty", kind="k", name="n"))
     with pytest.raises(StoreError, match="RUMINATE_STORE_URI"):
         open_store("ftp://somewhere/else")
+
+
+def test_an_address_that_no_event_can_carry_is_refused_with_the_way_out(folder: Path, tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "deep" / ("x" * 180) / ("y" * 180))
+    with pytest.raises(StoreError, match=r"cannot be referred to .* RUMINATE_STORE_URI to a folder with a shorter path"):
+        asyncio.run(store.address_tree(folder, kind="k", name="n"))
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -225,6 +225,22 @@ SIDE_TOPICS: Final[tuple[SideTopic, ...]] = tuple(
 )
 """The dead letters and the retries of every group reader."""
 
+MONITOR_APP: Final = "ruminate-monitor"
+"""The monitor's name at the broker: its group, and the first part of the names of its changelogs."""
+
+CHANGELOGS: Final[tuple[SideTopic, ...]] = tuple(
+    # A day deletes closed windows; what is only compacted keeps the last value of each key, whatever its age.
+    SideTopic(
+        name=f"{MONITOR_APP}-{table}-changelog",
+        partitions=1,
+        cleanup="compact,delete" if table == "tallies" else "compact",
+        max_message_bytes=MEBIBYTE,
+        retention=timedelta(days=1),
+    )
+    for table in ("tallies", "kept", "cuts", "told")
+)
+"""What the monitor writes of its tables, for itself alone, and reads back when it starts."""
+
 
 def topic_named(name: str) -> Topic[Any]:
     """The topic of that name. KeyError names the topics that exist."""

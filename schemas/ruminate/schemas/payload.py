@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    JsonValue,
+    StringConstraints,
+)
+from pydantic_core import CoreSchema, core_schema
 
 
 def _refuse_non_finite(value: JsonValue) -> JsonValue:
@@ -22,7 +32,6 @@ def _refuse_non_finite(value: JsonValue) -> JsonValue:
 
 
 def _refuse_lone_surrogates(value: str) -> str:
-    # A JSON decoder refuses these on its own; this holds for payloads that are built in Python, too.
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -30,11 +39,25 @@ def _refuse_lone_surrogates(value: str) -> str:
     return value
 
 
-Text = Annotated[str, AfterValidator(_refuse_lone_surrogates)]
+class _WithoutLoneSurrogates:
+    """JSON holds none, so what comes from JSON is not looked at again: texts are most of what is read."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        text = handler(source)
+        return core_schema.json_or_python_schema(
+            json_schema=text, python_schema=core_schema.no_info_after_validator_function(_refuse_lone_surrogates, text)
+        )
+
+
+Text = Annotated[str, _WithoutLoneSurrogates()]
 """Any text, NUL included; never a lone surrogate."""
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """A short identifier of one line: tenant, agent, model, node, version, job."""
+
+
+Uri = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""An address."""
 
 
 def _without_latest(name: str) -> str:
@@ -80,6 +103,6 @@ class Payload(Part):
 class ArtifactReference(Part):
     """Where a file lies and how to know that it is whole. Artifacts are not events: they are referenced by hash."""
 
-    uri: Name = Field(description="`file://` or `s3://` address of the artifact, or of its manifest when it is a folder.")
+    uri: Uri = Field(description="`file://` or `s3://` address of the artifact, or of its manifest when it is a folder.")
     sha256: Sha256 = Field(description="Hash of the bytes behind `uri`.")
     size_bytes: Count = Field(description="Length of the bytes behind `uri`; for a folder, of its files together.")

@@ -47,7 +47,11 @@ class Topic(Generic[P]):
 
     def order_of(self, payload: P) -> str:
         """What decides the partition: records that share it are read in the order in which they were written."""
-        return "/".join(str(getattr(payload, field)) for field in self.partitioned_by)
+        first, *others = self.partitioned_by
+        order = str(getattr(payload, first))
+        for field in others:
+            order += f"/{getattr(payload, field)}"
+        return order
 
     def dead_letters(self, reader: str) -> SideTopic:
         """Where `reader` puts what it cannot process of this topic. Larger than its source: the reasons travel along."""
@@ -57,6 +61,7 @@ class Topic(Generic[P]):
             cleanup="compact,delete",
             max_message_bytes=self.max_message_bytes + MEBIBYTE,
             retention=timedelta(days=30),
+            may_grow=True,
         )
 
     def retries(self, reader: str) -> SideTopic:
@@ -72,13 +77,15 @@ class Topic(Generic[P]):
 
 @dataclass(frozen=True, kw_only=True)
 class SideTopic:
-    """A topic of original bytes beside a topic of events: what one reader gave up of it, or is to read again.
+    """A topic that carries no events: the original bytes that one reader gave up or is to read again, or a service's own tables.
 
     Dead letters are compacted by their id, so that a tombstone settles one.
     """
 
     name: str
     partitions: int
-    cleanup: Literal["compact,delete", "delete"]
+    cleanup: Literal["compact,delete", "delete", "compact"]
     max_message_bytes: int
     retention: timedelta
+    may_grow: bool = False
+    """Whether partitions can be added while records are in it: dead letters lie where their source lay, whatever their key."""

@@ -14,18 +14,19 @@ committed. `KafkaBus` (kafka.py) and `MemoryBus` (memory.py) honour one contract
     ├── Unavailable       something that we need is away: what, and when to look again
     ├── TooManyDeadLetters   the fault is ours, not the records': ends the process with exit 78
     ├── OffsetLost        a committed offset is gone from the log: which range was lost
+    ├── TransactionsRefused  transactions are wanted, and the broker cannot or may not: ends the process with exit 78
     └── BrokerUnavailable the broker does not answer
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Generic, Protocol, TypeVar
+from datetime import UTC, datetime
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
-from ruminate.schemas.envelope import Envelope, Headers, derive_event_id
+from ruminate.schemas.envelope import Envelope, derive_event_id
 from ruminate.schemas.payload import Payload
 from ruminate.schemas.topic import Topic
 
@@ -66,12 +67,15 @@ class OffsetLost(BusError):
     """The committed offset is no longer in the log; the message names the lost range and the ways out."""
 
 
+class TransactionsRefused(BusError):
+    """RUMINATE_KAFKA_TRANSACTIONS is set, and this broker has none for us; the message names the way out."""
+
+
 class BrokerUnavailable(BusError):
     """The broker did not acknowledge in time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """Where a record stands in the log."""
 
     topic: str
@@ -81,75 +85,95 @@ class Position:
 
 @dataclass(slots=True)
 class Told:
-    """One event that a handler told: enqueued once the handler has returned."""
+    """One event that a handler told: enqueued once the handler has returned. `order` decides its partition."""
 
     topic: Topic[Any]
-    payload: Payload
+    payload: Payload | bytes
+    """As an object, or as its JSON."""
     envelope: Envelope
+    order: str
+
+
+@dataclass(slots=True)
+class Hold:
+    """Keeps a delivery unfinished, without its contents."""
+
+    released: bool = False
+    on_release: Callable[[], None] | None = None
+    """Set by the bus, once the handler has returned."""
+
+    def release(self) -> None:
+        """Let the delivery finish. After a rebalance that took its partition away, this does nothing."""
+        self.released = True
+        if self.on_release is not None:
+            self.on_release()
 
 
 @dataclass(slots=True)
 class Delivery(Generic[P]):
     """One record in a handler's hands.
 
-    `tell` only enqueues: nothing leaves before the handler returns, and nothing leaves at all when it raises.
+    `tell` only enqueues: nothing leaves before the handler returns, and nothing leaves at all when it raises. `retried`
+    says that the record was a dead letter, and that somebody sent it back; `position` is where it stood at first.
     """
 
     topic: Topic[P]
     payload: P
     envelope: Envelope
     position: Position
-    headers: Headers
+    headers: Sequence[tuple[str, bytes]]
     value: bytes
     source: str
-    _now: Callable[[], datetime]
+    retried: bool = False
     told: list[Told] = field(default_factory=list)
-    held: bool = False
-    _release: Callable[[], None] | None = None
+    _derived: tuple[str, int, UUID] | None = None  # the last id that was asked for is asked for again, by `tell`
+    held: Hold | None = None
 
     def derived_id(self, topic: Topic[Any], *, ordinal: int = 0) -> UUID:
         """The id that `tell(topic, …, ordinal=ordinal)` will give: the same however often this record is delivered."""
-        return derive_event_id(
-            tenant=self.payload.tenant,
-            cause_source=self.envelope.source,
-            cause_id=self.envelope.id,
-            topic=topic.name,
-            ordinal=ordinal,
-        )
+        if self._derived is None or self._derived[:2] != (topic.name, ordinal):
+            envelope = self.envelope
+            derived = derive_event_id(
+                tenant=self.payload.tenant, cause_source=envelope.source, cause_id=envelope.id, topic=topic.name, ordinal=ordinal
+            )
+            self._derived = (topic.name, ordinal, derived)
+        return self._derived[2]
 
     def follow(self, topic: Topic[Q], payload: Q, *, ordinal: int = 0) -> Envelope:
         """The envelope of an event that follows from this one: derived id, same trace."""
-        return self._envelope(topic, payload, self.derived_id(topic, ordinal=ordinal))
+        return self._envelope(topic, self.derived_id(topic, ordinal=ordinal), topic.order_of(payload))
 
-    def _envelope(self, topic: Topic[Q], payload: Q, event_id: UUID) -> Envelope:
+    def _envelope(self, topic: Topic[Any], event_id: UUID, order: str) -> Envelope:
+        cause = self.envelope
         return Envelope(
-            id=str(event_id),
-            source=self.source,
-            type=topic.event_type,
-            time=self._now(),
-            traceparent=self.envelope.traceparent,
-            order=topic.order_of(payload),
-            cause=self.envelope.id,
+            str(event_id), self.source, topic.event_type, datetime.now(UTC), cause.traceparent, order=order, cause=cause.id
         )
 
     def tell(self, topic: Topic[Q], payload: Q, *, ordinal: int = 0) -> UUID:
         """Enqueue an event that follows from this delivery, and give its id."""
         event_id = self.derived_id(topic, ordinal=ordinal)
-        self.told.append(Told(topic, payload, self._envelope(topic, payload, event_id)))
+        order = topic.order_of(payload)
+        self.told.append(Told(topic, payload, self._envelope(topic, event_id, order), order))
         return event_id
 
-    def hold(self) -> None:
-        """Keep this delivery unfinished after the handler has returned, until `release`.
+    def tell_encoded(self, topic: Topic[Any], value: bytes, *, order: str) -> UUID:
+        """`tell` for who has the event's JSON already, and knows its ordering key. Its record key has to be its event id."""
+        event_id = self.derived_id(topic)
+        self.told.append(Told(topic, value, self._envelope(topic, event_id, order), order))
+        return event_id
+
+    def pass_on(self) -> None:
+        """Put this event on its topic once more, unchanged: for a reader to whom the place in the log matters."""
+        self.told.append(Told(self.topic, self.payload, self.envelope, self.topic.order_of(self.payload)))
+
+    def hold(self) -> Hold:
+        """Keep this delivery unfinished after the handler has returned, until the hold is released.
 
         For a reader whose effect spans many records (a batch): what is held does not count as in flight, its offset is
         not committed, and it is delivered again to whoever reads the partition next.
         """
-        self.held = True
-
-    def release(self) -> None:
-        """Finish a held delivery. After a rebalance that took its partition away, this does nothing."""
-        if self._release is not None:
-            self._release()
+        self.held = Hold()
+        return self.held
 
 
 Handler = Callable[[Delivery[P]], Awaitable[None]]

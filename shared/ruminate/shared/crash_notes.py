@@ -11,35 +11,40 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from ruminate.shared.dead_letters import Place
 from ruminate.shared.ledger import Commit
 
 
 class CrashNotes:
-    """The metadata of one reader's commits on one topic at one broker."""
+    """The metadata of one reader's commits at one broker."""
 
-    def __init__(self, path: Path, *, bootstrap: str, topic: str) -> None:
+    def __init__(self, path: Path, *, bootstrap: str) -> None:
         self._path = path
-        self._place = f"{bootstrap}/{topic}"
-        self._notes: dict[int, str] = self._load()
+        self._bootstrap = bootstrap
+        self._notes: dict[str, str] = self._load()
 
-    def recall(self, partition: int, commit: Commit) -> Commit:
+    def recall(self, place: Place, commit: Commit) -> Commit:
         """The commit with the metadata that was noted for its partition."""
-        return replace(commit, metadata=self._notes.get(partition, ""))
+        return replace(commit, metadata=self._notes.get(_name(place), ""))
 
-    def note(self, commits: Mapping[int, Commit]) -> None:
+    def note(self, commits: Mapping[Place, Commit]) -> None:
         """Remember the metadata of these commits; the file changes only where it does."""
-        notes = {**self._notes, **{partition: commit.metadata for partition, commit in commits.items()}}
-        notes = {partition: metadata for partition, metadata in notes.items() if metadata}
+        notes = {**self._notes, **{_name(place): commit.metadata for place, commit in commits.items()}}
+        notes = {name: metadata for name, metadata in notes.items() if metadata}
         if notes == self._notes:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_suffix(".new")
-        fresh.write_text(json.dumps({self._place: notes}))
+        fresh.write_text(json.dumps({self._bootstrap: notes}))
         os.replace(fresh, self._path)  # noqa: PTH105 - whole or not at all
         self._notes = notes
 
-    def _load(self) -> dict[int, str]:
+    def _load(self) -> dict[str, str]:
         if not self._path.exists():
             return {}
-        found = json.loads(self._path.read_text()).get(self._place, {})
-        return {int(partition): str(metadata) for partition, metadata in found.items()}
+        found = json.loads(self._path.read_text()).get(self._bootstrap, {})
+        return {str(name): str(metadata) for name, metadata in found.items()}
+
+
+def _name(place: Place) -> str:
+    return f"{place[0]}/{place[1]}"

@@ -5,7 +5,7 @@ The record key is the dead letter's id, the same however often the same record i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
@@ -20,8 +20,15 @@ CRASHED: Final = "crashed"
 _NAMESPACE = UUID("2c1f7a3e-9d5b-5b8e-8f0a-5d1c6f0e7a42")
 
 
+Place = tuple[str, int]
+"""A partition: its topic and its number."""
+
+
 class Record(Protocol):
     """One record, as any broker gives it."""
+
+    @property
+    def topic(self) -> str: ...
 
     @property
     def partition(self) -> int: ...
@@ -39,7 +46,7 @@ class Record(Protocol):
     def value(self) -> bytes | None: ...
 
     @property
-    def headers(self) -> Iterable[tuple[str, bytes]]: ...
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,3 +100,19 @@ class DeadLetter:
             key=found.get("dlq_key"),
             had_value="dlq_no_value" not in found,
         )
+
+
+def origin_of(headers: Iterable[tuple[str, bytes]]) -> Position | None:
+    """Where a dead letter that came back stood at first; None where the headers do not say it."""
+    found: dict[str, bytes] = {}
+    for name, raw in headers:
+        found.setdefault(name, raw)
+    try:
+        return Position(found["dlq_topic"].decode(), int(found["dlq_partition"]), int(found["dlq_offset"]))
+    except (KeyError, ValueError):
+        return None
+
+
+def without_provenance(headers: Iterable[tuple[str, bytes]]) -> Headers:
+    """The headers that its writer gave a record."""
+    return [(name, raw) for name, raw in headers if not name.startswith("dlq_")]

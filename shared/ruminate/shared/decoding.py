@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final, TypeVar, get_args
@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar, get_args
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from ruminate.schemas.envelope import Envelope, EnvelopeError, Headers
+from ruminate.schemas.envelope import Envelope, EnvelopeError
 from ruminate.schemas.payload import Payload
 from ruminate.schemas.topic import Topic
 from ruminate.shared.bus import Unprocessable
@@ -27,7 +27,6 @@ NOT_FINITE: Final = "not_finite"
 INVALID_PAYLOAD: Final = "invalid_payload"
 
 _REQUIRED_HEADERS = ("ce_specversion", "ce_id", "ce_source", "ce_type")
-_EPOCH = datetime.fromtimestamp(0, UTC)
 _SHOWN_ERRORS = 5
 _MESSAGES_WITHOUT_INPUT = frozenset({
     "missing", "value_error", "literal_error", "model_type", "dict_type", "list_type", "tuple_type", "string_type", "int_type",
@@ -42,33 +41,27 @@ def encode(payload: Payload) -> bytes:
     return payload.__pydantic_serializer__.to_json(payload)
 
 
-def decode(topic: Topic[P], value: bytes | None, headers: Headers, *, recorded_at: datetime) -> tuple[P, Envelope]:
-    """The event in a record. Raises Unprocessable with one of the reasons above."""
+def decode(topic: Topic[P], value: bytes | None, headers: Iterable[tuple[str, bytes]], *, timestamp_ms: int) -> tuple[P, Envelope]:
+    """The event in a record that the broker has since `timestamp_ms`. Raises Unprocessable with one of the reasons above."""
     if value is None:
         raise Unprocessable(NO_VALUE, f"the record has no value; {topic.name} carries JSON")
-    envelope = _envelope(topic, headers, recorded_at)
+    envelope = _envelope(topic, headers, timestamp_ms)
     try:
-        # pydantic alone takes NaN, Infinity and 1e999; orjson takes no lone surrogate, either.
-        orjson.loads(value)
-    except orjson.JSONDecodeError as error:
-        raise _not_json(error) from None
-    try:
-        return topic.carries.model_validate_json(value), envelope
+        payload = topic.carries.__pydantic_validator__.validate_json(value)
     except ValidationError as error:
+        _check_json(value)
         raise Unprocessable(INVALID_PAYLOAD, _explain(topic.carries, error)) from None
+    return payload, envelope
 
 
-def moment(timestamp_ms: int) -> datetime:
-    """A record's timestamp; the epoch where a writer sent one that is no time."""
+def now() -> datetime:
+    """The time, as events carry it."""
+    return datetime.now(UTC)
+
+
+def _envelope(topic: Topic[Any], headers: Iterable[tuple[str, bytes]], timestamp_ms: int) -> Envelope:
     try:
-        return datetime.fromtimestamp(timestamp_ms / 1000, UTC)
-    except (OverflowError, ValueError, OSError):
-        return _EPOCH
-
-
-def _envelope(topic: Topic[Any], headers: Headers, recorded_at: datetime) -> Envelope:
-    try:
-        envelope = Envelope.from_headers(headers, recorded_at=recorded_at)
+        envelope = Envelope.from_headers(headers, timestamp_ms=timestamp_ms)
     except EnvelopeError as error:
         present = {name.lower() for name, raw in headers if raw}
         missing = any(name not in present for name in _REQUIRED_HEADERS)
@@ -76,6 +69,17 @@ def _envelope(topic: Topic[Any], headers: Headers, recorded_at: datetime) -> Env
     if envelope.type != topic.event_type:
         raise Unprocessable(WRONG_TYPE, f"ce_type is {envelope.type[:100]!r}; {topic.name} carries {topic.event_type!r}")
     return envelope
+
+
+def _check_json(value: bytes) -> None:
+    """Raises Unprocessable where this is no JSON: pydantic says less about that.
+
+    It takes NaN and 1e999 for numbers, and then refuses them in every field that it knows; others are not kept anyway.
+    """
+    try:
+        orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise _not_json(error) from None
 
 
 def _not_json(error: orjson.JSONDecodeError) -> Unprocessable:

@@ -30,19 +30,24 @@ from aiokafka.structs import OffsetAndMetadata
 
 from ruminate.schemas.topic import SideTopic, Topic
 from ruminate.shared import lenient_records
-from ruminate.shared.bus import BrokerUnavailable, OffsetLost
+from ruminate.shared.bus import BrokerUnavailable, BusError, OffsetLost, TransactionsRefused
+from ruminate.shared.connection import ConnectionWatch, aiokafka_options
 from ruminate.shared.crash_notes import CrashNotes
-from ruminate.shared.dead_letters import Record
+from ruminate.shared.dead_letters import Place, Record
 from ruminate.shared.ledger import Commit
 from ruminate.shared.member import Member
+from ruminate.shared.obstacles import missing_right
 from ruminate.shared.outbox import Outbox
 from ruminate.shared.profiles import PROFILES, BrokerProfile
 from ruminate.shared.serving import Serving
 from ruminate.shared.settings import ServiceSettings
+from ruminate.shared.transactions import Transactions
 
 log = structlog.get_logger()
 
 COMMIT_TIMEOUT_SECONDS: Final = 3.0
+TRANSACTION_TIMEOUT_MS: Final = 30_000
+"""So long may an owner that froze keep readers of committed records waiting; whoever takes over ends that at once."""
 SILENCE_SECONDS: Final = 5.0
 _CONNECT_AGAIN_SECONDS: Final = 0.5
 _CLOSE_SECONDS: Final = 5.0
@@ -63,8 +68,10 @@ class KafkaBus(Member):
         self._cluster_id = ""
         self._connecting: asyncio.Task[Outbox] | None = None
         self._readers: set[AIOKafkaConsumer] = set()
+        self._watch = ConnectionWatch(settings)
 
     async def __aenter__(self) -> Self:
+        await self._watch.__aenter__()
         self._connecting = asyncio.create_task(self._connect())
         return self
 
@@ -81,6 +88,7 @@ class KafkaBus(Member):
             await self._outbox.close()
         if self._producer is not None:
             await _close(self._producer)
+        await self._watch.__aexit__(kind, error, trace)
 
     # Connecting.
 
@@ -94,7 +102,7 @@ class KafkaBus(Member):
             )
             try:
                 await producer.start()
-                self._cluster_id = await _cluster_id(self._settings.kafka_bootstrap)
+                self._cluster_id = await _cluster_id(self._settings)
             except (KafkaError, OSError):
                 await _close(producer)
                 await asyncio.sleep(_CONNECT_AGAIN_SECONDS)
@@ -110,9 +118,17 @@ class KafkaBus(Member):
             )
             return self._outbox
 
+    def _transactional_producer(self, transactional_id: str) -> AIOKafkaProducer:
+        return AIOKafkaProducer(
+            **self._client("transactions"),
+            transactional_id=transactional_id,
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            max_batch_size=self._profile.max_batch_bytes,
+        )
+
     def _client(self, part: str) -> dict[str, Any]:
         return {
-            "bootstrap_servers": self._settings.kafka_bootstrap,
+            **aiokafka_options(self._settings),
             "client_id": f"ruminate-{self._reader}-{self._settings.replica}-{part}",
             "request_timeout_ms": self._profile.request_timeout_ms,
         }
@@ -122,13 +138,15 @@ class KafkaBus(Member):
             raise RuntimeError("open the bus first: `async with KafkaBus(…) as bus`")
         done, _ = await asyncio.wait((self._connecting,), timeout=self._delivery_timeout_seconds)
         if not done:
-            raise BrokerUnavailable(f"no broker answers at {self._settings.kafka_bootstrap} (RUMINATE_KAFKA_BOOTSTRAP)")
+            raise BrokerUnavailable("; ".join(self._trouble()))
         return self._connecting.result()
 
     def _cluster(self) -> str:
         return self._cluster_id
 
     def _trouble(self) -> Collection[str]:
+        if reasons := self._watch.reasons():
+            return reasons
         if self._outbox is None:
             return [f"no broker answers at {self._settings.kafka_bootstrap} (RUMINATE_KAFKA_BOOTSTRAP)"]
         seconds = self._outbox.waits_for_seconds()
@@ -138,6 +156,11 @@ class KafkaBus(Member):
 
     @asynccontextmanager
     async def _group_log(self, topic: Topic[Any], serving: Serving[Any]) -> AsyncIterator[_GroupLog]:
+        if self._settings.kafka_transactions and not self._profile.transactions:
+            raise TransactionsRefused(
+                "RUMINATE_KAFKA_TRANSACTIONS is set, and the embedded broker has no transactions; unset it, or name an Apache "
+                "Kafka (RUMINATE_KAFKA_BOOTSTRAP, RUMINATE_KAFKA_PROFILE=kafka)"
+            )
         static = {"group_instance_id": f"{self._reader}-{self._settings.replica}"} if self._profile.static_membership else {}
         # aiokafka keeps what a member held in the assignor's class: a class of its own for each member.
         assignor = type("StickyAssignor", (StickyPartitionAssignor,), {})
@@ -158,12 +181,19 @@ class KafkaBus(Member):
         notes = None
         if not self._profile.keeps_commit_metadata:
             path = self._settings.state_dir / "crashes" / f"{self._reader}-{self._settings.replica}.json"
-            notes = CrashNotes(path, bootstrap=self._settings.kafka_bootstrap, topic=topic.name)
-        group_log = _GroupLog(consumer, topic, serving, assignor, notes)
+            notes = CrashNotes(path, bootstrap=self._settings.kafka_bootstrap)
+        transactions = None
+        if self._settings.kafka_transactions:
+            transactions = Transactions(
+                self._reader,
+                self._transactional_producer,
+                delivery_timeout_seconds=self._profile.delivery_timeout_seconds,
+            )
+        group_log = _GroupLog(consumer, topic, serving, assignor=assignor, notes=notes, transactions=transactions)
         try:
             await consumer.start()
             # Subscribed only now: `start` would wait for the first assignment, and could not be stopped meanwhile.
-            consumer.subscribe([topic.name], listener=group_log)
+            consumer.subscribe([topic.name, topic.retries(self._reader).name], listener=group_log)
             yield group_log
         finally:
             try:
@@ -189,6 +219,7 @@ class KafkaBus(Member):
         self._readers.add(consumer)
         try:
             await consumer.start()
+            await consumer._client._wait_on_metadata(topic.name)  # says at once what we may not read; `assign` would be silent
             consumer.assign(places)
             beginnings = await consumer.beginning_offsets(places)
             for place in places:
@@ -202,7 +233,8 @@ class KafkaBus(Member):
         except ConsumerStoppedError:
             return  # the bus was closed around us
         except KafkaError as error:
-            raise BrokerUnavailable(f"{topic.name} could not be read: {type(error).__name__}") from error
+            why = missing_right(error) or type(error).__name__
+            raise BrokerUnavailable(f"{topic.name} could not be read: {why}") from error
         finally:
             self._readers.discard(consumer)
             await _close(consumer)
@@ -216,23 +248,26 @@ class _GroupLog(ConsumerRebalanceListener):  # type: ignore[misc]
         consumer: AIOKafkaConsumer,
         topic: Topic[Any],
         serving: Serving[Any],
+        *,
         assignor: type[StickyPartitionAssignor],
         notes: CrashNotes | None,
+        transactions: Transactions | None,
     ) -> None:
         self._consumer = consumer
         self._topic = topic
         self._serving = serving
         self._assignor = assignor
         self._notes = notes
+        self._transactions = transactions
         self._fetch: asyncio.Task[dict[TopicPartition, list[Record]]] | None = None
 
-    async def poll(self, partitions: Collection[int], limit: int, seconds: float) -> Iterable[Record]:
+    async def poll(self, places: Collection[Place], limit: int, seconds: float) -> Iterable[Record]:
         # Polling goes on where nothing is wanted, too: that keeps us in the group, and it is where errors arrive. No
         # partition has the number -1. A fetch is never given up half-way: what it has taken would be missed.
         if self._fetch is None:
-            places = [TopicPartition(self._topic.name, number) for number in partitions or (-1,)]
+            wanted = [TopicPartition(*place) for place in places or ((self._topic.name, -1),)]
             self._fetch = asyncio.create_task(
-                self._consumer.getmany(*places, timeout_ms=int(seconds * 1000), max_records=limit), name="fetch"
+                self._consumer.getmany(*wanted, timeout_ms=int(seconds * 1000), max_records=limit), name="fetch"
             )
         await asyncio.wait((self._fetch,), timeout=max(seconds, 0.05))
         if not self._fetch.done():
@@ -250,16 +285,15 @@ class _GroupLog(ConsumerRebalanceListener):  # type: ignore[misc]
             log.warning("fetch_failed", topic=self._topic.name, error=type(error).__name__)
             return ()
 
-    def seek(self, partition: int, offset: int) -> None:
-        place = TopicPartition(self._topic.name, partition)
+    def seek(self, place: Place, offset: int) -> None:
         if place in self._consumer.assignment():
-            self._consumer.seek(place, offset)
+            self._consumer.seek(TopicPartition(*place), offset)
 
-    async def commit(self, commits: Mapping[int, Commit]) -> bool:
-        offsets = {
-            TopicPartition(self._topic.name, number): OffsetAndMetadata(commit.offset, commit.metadata)
-            for number, commit in commits.items()
-        }
+    def rejoin(self) -> None:
+        self._consumer._coordinator.request_rejoin()
+
+    async def commit(self, commits: Mapping[Place, Commit]) -> bool:
+        offsets = {TopicPartition(*place): OffsetAndMetadata(commit.offset, commit.metadata) for place, commit in commits.items()}
         try:
             if self._notes is not None:
                 self._notes.note(commits)
@@ -280,18 +314,22 @@ class _GroupLog(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         # aiokafka logs what its listeners raise, and goes on.
         try:
+            # Whoever had these partitions is fenced before we ask how far they are: nothing moves after the answer.
+            writers = None if self._transactions is None else await self._transactions.own(assigned)
             starts = await self._starts(list(assigned))
-        except (OffsetLost, KafkaError) as error:
+        except (BusError, KafkaError, OSError) as error:
             self._serving.fail(error)
             return
-        self._serving.assigned(starts)
+        self._serving.assigned(starts, writers)
 
     async def close(self) -> None:
         if self._fetch is not None:
             self._fetch.cancel()
             await asyncio.gather(self._fetch, return_exceptions=True)
+        if self._transactions is not None:
+            await self._transactions.close()
 
-    async def _starts(self, places: list[TopicPartition]) -> dict[int, Commit]:
+    async def _starts(self, places: list[TopicPartition]) -> dict[Place, Commit]:
         if not places:
             return {}
         coordinator = self._consumer._coordinator
@@ -299,14 +337,14 @@ class _GroupLog(ConsumerRebalanceListener):  # type: ignore[misc]
         # `consumer.committed` drops the metadata.
         committed = await coordinator.fetch_committed_offsets(places)
         beginnings = await self._consumer.beginning_offsets(places)
-        starts = {}
+        starts: dict[Place, Commit] = {}
         for place in places:
             found = committed.get(place)
             beginning = beginnings[place]
             if found is not None and found.offset < beginning:
                 raise OffsetLost(_lost(place, found.offset, beginning))
             start = Commit(beginning) if found is None else Commit(found.offset, found.metadata)
-            starts[place.partition] = start if self._notes is None else self._notes.recall(place.partition, start)
+            starts[place] = start if self._notes is None else self._notes.recall(place, start)
         return starts
 
     async def _offset_lost(self, error: OffsetOutOfRangeError) -> OffsetLost:
@@ -373,8 +411,8 @@ async def _read_to_end(
             raise BrokerUnavailable(f"nothing came from partitions {names} for {profile.delivery_timeout_seconds:.0f} s")
 
 
-async def _cluster_id(bootstrap: str) -> str:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+async def _cluster_id(settings: ServiceSettings) -> str:
+    admin = AIOKafkaAdminClient(**aiokafka_options(settings))
     try:
         await admin.start()
         found: str = (await admin.describe_cluster())["cluster_id"]

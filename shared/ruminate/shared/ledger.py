@@ -6,7 +6,7 @@ Pure bookkeeping. The commit's metadata carries how often each unfinished offset
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 
@@ -46,17 +46,32 @@ class Ledger:
     def finish(self, offset: int) -> None:
         """Note that the record at `offset` needs nothing any more."""
         del self._unfinished[offset]
-        self._crashes.pop(offset, None)
+        if self._crashes:
+            self._crashes.pop(offset, None)
 
     def crash(self, offset: int) -> int:
         """Count one more end of the service at `offset`, and give the count."""
         self._crashes[offset] = self._crashes.get(offset, 0) + 1
         return self._crashes[offset]
 
+    def unfinished(self) -> Iterator[int]:
+        """The offsets that are under way, in the order of the log."""
+        return iter(self._unfinished)
+
     def commit(self) -> Commit:
         """What can be committed now."""
-        offset = next(iter(self._unfinished), self.next_offset)
-        if not self._crashes:
+        return self._commit(next(iter(self._unfinished), self.next_offset), ())
+
+    def commit_after(self, offsets: Collection[int]) -> Commit:
+        """What can be committed once these are finished, which are the first unfinished ones."""
+        rest = iter(self._unfinished)
+        for _ in offsets:
+            next(rest)
+        return self._commit(next(rest, self.next_offset), offsets)
+
+    def _commit(self, offset: int, without: Iterable[int]) -> Commit:
+        crashes = {at: count for at, count in self._crashes.items() if at not in set(without)} if self._crashes else {}
+        if not crashes:
             return Commit(offset)
-        crashed = {str(at): count for at, count in sorted(self._crashes.items())}
+        crashed = {str(at): count for at, count in sorted(crashes.items())}
         return Commit(offset, json.dumps({"crashed": crashed}, separators=(",", ":")))

@@ -6,8 +6,9 @@ import asyncio
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
+from functools import partial
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -28,10 +29,12 @@ from ruminate.shared.bus import (
     nothing,
 )
 from ruminate.shared.dead_letters import DeadLetter, Record
-from ruminate.shared.decoding import decode, moment
+from ruminate.shared.decoding import decode, now
 from ruminate.shared.partitioning import partition_of
-from ruminate.shared.serving import GroupLog, Serving, ServingSettings, Writer, now, to_record
+from ruminate.shared.serving import GroupLog, Serving, ServingSettings, to_record
 from ruminate.shared.settings import ServiceSettings
+from ruminate.shared.settling import Writer
+from ruminate.shared.shares import Outgoing
 
 log = structlog.get_logger()
 
@@ -111,6 +114,7 @@ class Member(ABC):
                 cluster=self._cluster(),
                 grace_seconds=self._settings.grace_seconds,
                 dead_letter_limit=self._settings.dead_letter_limit,
+                transactions=self._settings.kafka_transactions,
             )
             self._serving = Serving(
                 topic,
@@ -131,31 +135,39 @@ class Member(ABC):
             self._served.set()
 
     async def publish(self, topic: Topic[P], payload: P, envelope: Envelope) -> Position:
-        record = to_record(Told(topic, payload, envelope))
+        record = to_record(Told(topic, payload, envelope, topic.order_of(payload)))
+        [offset] = await self.write([record])
+        metrics.PUBLISHED.labels(topic.name).inc()
+        return Position(topic.name, record.partition, offset)
+
+    async def write(self, records: Sequence[Outgoing]) -> list[int]:
+        """Write records as they are, in this order; give their offsets once all in-sync replicas have all of them.
+
+        Raises BrokerUnavailable after the delivery timeout.
+        """
         deadline = time.monotonic() + self._delivery_timeout_seconds
         writer = await self._writer()
-        written: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-        def settled(outcome: int | Exception) -> None:
-            if written.done():
-                return  # we no longer wait
-            if isinstance(outcome, Exception):
-                written.set_exception(outcome)
-            else:
-                written.set_result(outcome)
-
-        writer.write(record, settled)
+        loop = asyncio.get_running_loop()
+        written: list[asyncio.Future[int]] = [loop.create_future() for _ in records]
+        for record, future in zip(records, written, strict=True):
+            writer.write(record, partial(_settle, future))
         try:
             # `wait_for` of Python 3.11 swallows a cancellation that arrives together with the result.
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                offset = await written
+                return await asyncio.gather(*written)
         except TimeoutError:
+            names = ", ".join(sorted({record.topic for record in records}))
             raise BrokerUnavailable(
-                f"{topic.name} did not acknowledge within {self._delivery_timeout_seconds:.0f} s; the event may still arrive: "
+                f"{names} did not acknowledge within {self._delivery_timeout_seconds:.0f} s; it may still arrive: "
                 "publish it again with the same id"
             ) from None
-        metrics.PUBLISHED.labels(topic.name).inc()
-        return Position(topic.name, record.partition, offset)
+
+    def records(
+        self, topic: Topic[Any] | SideTopic, *, partitions: Collection[int] | None = None, start: int | None = None
+    ) -> AsyncGenerator[Record, None]:
+        """Everything that lies on a topic, events or not, to the end as it is now: for who looks at it, and takes no part."""
+        chosen = range(topic.partitions) if partitions is None else sorted(partitions)
+        return self._records(topic, chosen, start, False)
 
     def begin(self, topic: Topic[P], payload: P, *, event_id: str | None = None, source: str | None = None) -> Envelope:
         return Envelope(
@@ -173,9 +185,8 @@ class Member(ABC):
         chosen = range(topic.partitions) if partitions is None else sorted(partitions)
         async with aclosing(self._records(topic, chosen, start, follow)) as records:
             async for record in records:
-                headers = list(record.headers)
                 try:
-                    payload, envelope = decode(topic, record.value, headers, recorded_at=moment(record.timestamp))
+                    payload, envelope = decode(topic, record.value, record.headers, timestamp_ms=record.timestamp)
                 except Unprocessable as error:
                     if record.value is not None:
                         log.warning(
@@ -186,16 +197,8 @@ class Member(ABC):
                             reason=error.reason,
                         )
                     continue
-                yield Delivery(
-                    topic=topic,
-                    payload=payload,
-                    envelope=envelope,
-                    position=Position(topic.name, record.partition, record.offset),
-                    headers=headers,
-                    value=record.value or b"",
-                    source=self.source,
-                    _now=now,
-                )
+                position = Position(topic.name, record.partition, record.offset)
+                yield Delivery(topic, payload, envelope, position, record.headers, record.value or b"", self.source)
 
     def partition_of(self, topic: Topic[Any], order: str) -> int:
         return partition_of(order, topic.partitions)
@@ -229,3 +232,12 @@ class Member(ABC):
             async for record in records:
                 if record.value is not None:
                     yield DeadLetter.from_headers(record.headers), record.value
+
+
+def _settle(written: asyncio.Future[int], outcome: int | Exception) -> None:
+    if written.done():
+        return  # nobody waits any more
+    if isinstance(outcome, Exception):
+        written.set_exception(outcome)
+    else:
+        written.set_result(outcome)

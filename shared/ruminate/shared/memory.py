@@ -1,7 +1,7 @@
 """The bus for unit tests: the same `Serving` over a broker of lists. Several buses share one `MemoryBroker`.
 
-It keeps what a test can see of Kafka (partitions, offsets, groups, rebalances, commit metadata, tombstones) and nothing of
-time: no retention, no compaction, no transactions.
+It keeps what a test can see of Kafka (partitions, offsets, groups, rebalances, commit metadata, tombstones, transactions with
+one owner a partition) and nothing of time: no retention, no compaction.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from typing import Any, Self
 from ruminate.schemas.envelope import Headers
 from ruminate.schemas.topic import SideTopic, Topic
 from ruminate.shared.bus import OffsetLost
-from ruminate.shared.dead_letters import Record
+from ruminate.shared.dead_letters import Place, Record
 from ruminate.shared.ledger import Commit
 from ruminate.shared.member import Member
-from ruminate.shared.serving import Outgoing, Serving, Settled
+from ruminate.shared.serving import Serving
 from ruminate.shared.settings import ServiceSettings
+from ruminate.shared.settling import Settled
+from ruminate.shared.shares import Outgoing
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class StoredRecord:
 
 @dataclass(slots=True)
 class _Group:
-    commits: dict[int, Commit] = field(default_factory=dict)
+    commits: dict[Place, Commit] = field(default_factory=dict)
+    epochs: defaultdict[Place, int] = field(default_factory=lambda: defaultdict(int))
     members: list[_GroupLog] = field(default_factory=list)
     rebalance: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -80,7 +83,7 @@ class MemoryBroker:
 
     def committed(self, reader: str, topic: str) -> dict[int, Commit]:
         """What the group of `reader` has committed, by partition."""
-        return dict(self._groups[reader, topic].commits)
+        return {number: commit for (name, number), commit in self._groups[reader, topic].commits.items() if name == topic}
 
     def fetch(self, topic: str, partition: int, offset: int, limit: int) -> Sequence[StoredRecord]:
         """Up to `limit` records from `offset` on."""
@@ -99,10 +102,14 @@ class MemoryBroker:
 
     async def rebalance(self, change: Coroutine[Any, Any, None]) -> None:
         """See a change of a group through, also where the member that asked for it is cancelled: the others wait for its end."""
+        await asyncio.shield(self.change(change))
+
+    def change(self, change: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin a change of a group."""
         rebalancing = asyncio.create_task(change)
         self._rebalances.add(rebalancing)
         rebalancing.add_done_callback(self._rebalances.discard)
-        await asyncio.shield(rebalancing)
+        return rebalancing
 
 
 class MemoryBus(Member):
@@ -131,7 +138,7 @@ class MemoryBus(Member):
 
     @asynccontextmanager
     async def _group_log(self, topic: Topic[Any], serving: Serving[Any]) -> AsyncIterator[_GroupLog]:
-        group_log = _GroupLog(self._broker, topic, self._reader, serving)
+        group_log = _GroupLog(self._broker, topic, self._reader, serving, transactions=self._settings.kafka_transactions)
         try:
             yield group_log
         finally:
@@ -163,7 +170,9 @@ class _Writer:
         self._all_acknowledged.set()
 
     def write(self, record: Outgoing, settled: Settled) -> None:
-        offset = self._broker.append(record.topic, record.value, key=record.key, headers=record.headers, partition=record.partition)
+        offset = self._broker.append(
+            record.topic, record.value, key=record.key, headers=list(record.headers), partition=record.partition
+        )
         self._unacknowledged += 1
         self._all_acknowledged.clear()
         asyncio.get_running_loop().call_soon(self._acknowledge, settled, offset)
@@ -178,39 +187,69 @@ class _Writer:
         await self._all_acknowledged.wait()
 
 
-class _GroupLog:
-    """One member's view. It joins at its first poll."""
+class _AtomicWriter:
+    """One owner's transactions of one partition; a later owner's writer fences it."""
 
-    def __init__(self, broker: MemoryBroker, topic: Topic[Any], reader: str, serving: Serving[Any]) -> None:
+    def __init__(self, broker: MemoryBroker, group: _Group, place: Place) -> None:
         self._broker = broker
-        self._topic = topic
+        self._group = group
+        self._place = place
+        group.epochs[place] += 1
+        self._epoch = group.epochs[place]
+
+    async def write(self, records: Sequence[Outgoing], commit: Commit) -> bool:
+        await asyncio.sleep(0)
+        if self._group.epochs[self._place] != self._epoch:
+            return False
+        for record in records:
+            self._broker.append(
+                record.topic, record.value, key=record.key, headers=list(record.headers), partition=record.partition
+            )
+        self._group.commits[self._place] = commit
+        return True
+
+
+class _GroupLog:
+    """One member's view of a topic and its retries. It joins at its first poll."""
+
+    def __init__(self, broker: MemoryBroker, topic: Topic[Any], reader: str, serving: Serving[Any], *, transactions: bool) -> None:
+        self._broker = broker
+        retries = topic.retries(reader)
+        self._places = [
+            [(topic.name, number) for number in range(topic.partitions)],
+            [(retries.name, number) for number in range(retries.partitions)],
+        ]
         self._serving = serving
         self._group = broker.group(reader, topic.name)
-        self._positions: dict[int, int] = {}
-        self.assignment: frozenset[int] = frozenset()
+        self._transactions = transactions
+        self._positions: dict[Place, int] = {}
+        self.assignment: frozenset[Place] = frozenset()
 
-    async def poll(self, partitions: Collection[int], limit: int, seconds: float) -> Iterable[Record]:
+    async def poll(self, places: Collection[Place], limit: int, seconds: float) -> Iterable[Record]:
         if self not in self._group.members:
             await self._broker.rebalance(self._join())
         records: list[StoredRecord] = []
-        for number in partitions:
-            if number in self._positions:
-                fetched = self._broker.fetch(self._topic.name, number, self._positions[number], limit - len(records))
-                self._positions[number] += len(fetched)
+        for place in places:
+            if place in self._positions:
+                fetched = self._broker.fetch(*place, self._positions[place], limit - len(records))
+                self._positions[place] += len(fetched)
                 records.extend(fetched)
         if not records:
             await self._broker.wait(seconds)
         return records
 
-    def seek(self, partition: int, offset: int) -> None:
-        if partition in self.assignment:
-            self._positions[partition] = offset
+    def seek(self, place: Place, offset: int) -> None:
+        if place in self.assignment:
+            self._positions[place] = offset
 
-    async def commit(self, commits: Mapping[int, Commit]) -> bool:
+    async def commit(self, commits: Mapping[Place, Commit]) -> bool:
         if not commits.keys() <= self.assignment:
             return False
         self._group.commits.update(commits)
         return True
+
+    def rejoin(self) -> None:
+        self._broker.change(self._refresh())
 
     async def leave(self) -> None:
         """Be out of the group, however the member ends."""
@@ -225,36 +264,41 @@ class _GroupLog:
             if self in self._group.members:
                 await self._rebalance([member for member in self._group.members if member is not self])
 
+    async def _refresh(self) -> None:
+        async with self._group.rebalance:
+            await self._rebalance(list(self._group.members))
+
     async def _rebalance(self, members: list[_GroupLog]) -> None:
         for member in members:
             await member._serving.revoking()
         self._group.members[:] = members
-        for member, numbers in zip(members, _share_out(self._topic.partitions, [m.assignment for m in members]), strict=True):
-            member._take(numbers)
+        held = [member.assignment for member in members]
+        shares = [_share_out(places, [each & frozenset(places) for each in held]) for places in self._places]
+        for member, mine in zip(members, zip(*shares, strict=True), strict=False):
+            member._take(frozenset().union(*mine))
 
-    def _take(self, numbers: frozenset[int]) -> None:
-        self.assignment = numbers
-        starts = {number: self._group.commits.get(number, Commit(0)) for number in numbers}
-        for number, start in starts.items():
-            end = len(self._broker.records(self._topic.name, number))
+    def _take(self, places: frozenset[Place]) -> None:
+        self.assignment = places
+        starts = {place: self._group.commits.get(place, Commit(0)) for place in sorted(places)}  # tests want one order
+        for (name, number), start in starts.items():
+            end = len(self._broker.records(name, number))
             if start.offset > end:
-                self._serving.fail(
-                    OffsetLost(f"offset {start.offset} of {self._topic.name} partition {number} is past the end {end}")
-                )
+                self._serving.fail(OffsetLost(f"offset {start.offset} of {name} partition {number} is past the end {end}"))
                 return
-        self._positions = {number: start.offset for number, start in starts.items()}
-        self._serving.assigned(starts)
+        self._positions = {place: start.offset for place, start in starts.items()}
+        writers = {place: _AtomicWriter(self._broker, self._group, place) for place in places} if self._transactions else None
+        self._serving.assigned(starts, writers)
 
 
-def _share_out(partitions: int, held: Sequence[frozenset[int]]) -> list[frozenset[int]]:
+def _share_out(places: Sequence[Place], held: Sequence[frozenset[Place]]) -> list[frozenset[Place]]:
     """Every partition to one member, as evenly as can be, each member keeping what it may."""
     if not held:
         return []
-    least, more = divmod(partitions, len(held))
+    least, more = divmod(len(places), len(held))
     quotas = [least + (index < more) for index in range(len(held))]
-    kept = [set(sorted(numbers)[:quota]) for numbers, quota in zip(held, quotas, strict=True)]
-    free = [number for number in range(partitions) if not any(number in numbers for numbers in kept)]
-    for numbers, quota in zip(kept, quotas, strict=True):
-        while len(numbers) < quota:
-            numbers.add(free.pop(0))
-    return [frozenset(numbers) for numbers in kept]
+    kept = [set(sorted(mine)[:quota]) for mine, quota in zip(held, quotas, strict=True)]
+    free = [place for place in places if not any(place in mine for mine in kept)]
+    for mine, quota in zip(kept, quotas, strict=True):
+        while len(mine) < quota:
+            mine.add(free.pop(0))
+    return [frozenset(mine) for mine in kept]

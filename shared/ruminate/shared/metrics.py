@@ -6,16 +6,20 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
-EVENTS_SETTLED: Final = Counter(
+from ruminate.shared.tallies import AgeHistogram, SettledCounter, Tallies
+
+EVENTS: Final = Tallies()
+"""Counted without a lock and without a label look-up, because it is done for every record."""
+
+EVENTS_SETTLED: Final = SettledCounter(
+    EVENTS,
     "ruminate_events_settled",
-    "Deliveries that ended, by outcome (done, dead_letter, tombstone); if dead_letter grows, read the dead-letter topic.",
-    ["topic", "reader", "outcome"],
+    "Deliveries that ended, by outcome (done, dead_letter, tombstone); if dead_letter grows, type: ruminate dlq list.",
 )
-EVENT_AGE_SECONDS: Final = Histogram(
+EVENT_AGE_SECONDS: Final = AgeHistogram(
+    EVENTS,
     "ruminate_event_age_seconds",
     "From an event's time to its being finished; if it grows, add replicas or concurrency to the reader.",
-    ["topic", "reader"],
-    buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3600, 86400),
 )
 IN_FLIGHT: Final = Gauge(
     "ruminate_in_flight",
@@ -29,8 +33,7 @@ HELD: Final = Gauge(
 )
 DEAD_LETTERS: Final = Counter(
     "ruminate_dead_letters",
-    "Records that could not be processed, by reason; the log of the reader says where each stands and why "
-    "(`record_given_up`): correct the writer.",
+    "Records that could not be processed, by reason; type: ruminate dlq list. Correct the writer, or the reader and replay.",
     ["topic", "reader", "reason"],
 )
 UNAVAILABLE: Final = Counter(
@@ -47,4 +50,10 @@ PUBLISHED: Final = Counter(
     "ruminate_events_published",
     "Events acknowledged by all in-sync replicas; if it stands still while work goes on, look at the broker.",
     ["topic"],
+)
+TRANSACTION_SECONDS: Final = Histogram(
+    "ruminate_transaction_seconds",
+    "From the beginning of a transaction to its being committed; if it grows, look at the broker's transaction coordinator.",
+    ["topic", "reader"],
+    buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.3, 1, 3, 10),
 )

@@ -94,6 +94,15 @@ tool tag in the first text under `if .ToolCalls`: keep both as they stand. A las
 content has its thinking closed, which is how a thinking budget is enforced and how Ollama 0.24 starts structured output.
 """
 
+SMALL_WEIGHTS_BYTES = 64 << 20
+"""Under this size threads wait for each other longer than they work: two on a busy machine take a hundred times as long as one."""
+
+
+def parameters_for(weights_bytes: int) -> dict[str, int]:
+    """What a model of this size should be created with, whatever else it is created with."""
+    return {"num_thread": 1} if weights_bytes < SMALL_WEIGHTS_BYTES else {}
+
+
 Think = bool | Literal["low", "medium", "high", "max"]
 
 

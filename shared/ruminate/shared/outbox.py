@@ -15,7 +15,8 @@ from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from ruminate.shared.bus import BrokerUnavailable, BusError
-from ruminate.shared.serving import Outgoing, Settled
+from ruminate.shared.settling import Settled
+from ruminate.shared.shares import Outgoing
 
 
 class RecordRefused(BusError):
@@ -49,9 +50,9 @@ class Outbox:
         lane = self._lanes.get(place)
         if lane is None:
             lane = self._lanes[place] = _Lane(record.topic, record.partition)
-        if not lane.batches or not _append(lane.batches[-1][0], record):
+        if not lane.batches or not append(lane.batches[-1][0], record):
             batch = self._producer.create_batch()
-            _append(batch, record)  # the first record always fits
+            append(batch, record)  # the first record always fits
             lane.batches.append((batch, []))
         lane.batches[-1][1].append(settled)
         if lane.sending is None:
@@ -105,6 +106,7 @@ class Outbox:
         )
 
 
-def _append(batch: BatchBuilder, record: Outgoing) -> bool:
+def append(batch: BatchBuilder, record: Outgoing) -> bool:
+    """Put a record into a batch; False when it is full. An empty one takes any record."""
     appended: object | None = batch.append(timestamp=None, key=record.key, value=record.value, headers=record.headers)
     return appended is not None

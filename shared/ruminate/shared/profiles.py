@@ -12,6 +12,8 @@ class BrokerProfile:
 
     idempotent_producer: bool
     """No duplicates by the client's own retries; the embedded broker refuses the request."""
+    transactions: bool
+    """Outputs and offsets together or not at all; the embedded broker answers the requests, and shows aborted records."""
     static_membership: bool
     """A replica that restarts keeps its partitions; on the embedded broker such a join waits for several sessions."""
     keeps_commit_metadata: bool
@@ -36,6 +38,7 @@ class BrokerProfile:
 
 KAFKA: Final = BrokerProfile(
     idempotent_producer=True,
+    transactions=True,
     static_membership=True,
     keeps_commit_metadata=True,
     takes_topic_configuration=True,
@@ -49,6 +52,7 @@ KAFKA: Final = BrokerProfile(
 
 EMBEDDED: Final = BrokerProfile(
     idempotent_producer=False,
+    transactions=False,
     static_membership=False,
     keeps_commit_metadata=False,
     takes_topic_configuration=False,

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
@@ -16,10 +17,12 @@ from typing import Any, NoReturn, TypeVar
 import structlog
 from pydantic import ValidationError
 
-from ruminate.shared.bus import EXIT_FAULT_IS_OURS, Bus, OffsetLost, TooManyDeadLetters
+from ruminate.shared.bus import EXIT_FAULT_IS_OURS, Bus, OffsetLost, TooManyDeadLetters, TransactionsRefused
+from ruminate.shared.kafka_settings import WrongConnectionSettings
 from ruminate.shared.log import configure_logging
+from ruminate.shared.obstacles import missing_right
 from ruminate.shared.process import die_with_parent
-from ruminate.shared.settings import ServiceSettings
+from ruminate.shared.settings import ServiceSettings, problems_of
 
 log = structlog.get_logger()
 
@@ -34,18 +37,24 @@ def run(service: str, settings_class: type[S], main: Callable[[S], Coroutine[Any
     try:
         settings = settings_class()
     except ValidationError as error:
-        for problem in error.errors(include_input=False, include_url=False):
-            name = "RUMINATE_" + "_".join(str(part) for part in problem["loc"]).upper()
-            print(f"{service}: {name}: {problem['msg']}", file=sys.stderr)  # noqa: T201 - there is no log yet
+        for problem in problems_of(error):
+            print(f"{service}: {problem}", file=sys.stderr)  # noqa: T201 - there is no log yet
         sys.exit(EXIT_FAULT_IS_OURS)
     configure_logging(service=service, level=settings.log_level)
+    # What is imported stays, and a record leaves no cycles: looking for them after every 700 objects costs 6 µs a record.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     try:
         asyncio.run(main(settings))
-    except (TooManyDeadLetters, OffsetLost):
+    except WrongConnectionSettings as error:
+        log.error("settings_refused", why=str(error))  # noqa: TRY400 - the sentence says it all
+        sys.exit(EXIT_FAULT_IS_OURS)
+    except (TooManyDeadLetters, OffsetLost, TransactionsRefused):
         log.exception("service_ended_for_an_operator")
         sys.exit(EXIT_FAULT_IS_OURS)
-    except Exception:
-        log.exception("service_crashed")
+    except Exception as error:
+        hint = missing_right(error)
+        log.exception("service_crashed", **({"why": hint} if hint else {}))
         sys.exit(EXIT_CRASHED)
     log.info("service_stopped")
     sys.exit(0)

@@ -1,9 +1,11 @@
 """One reader's work on one topic, whichever broker is behind it: every record ends in exactly one of four outcomes.
 
-    log.poll ──▶ accept ──▶ Turns ──▶ worker: decode, handle ──▶ write ──▶ acknowledged ──▶ Ledger ──▶ log.commit
+    log.poll ──▶ accept ──▶ Turns ──▶ worker: decode, handle ──▶ Settling: write, acknowledged ──▶ Ledger ──▶ commit
                                         │ Unavailable: the partition is parked and the same record tried again
                                         │ Unprocessable, third crash: a dead letter is written instead
                                         └ anything else: counted in the commit, then `run` raises it
+
+Two topics are read as one: the topic itself, and the reader's retry topic, on which its dead letters come back.
 
 No task a record: `concurrency` workers take turns. A rebalance may take a partition away at any moment; what belongs to it
 carries the `Share` that it came with, and a lost share finishes nothing, commits nothing and tells nothing.
@@ -14,10 +16,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -27,7 +28,6 @@ from ruminate.schemas.payload import Payload
 from ruminate.schemas.topic import Topic
 from ruminate.shared import metrics
 from ruminate.shared.bus import (
-    BrokerUnavailable,
     Delivery,
     Handler,
     PartitionsListener,
@@ -37,10 +37,12 @@ from ruminate.shared.bus import (
     Unavailable,
     Unprocessable,
 )
-from ruminate.shared.dead_letters import CRASHED, DeadLetter, Record
-from ruminate.shared.decoding import decode, encode, moment
+from ruminate.shared.dead_letters import CRASHED, DeadLetter, Place, Record, origin_of, without_provenance
+from ruminate.shared.decoding import decode, encode, now
 from ruminate.shared.ledger import Commit, Ledger
 from ruminate.shared.partitioning import partition_of
+from ruminate.shared.settling import Acknowledged, Settling, Transacted, Writer
+from ruminate.shared.shares import AtomicWriter, Emptied, Item, Outgoing, Share
 from ruminate.shared.turns import Turns
 
 log = structlog.get_logger()
@@ -56,90 +58,24 @@ INSIST_SECONDS: Final = 5.0
 BREATH_SECONDS: Final = 0.01
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """One record to be written."""
-
-    topic: str
-    partition: int
-    key: bytes
-    value: bytes
-    headers: list[tuple[str, bytes]]
-
-
-Settled = Callable[[int | Exception], None]
-"""Called once: with the offset that the record was given, or with why it was not acknowledged."""
-
-
-class Writer(Protocol):
-    """Writes records in batches, in order a partition."""
-
-    def write(self, record: Outgoing, settled: Settled) -> None:
-        """Enqueue a record."""
-        ...
-
-    async def flush(self) -> None:
-        """Return when everything enqueued so far is settled."""
-        ...
-
-
 class GroupLog(Protocol):
     """A topic as one member of a consumer group sees it. It calls `Serving.revoking` and `Serving.assigned`."""
 
-    async def poll(self, partitions: Collection[int], limit: int, seconds: float) -> Iterable[Record]:
+    async def poll(self, places: Collection[Place], limit: int, seconds: float) -> Iterable[Record]:
         """Up to `limit` records of these partitions, waiting at most `seconds`; none are wanted where there is no partition."""
         ...
 
-    def seek(self, partition: int, offset: int) -> None:
+    def seek(self, place: Place, offset: int) -> None:
         """Go on from `offset`; nothing happens where the partition is no longer ours."""
         ...
 
-    async def commit(self, commits: Mapping[int, Commit]) -> bool:
+    async def commit(self, commits: Mapping[Place, Commit]) -> bool:
         """Commit; False when the group refused because it has moved on. Raises BrokerUnavailable."""
         ...
 
-
-@dataclass(slots=True, eq=False)
-class Share:
-    """One partition for as long as it is ours."""
-
-    number: int
-    ledger: Ledger
-    committed: Commit
-    opened: bool = False
-    lost: bool = False
-    held: int = 0
-    waits_for: str = ""
-    wakes_at: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Emptied:
-    """A held record: where it stands, without its bytes, of which a reader may hold a hundred thousand."""
-
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None = None
-    value: bytes | None = None
-    headers: tuple[tuple[str, bytes], ...] = ()
-
-
-@dataclass(slots=True, eq=False)
-class _Item:
-    """One record on its way."""
-
-    partition: Share
-    record: Record
-    key: bytes | None
-    in_flight_bytes: int
-    in_flight: bool = True
-    worker: asyncio.Task[Any] | None = None
-    held: bool = False
-    attempts: int = 0
-    unsettled: int = 0  # what has to happen before it is finished: the handler, each acknowledgement, a release
-    outcome: str = "done"
-    time: datetime | None = None
+    def rejoin(self) -> None:
+        """Ask the group who owns what: it has moved on without our knowing."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +87,7 @@ class ServingSettings:
     cluster: str
     grace_seconds: float
     dead_letter_limit: int
+    transactions: bool = False
 
 
 @dataclass(slots=True)
@@ -176,8 +113,8 @@ class Serving(Generic[P]):
         on_revoked: PartitionsListener,
     ) -> None:
         self._topic = topic
+        self._retries = topic.retries(settings.reader)
         self._handler = handler
-        self._writer = writer
         self._settings = settings
         self._concurrency = concurrency
         self._max_in_flight = max_in_flight
@@ -185,20 +122,22 @@ class Serving(Generic[P]):
         self._on_assigned = on_assigned
         self._on_revoked = on_revoked
 
+        labels = (topic.name, settings.reader)
+        self._settling: Settling = (
+            Transacted(self, labels=labels) if settings.transactions else Acknowledged(self, writer, labels=labels)
+        )
         self.turned_at = time.monotonic()
         self._group_log: GroupLog | None = None
-        self._shares: dict[int, Share] = {}
+        self._shares: dict[Place, Share] = {}
         self._joined = False
         self._rebalancing = False
         self._ending = asyncio.Event()
         self._changes: asyncio.Queue[_Change] = asyncio.Queue()
-        self._commit_lock = asyncio.Lock()
-        self._commit_trouble = ""
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        self._turns: Turns[_Item] = Turns()
+        self._turns: Turns[Item] = Turns()
         self._idle: list[asyncio.Future[None]] = []
-        self._running: set[_Item] = set()
+        self._running: set[Item] = set()
         self._none_running = asyncio.Event()
         self._none_running.set()
         self._in_flight = 0
@@ -207,11 +146,7 @@ class Serving(Generic[P]):
         self._dead_letters_in_a_row = 0
         self._breathed_at = time.monotonic()
 
-        labels = (topic.name, settings.reader)
-        self._settled = {
-            outcome: metrics.EVENTS_SETTLED.labels(*labels, outcome) for outcome in ("done", "dead_letter", "tombstone")
-        }
-        self._age = metrics.EVENT_AGE_SECONDS.labels(*labels)
+        self._tally = metrics.EVENTS.of(*labels)
         self._in_flight_gauge = metrics.IN_FLIGHT.labels(*labels)
         self._held_gauge = metrics.HELD.labels(*labels)
 
@@ -236,7 +171,7 @@ class Serving(Generic[P]):
             async with AsyncExitStack() as steps:
                 steps.push_async_callback(self._part)
                 steps.push_async_callback(_end, [*background, ending])
-                steps.push_async_callback(self._settle)
+                steps.push_async_callback(self._settle_all)
                 steps.push_async_callback(_end, workers)
         if self._failure.done():
             self._failure.result()
@@ -254,16 +189,18 @@ class Serving(Generic[P]):
 
     def readiness(self) -> list[str]:
         """Why we are not ready, a sentence each."""
-        name = self._topic.name
         if not self._joined or self._rebalancing:
-            return [f"the partitions of {name} are being assigned"]
-        reasons = [f"partition {share.number} of {name} is being opened" for share in self._shares.values() if not share.opened]
+            return [f"the partitions of {self._topic.name} are being assigned"]
+        reasons = [
+            f"partition {share.place[1]} of {share.place[0]} is being opened" for share in self._shares.values() if not share.opened
+        ]
         for share in self._shares.values():
             if share.waits_for:
                 seconds = max(0.0, share.wakes_at - time.monotonic())
-                reasons.append(f"partition {share.number} of {name} waits for {share.waits_for}; next try in {seconds:.0f} s")
-        if self._commit_trouble:
-            reasons.append(self._commit_trouble)
+                name, number = share.place
+                reasons.append(f"partition {number} of {name} waits for {share.waits_for}; next try in {seconds:.0f} s")
+        if self._settling.trouble:
+            reasons.append(self._settling.trouble)
         return reasons
 
     @property
@@ -278,26 +215,31 @@ class Serving(Generic[P]):
         """The group rebalances: begin nothing, have everything acknowledged, commit what is finished."""
         self._rebalancing = True
         await self._flush(FLUSH_SECONDS / 4)
-        await self._commit()
+        await self._settling.commit()
 
-    def assigned(self, starts: Mapping[int, Commit]) -> None:
-        """These partitions are ours now, with where the group stands in each.
+    def assigned(self, starts: Mapping[Place, Commit], writers: Mapping[Place, AtomicWriter] | None = None) -> None:
+        """These partitions are ours now, with where the group stands in each, and with transactions their writers.
 
         A partition that was ours and that nobody moved on meanwhile goes on as if nothing had happened.
         """
         change = _Change()
         for share in list(self._shares.values()):
-            start = starts.get(share.number)
+            start = starts.get(share.place)
             if start is None or start.offset > share.ledger.commit().offset:
                 self._lose(share)
                 change.revoked.append(share)
             else:
-                self._log.seek(share.number, share.ledger.next_offset)
-        for number, start in starts.items():
-            if number not in self._shares:
-                share = Share(number, Ledger(start.offset, start.crashes), committed=start)
-                self._shares[number] = share
+                share.waits_for = "" if share.waits_for == _ITS_OWNER else share.waits_for
+                self._log.seek(share.place, share.ledger.next_offset)
+        for place, start in starts.items():
+            if place not in self._shares:
+                share = Share(place, Ledger(start.offset, start.crashes), committed=start, retries=place[0] == self._retries.name)
+                self._shares[place] = share
                 change.gained.append(share)
+        for place, share in self._shares.items():
+            share.atomic = (writers or {}).get(place)
+            if share.opened and share.atomic is not None and (share.writing is None or share.writing.done()):
+                self._settling.opened(share)  # it was fenced, and is ours again
         if change.revoked or change.gained:
             self._changes.put_nowait(change)
         self._joined = True
@@ -312,7 +254,7 @@ class Serving(Generic[P]):
             self._in_flight_gauge.set(self._in_flight)
             self._held_gauge.set(sum(share.held for share in self._shares.values()))
             room = self._room_for()
-            wanted = [share.number for share in self._shares.values() if share.opened and not share.waits_for] if room else []
+            wanted = [share.place for share in self._shares.values() if share.opened and not share.waits_for] if room else []
             if not wanted:
                 self._room.clear()
                 await _wait(self._room, TURN_SECONDS)
@@ -326,50 +268,56 @@ class Serving(Generic[P]):
         return room if room >= max(1, self._max_in_flight // 4) else 0
 
     def _accept(self, records: Iterable[Record]) -> None:
-        count = 0
+        count = size = 0
+        share: Share | None = None
+        by_key = self._concurrency > 1
         for record in records:
-            share = self._shares.get(record.partition)
+            if share is None or share.place != (record.topic, record.partition):
+                share = self._shares.get((record.topic, record.partition))
             if share is None or not share.opened or not share.ledger.begin(record.offset):
                 continue
-            size = 0 if record.value is None else len(record.value)
+            value = record.value
+            length = 0 if value is None else len(value)
             # With one worker the order of the partition is kept whole, not only that of a key.
-            item = _Item(share, record, None if self._concurrency == 1 else _ordering_key(record), size)
-            self._in_flight += 1
-            self._in_flight_bytes += size
-            self._turns.add(item)
+            self._turns.add(Item(share, record, _ordering_key(record) if by_key else None, length))
+            size += length
             count += 1
+        self._in_flight += count
+        self._in_flight_bytes += size
         self._wake(count)
 
     # Handling.
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
+        worker = asyncio.current_task()
+        monotonic, turns, running = time.monotonic, self._turns, self._running
         while not self._ending.is_set():
-            item = None if self._rebalancing else self._turns.take()
+            item = None if self._rebalancing else turns.take()
             if item is None:
                 idle = loop.create_future()
                 self._idle.append(idle)
                 await idle
                 continue
-            if time.monotonic() - self._breathed_at > BREATH_SECONDS:
+            if monotonic() - self._breathed_at > BREATH_SECONDS:
                 await asyncio.sleep(0)  # handlers that never wait must not keep heartbeats from being sent
-                self._breathed_at = time.monotonic()
-            item.worker = asyncio.current_task()
-            self._running.add(item)
+                self._breathed_at = monotonic()
+            item.worker = worker
+            running.add(item)
             self._none_running.clear()
             try:
                 await self._handle(item)
             finally:
-                self._running.discard(item)
-                if not self._running:
+                running.discard(item)
+                if not running:
                     self._none_running.set()
 
-    async def _handle(self, item: _Item) -> None:
-        share = item.partition
+    async def _handle(self, item: Item) -> None:
+        share = item.share
         try:
             if item.record.value is None and item.record.key is not None and self._topic.cleanup == "compact":
                 item.outcome = "tombstone"  # an erasure, and not for us
-                self._tell(item, [])
+                self._tell(item, ())
             else:
                 await self._deliver(item)
         except asyncio.CancelledError:
@@ -388,82 +336,76 @@ class Serving(Generic[P]):
             self._crash(item, error)
         self._turns.finish(item)
 
-    async def _deliver(self, item: _Item) -> None:
-        record, topic = item.record, self._topic
-        headers = list(record.headers)
-        payload, envelope = decode(topic, record.value, headers, recorded_at=moment(record.timestamp))
-        item.time = envelope.time
+    async def _deliver(self, item: Item) -> None:
+        record, topic, share = item.record, self._topic, item.share
+        headers: Sequence[tuple[str, bytes]] = record.headers
+        payload, envelope = decode(topic, record.value, headers, timestamp_ms=record.timestamp)
+        item.happened_at = envelope.time.timestamp()
+        position = Position(record.topic, record.partition, record.offset)
+        if share.retries:
+            position, headers = origin_of(headers) or position, without_provenance(headers)
         delivery = Delivery(
-            topic=topic,
-            payload=payload,
-            envelope=envelope,
-            position=Position(topic.name, record.partition, record.offset),
-            headers=headers,
-            value=record.value or b"",
-            source=self._settings.source,
-            _now=now,
+            topic, payload, envelope, position, headers, record.value or b"", self._settings.source, retried=share.retries
         )
-        released = False
-
-        def release() -> None:
-            nonlocal released
-            released = True
-            if item.held:
-                item.held = False
-                item.partition.held -= 1
-                self._settle_one(item)
-
-        delivery._release = release
         await self._handler(delivery)
-        outgoing = [to_record(told) for told in delivery.told]
-        if delivery.held and not released and not item.partition.lost:
+        outgoing = [to_record(told) for told in delivery.told] if delivery.told else ()
+        if delivery.held is not None and not delivery.held.released and not share.lost:
             item.held = True
-            item.record = _Emptied(record.partition, record.offset, record.timestamp)
-            item.partition.held += 1
-            item.unsettled += 1
+            item.record = Emptied(record.topic, record.partition, record.offset, record.timestamp)
+            share.held += 1
+            delivery.held.on_release = lambda: self._release(item)
             self._leave_flight(item)
+        self._dead_letters_in_a_row = 0
         self._tell(item, outgoing)
 
-    def _tell(self, item: _Item, outgoing: list[Outgoing]) -> None:
-        if item.partition.lost:
+    def _release(self, item: Item) -> None:
+        if item.held:
+            item.held = False
+            item.share.held -= 1
+            if not item.share.lost:
+                self._settling.release(item)
+
+    def _tell(self, item: Item, outgoing: Sequence[Outgoing]) -> None:
+        if item.share.lost:
             self._leave_flight(item)
             return
-        item.unsettled += 1 + len(outgoing)
-        for record in outgoing:
-            self._writer.write(record, lambda outcome: self._acknowledged(item, outcome))
-        self._settle_one(item)
+        self._settling.settle(item, outgoing)
 
-    def _acknowledged(self, item: _Item, outcome: int | Exception) -> None:
-        if isinstance(outcome, Exception):
-            self.fail(outcome)
-        else:
-            self._settle_one(item)
-
-    def _settle_one(self, item: _Item) -> None:
-        item.unsettled -= 1
-        if item.unsettled and not item.partition.lost:
-            return
-        self._leave_flight(item)
-        if item.partition.lost:
-            return
-        item.partition.ledger.finish(item.record.offset)
-        self._settled[item.outcome].inc()
-        if item.outcome == "done":
-            self._dead_letters_in_a_row = 0
-            if item.time is not None:
-                self._age.observe(max(0.0, (now() - item.time).total_seconds()))
-
-    def _leave_flight(self, item: _Item) -> None:
+    def _leave_flight(self, item: Item) -> None:
         if item.in_flight:
             item.in_flight = False
             self._in_flight -= 1
             self._in_flight_bytes -= item.in_flight_bytes
             self._room.set()
 
+    # What `Settling` asks for.
+
+    def shares(self) -> Collection[Share]:
+        """The partitions that are ours now."""
+        return self._shares.values()
+
+    def finished(self, item: Item) -> None:
+        """The record needs nothing any more."""
+        self._leave_flight(item)
+        if item.share.lost:
+            return
+        item.share.ledger.finish(item.record.offset)
+        self._tally.settled(item.outcome, time.time() - item.happened_at if item.happened_at else None)
+
+    async def commit_to_group(self, commits: Mapping[Place, Commit]) -> bool:
+        """See `GroupLog.commit`."""
+        return await self._log.commit(commits)
+
+    def fenced(self, share: Share) -> None:
+        """Begin nothing of this partition until the group has said whose it is."""
+        log.warning("partition_fenced", topic=share.place[0], partition=share.place[1])
+        share.waits_for = _ITS_OWNER
+        self._log.rejoin()
+
     # The other three outcomes.
 
-    def _bury(self, item: _Item, reason: str, explanation: str) -> None:
-        if item.partition.lost:
+    def _bury(self, item: Item, reason: str, explanation: str) -> None:
+        if item.share.lost:
             self._leave_flight(item)
             return
         self._dead_letters_in_a_row += 1
@@ -473,14 +415,14 @@ class Serving(Generic[P]):
                 TooManyDeadLetters(
                     f"{limit} records of {topic.name} in a row could not be processed by {reader} "
                     f"(RUMINATE_DEAD_LETTER_LIMIT), the last one for {reason}: {explanation}. "
-                    f"Look at {topic.dead_letters(reader).name} for what is wrong with us."
+                    f"Type:  ruminate dlq list {topic.name} --reader {reader}"
                 )
             )
             return
         letter = DeadLetter(
             reason=reason,
             explanation=explanation,
-            position=Position(topic.name, record.partition, record.offset),
+            position=Position(record.topic, record.partition, record.offset),
             timestamp_ms=record.timestamp,
             reader=reader,
             at=now(),
@@ -488,16 +430,16 @@ class Serving(Generic[P]):
             had_value=record.value is not None,
         )
         outgoing = Outgoing(
-            topic=topic.dead_letters(reader).name,
-            partition=record.partition,
-            key=str(letter.id(self._settings.cluster)).encode(),
-            value=record.value or b"",
-            headers=letter.headers(record.headers),
+            topic.dead_letters(reader).name,
+            record.partition,
+            str(letter.id(self._settings.cluster)).encode(),
+            record.value or b"",
+            letter.headers(record.headers),
         )
         metrics.DEAD_LETTERS.labels(topic.name, reader, reason).inc()
         log.warning(
             "record_given_up",
-            topic=topic.name,
+            topic=record.topic,
             partition=record.partition,
             offset=record.offset,
             reason=reason,
@@ -506,8 +448,8 @@ class Serving(Generic[P]):
         item.outcome = "dead_letter"
         self._tell(item, [outgoing])
 
-    def _park(self, item: _Item, error: Unavailable) -> None:
-        share = item.partition
+    def _park(self, item: Item, error: Unavailable) -> None:
+        share = item.share
         self._turns.park(item)
         if share.lost:
             self._drop_waiting(share)
@@ -516,7 +458,7 @@ class Serving(Generic[P]):
         metrics.UNAVAILABLE.labels(self._topic.name, self._settings.reader).inc()
         longest = min(LONGEST_WAIT_SECONDS, error.retry_after_seconds * 2 ** min(item.attempts - 1, 20))
         seconds = longest * random.uniform(0.75, 1.0)  # noqa: S311 - so that replicas do not come back as one
-        log.info("delivery_waits", topic=self._topic.name, partition=share.number, what=error.what, seconds=round(seconds, 3))
+        log.info("delivery_waits", topic=share.place[0], partition=share.place[1], what=error.what, seconds=round(seconds, 3))
         share.waits_for = error.what
         share.wakes_at = max(share.wakes_at, time.monotonic() + seconds)
         asyncio.get_running_loop().call_at(asyncio.get_running_loop().time() + seconds, self._go_on, share)
@@ -530,15 +472,15 @@ class Serving(Generic[P]):
         self._wake(self._concurrency)
         self._room.set()
 
-    def _crash(self, item: _Item, error: Exception) -> None:
-        if item.partition.lost:
+    def _crash(self, item: Item, error: Exception) -> None:
+        if item.share.lost:
             self._leave_flight(item)
             return
         record = item.record
-        count = item.partition.ledger.crash(record.offset)
+        count = item.share.ledger.crash(record.offset)
         where = _raised_at(error)
         log.error(
-            "handler_crashed", topic=self._topic.name, partition=record.partition, offset=record.offset, count=count,
+            "handler_crashed", topic=record.topic, partition=record.partition, offset=record.offset, count=count,
             error=type(error).__name__, where=where,
         )  # fmt: skip
         if count < CRASHES_BEFORE_DEAD_LETTER:
@@ -550,10 +492,14 @@ class Serving(Generic[P]):
 
     def _lose(self, share: Share) -> None:
         share.lost = True
-        del self._shares[share.number]
+        del self._shares[share.place]
+        if share.writing is not None:
+            share.writing.cancel()
         self._drop_waiting(share)
+        for item in share.handled.values():
+            self._leave_flight(item)
         for item in self._running:
-            if item.partition is share and item.worker is not None:
+            if item.share is share and item.worker is not None:
                 item.worker.cancel()
 
     def _drop_waiting(self, share: Share) -> None:
@@ -564,18 +510,18 @@ class Serving(Generic[P]):
         """Tell the service what it lost and gained, in order, outside of the broker's callbacks: it may take its time."""
         while True:
             change = await self._changes.get()
-            gone = [share for share in change.revoked if share.opened]
-            if gone:
-                await self._on_revoked(frozenset(share.number for share in gone))
+            if gone := _numbers(share for share in change.revoked if share.opened):
+                await self._on_revoked(gone)
             gained = [share for share in change.gained if not share.lost]
             if gained:
                 await self._open(gained)
 
     async def _open(self, gained: list[Share]) -> None:
         attempt = 0
-        while True:
+        numbers = _numbers(gained)
+        while numbers:
             try:
-                await self._on_assigned(frozenset(share.number for share in gained))
+                await self._on_assigned(numbers)
                 break
             except Unavailable as error:
                 attempt += 1
@@ -586,16 +532,19 @@ class Serving(Generic[P]):
             share.waits_for = ""
             share.opened = True
             if not share.lost:
-                self._log.seek(share.number, share.ledger.next_offset)
+                self._settling.opened(share)
+                self._log.seek(share.place, share.ledger.next_offset)
         self._room.set()
 
     async def _part(self) -> None:
         """We read no more: what was ours is not."""
-        shares = [share for share in self._shares.values() if share.opened]
+        numbers = _numbers(share for share in self._shares.values() if share.opened)
+        writing = [share.writing for share in self._shares.values() if share.writing is not None]
         for share in list(self._shares.values()):
             self._lose(share)
-        if shares:
-            await self._watch(self._on_revoked(frozenset(share.number for share in shares)))
+        await _end(writing)
+        if numbers:
+            await self._watch(self._on_revoked(numbers))
 
     # Committing and ending.
 
@@ -603,30 +552,12 @@ class Serving(Generic[P]):
         while True:
             await asyncio.sleep(COMMIT_SECONDS)
             if not self._rebalancing:
-                await self._commit()
-
-    async def _commit(self) -> None:
-        async with self._commit_lock:
-            shares = list(self._shares.values())
-            commits = {share.number: commit for share in shares if (commit := share.ledger.commit()) != share.committed}
-            if not commits:
-                return
-            try:
-                accepted = await self._log.commit(commits)
-            except BrokerUnavailable as error:
-                self._commit_trouble = str(error)
-                return
-            self._commit_trouble = ""
-            if not accepted:
-                metrics.COMMITS_REFUSED.labels(self._topic.name, self._settings.reader).inc()
-                return
-            for share in shares:
-                share.committed = commits.get(share.number, share.committed)
+                await self._settling.commit()
 
     async def _flush(self, seconds: float) -> None:
         try:
             async with asyncio.timeout(seconds):
-                await self._writer.flush()
+                await self._settling.flush()
         except TimeoutError:
             log.warning("acknowledgements_missing", topic=self._topic.name, seconds=seconds)
 
@@ -635,9 +566,9 @@ class Serving(Generic[P]):
         await asyncio.wait((handlers, self._failure), timeout=self._settings.grace_seconds, return_when=asyncio.FIRST_COMPLETED)
         handlers.cancel()
 
-    async def _settle(self) -> None:
+    async def _settle_all(self) -> None:
         await self._flush(FLUSH_SECONDS)
-        await self._commit()
+        await self._settling.commit()
 
     async def _watch(self, part: Awaitable[None]) -> None:
         try:
@@ -653,19 +584,22 @@ class Serving(Generic[P]):
                 count -= 1
 
 
-def now() -> datetime:
-    """The time, as events carry it."""
-    return datetime.now(UTC)
+_ITS_OWNER: Final = "the group to say who owns it"
 
 
 def to_record(told: Told) -> Outgoing:
     """What is written for an event. Raises Unprocessable where the topic does not take an event of this size."""
     topic, payload, envelope = told.topic, told.payload, told.envelope
-    value = encode(payload)
+    value = payload if isinstance(payload, bytes) else encode(payload)
     if len(value) > topic.max_message_bytes:
         raise Unprocessable("too_large", f"the event for {topic.name} has {len(value)} bytes; it takes {topic.max_message_bytes}")
     key = envelope.id if topic.record_key == "event_id" else str(getattr(payload, topic.record_key))
-    return Outgoing(topic.name, partition_of(topic.order_of(payload), topic.partitions), key.encode(), value, envelope.to_headers())
+    return Outgoing(topic.name, partition_of(told.order, topic.partitions), key.encode(), value, envelope.to_headers())
+
+
+def _numbers(shares: Iterable[Share]) -> frozenset[int]:
+    """The numbers of those partitions that a service knows of."""
+    return frozenset(share.place[1] for share in shares if not share.retries)
 
 
 def _ordering_key(record: Record) -> bytes | None:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError
+
+from ruminate.shared.kafka_settings import KafkaSettings
 
 
-class ServiceSettings(BaseSettings):
+class ServiceSettings(KafkaSettings):
     """Read once from `RUMINATE_*` in the environment, then passed down. Frozen."""
 
-    model_config = SettingsConfigDict(env_prefix="RUMINATE_", frozen=True, extra="ignore", protected_namespaces=())
-
-    kafka_bootstrap: str = Field(default="127.0.0.1:9092", description="Kafka bootstrap servers, `host:port[,host:port]`.")
-    kafka_profile: Literal["kafka", "embedded"] = Field(
-        default="kafka", description="Which broker answers: Apache Kafka, or the embedded one with its known limits."
-    )
     kafka_replication: int = Field(default=1, ge=1, le=9, description="Replication factor of the topics that are created.")
+    kafka_transactions: bool = Field(
+        default=False,
+        description="Write what a record leads to and its offset in one transaction, so that readers of committed records see "
+        "each once. Costs latency and throughput; without it, readers keep the first record of an id.",
+    )
     replica: str = Field(
         default="0", pattern=r"^[a-zA-Z0-9_-]{1,40}$", description="Name of this replica: its static place in the group."
     )
@@ -35,3 +36,10 @@ class ServiceSettings(BaseSettings):
     dead_letter_limit: int = Field(
         default=100, ge=1, description="Dead letters in a row after which the service ends with exit 78: then the fault is ours."
     )
+
+
+def problems_of(error: ValidationError) -> Iterator[str]:
+    """What is wrong with settings, a sentence each, without any value: it might be a secret."""
+    for problem in error.errors(include_input=False, include_url=False):
+        name = "_".join(str(part) for part in problem["loc"]).upper()
+        yield f"RUMINATE_{name}: {problem['msg']}" if name else problem["msg"]

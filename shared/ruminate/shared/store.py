@@ -3,7 +3,8 @@
     <root>/blobs/<first two>/<sha256>          bytes
     <root>/<kind>/<name>/<sha256>.json         a folder's manifest: path, sha256 and size of each file
 
-Whoever loses a race overwrites nothing: equal bytes lie under one name, other bytes under another.
+Whoever loses a race overwrites nothing: equal bytes lie under one name, other bytes under another. Only what no longer
+has the bytes of its name is replaced, by those bytes.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 
 import orjson
+from pydantic import ValidationError
 
 from ruminate.schemas.payload import ArtifactReference
 
@@ -49,6 +52,14 @@ class Store(Protocol):
         """Keep a copy of every file in the folder; the reference is to the manifest, which is written last."""
         ...
 
+    async def address_tree(self, folder: Path, *, kind: str, name: str) -> ArtifactReference:
+        """The reference that `put_tree` would give; nothing is kept."""
+        ...
+
+    async def check(self, reference: ArtifactReference) -> None:
+        """Read the artifact where it lies, every byte verified. Raises ArtifactMissing, ArtifactDamaged."""
+        ...
+
     async def fetch(self, reference: ArtifactReference, *, to: Path) -> Path:
         """Copy the artifact to `to` (a file, or a folder for a manifest), every byte verified.
 
@@ -58,6 +69,10 @@ class Store(Protocol):
 
     async def read_bytes(self, reference: ArtifactReference) -> bytes:
         """The bytes behind the reference (a manifest's own), verified."""
+        ...
+
+    async def read_file(self, reference: ArtifactReference, path: str) -> bytes:
+        """One file of a folder, verified by the hash that the folder's manifest names. Raises ArtifactMissing, ArtifactDamaged."""
         ...
 
     async def local_path(self, reference: ArtifactReference) -> Path | None:
@@ -84,6 +99,15 @@ def hash_file(path: Path) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
+@dataclass(frozen=True)
+class _TreeFile:
+    """One file of a folder, as the folder's manifest names it."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+
 class FileStore:
     """A store in a folder of this machine, or on a disk that all services share."""
 
@@ -99,6 +123,15 @@ class FileStore:
         """See Store."""
         return await asyncio.to_thread(self._put_tree, folder, kind, name)
 
+    async def address_tree(self, folder: Path, *, kind: str, name: str) -> ArtifactReference:
+        """See Store."""
+        reference, _, _ = await asyncio.to_thread(self._address_tree, folder, kind, name)
+        return reference
+
+    async def check(self, reference: ArtifactReference) -> None:
+        """See Store."""
+        await asyncio.to_thread(self._check, reference)
+
     async def fetch(self, reference: ArtifactReference, *, to: Path) -> Path:
         """See Store."""
         return await asyncio.to_thread(self._fetch, reference, to)
@@ -107,6 +140,10 @@ class FileStore:
         """See Store."""
         return await asyncio.to_thread(self._read_verified, reference)
 
+    async def read_file(self, reference: ArtifactReference, path: str) -> bytes:
+        """See Store."""
+        return await asyncio.to_thread(self._read_file, reference, path)
+
     async def local_path(self, reference: ArtifactReference) -> Path | None:
         """See Store."""
         return self._path_of(reference)
@@ -114,24 +151,31 @@ class FileStore:
     def _put_file(self, path: Path) -> ArtifactReference:
         sha256, size = hash_file(path)
         target = self._blob(sha256)
-        if not target.exists():
-            self._copy_whole(path, target)
-        return ArtifactReference(uri=target.as_uri(), sha256=sha256, size_bytes=size)
+        self._keep(path, target, sha256, size)
+        return _reference(target, sha256, size)
 
     def _put_tree(self, folder: Path, kind: str, name: str) -> ArtifactReference:
-        files = []
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            kept = self._put_file(path)
-            files.append({"path": path.relative_to(folder).as_posix(), "sha256": kept.sha256, "size_bytes": kept.size_bytes})
-        if not files:
-            raise StoreError(f"{folder} holds no file; there is nothing to keep")
-        manifest = orjson.dumps({"kind": kind, "name": name, "files": files}, option=orjson.OPT_INDENT_2)
-        sha256 = hashlib.sha256(manifest).hexdigest()
-        target = self._root / kind / _safe(name) / f"{sha256}.json"
-        if not target.exists():
+        reference, manifest, files = self._address_tree(folder, kind, name)
+        for file in files:
+            self._keep(folder / file.path, self._blob(file.sha256), file.sha256, file.size_bytes)
+        target = self._path_of(reference)
+        if not _holds(target, reference.sha256, len(manifest)):
             with whole_file(target) as out:
                 out.write(manifest)
-        return ArtifactReference(uri=target.as_uri(), sha256=sha256, size_bytes=sum(int(str(f["size_bytes"])) for f in files))
+        return reference
+
+    def _address_tree(self, folder: Path, kind: str, name: str) -> tuple[ArtifactReference, bytes, list[_TreeFile]]:
+        files = [
+            _TreeFile(path.relative_to(folder).as_posix(), *hash_file(path)) for path in sorted(folder.rglob("*")) if path.is_file()
+        ]
+        if not files:
+            raise StoreError(f"{folder} holds no file; there is nothing to keep")
+        content = {"kind": kind, "name": name, "files": [asdict(file) for file in files]}
+        manifest = orjson.dumps(content, option=orjson.OPT_INDENT_2)
+        sha256 = hashlib.sha256(manifest).hexdigest()
+        target = self._root / kind / _safe(name) / f"{sha256}.json"
+        size_bytes = sum(file.size_bytes for file in files)
+        return _reference(target, sha256, size_bytes), manifest, files
 
     def _fetch(self, reference: ArtifactReference, to: Path) -> Path:
         source = self._path_of(reference)
@@ -139,18 +183,47 @@ class FileStore:
             self._copy_whole(source, to)
             self._verify(to, reference.sha256, reference.uri)
             return to
-        manifest = orjson.loads(self._read_verified(reference))
-        for entry in manifest["files"]:
-            relative = PurePosixPath(entry["path"])
-            if relative.is_absolute() or ".." in relative.parts:
-                raise ArtifactDamaged(f"{reference.uri} names {entry['path']!r}, which lies outside of its folder")
-            target = to / relative
-            blob = self._blob(entry["sha256"])
-            if not blob.exists():
-                raise ArtifactMissing(f"{blob} is missing, which {reference.uri} names; restore it or leave this artifact out")
-            self._copy_whole(blob, target)
-            self._verify(target, entry["sha256"], blob.as_uri())
+        for file in self._files_of(reference):
+            target = to / file.path
+            self._copy_whole(self._present(file, reference), target)
+            self._verify(target, file.sha256, self._blob(file.sha256).as_uri())
         return to
+
+    def _check(self, reference: ArtifactReference) -> None:
+        source = self._path_of(reference)
+        if source.suffix == ".json":
+            for file in self._files_of(reference):
+                if hash_file(self._present(file, reference))[0] != file.sha256:
+                    raise _damaged(self._blob(file.sha256).as_uri(), file.sha256)
+        elif not source.exists():
+            raise ArtifactMissing(f"{source} is missing; restore it or leave this artifact out")
+        elif hash_file(source)[0] != reference.sha256:
+            raise _damaged(reference.uri, reference.sha256)
+
+    def _read_file(self, reference: ArtifactReference, path: str) -> bytes:
+        for file in self._files_of(reference):
+            if file.path == path:
+                data = self._present(file, reference).read_bytes()
+                if hashlib.sha256(data).hexdigest() != file.sha256:
+                    raise _damaged(self._blob(file.sha256).as_uri(), file.sha256)
+                return data
+        raise ArtifactMissing(f"{reference.uri} names no file {path!r}")
+
+    def _files_of(self, reference: ArtifactReference) -> list[_TreeFile]:
+        """The files that a folder's manifest names. Raises ArtifactMissing, ArtifactDamaged."""
+        entries = orjson.loads(self._read_verified(reference))["files"]
+        files = [_TreeFile(entry["path"], entry["sha256"], entry["size_bytes"]) for entry in entries]
+        for file in files:
+            relative = PurePosixPath(file.path)
+            if relative.is_absolute() or ".." in relative.parts:
+                raise ArtifactDamaged(f"{reference.uri} names {file.path!r}, which lies outside of its folder")
+        return files
+
+    def _present(self, file: _TreeFile, reference: ArtifactReference) -> Path:
+        blob = self._blob(file.sha256)
+        if not blob.exists():
+            raise ArtifactMissing(f"{blob} is missing, which {reference.uri} names; restore it or leave this artifact out")
+        return blob
 
     def _read_verified(self, reference: ArtifactReference) -> bytes:
         path = self._path_of(reference)
@@ -159,7 +232,7 @@ class FileStore:
         except FileNotFoundError:
             raise ArtifactMissing(f"{reference.uri} is missing; restore it or leave this artifact out") from None
         if hashlib.sha256(data).hexdigest() != reference.sha256:
-            raise ArtifactDamaged(f"{reference.uri} does not have the SHA-256 {reference.sha256}; restore it from another copy")
+            raise _damaged(reference.uri, reference.sha256)
         return data
 
     def _path_of(self, reference: ArtifactReference) -> Path:
@@ -175,7 +248,11 @@ class FileStore:
         found, _ = hash_file(path)
         if found != sha256:
             path.unlink()
-            raise ArtifactDamaged(f"{uri} does not have the SHA-256 {sha256}; restore it from another copy")
+            raise _damaged(uri, sha256)
+
+    def _keep(self, source: Path, target: Path, sha256: str, size_bytes: int) -> None:
+        if not _holds(target, sha256, size_bytes):
+            self._copy_whole(source, target)
 
     def _copy_whole(self, source: Path, target: Path) -> None:
         try:
@@ -184,6 +261,24 @@ class FileStore:
             raise ArtifactMissing(f"{source} is missing; restore it or leave this artifact out") from None
         with file, whole_file(target) as out:
             shutil.copyfileobj(file, out, _CHUNK_BYTES)
+
+
+def _holds(path: Path, sha256: str, size_bytes: int) -> bool:
+    return path.exists() and path.stat().st_size == size_bytes and hash_file(path)[0] == sha256
+
+
+def _reference(target: Path, sha256: str, size_bytes: int) -> ArtifactReference:
+    try:
+        return ArtifactReference(uri=target.as_uri(), sha256=sha256, size_bytes=size_bytes)
+    except ValidationError as error:
+        why = error.errors(include_input=False, include_url=False)[0]["msg"]
+        raise StoreError(
+            f"{target} cannot be referred to ({why}); set RUMINATE_STORE_URI to a folder with a shorter path"
+        ) from None
+
+
+def _damaged(uri: str, sha256: str) -> ArtifactDamaged:
+    return ArtifactDamaged(f"{uri} does not have the SHA-256 {sha256}; restore it from another copy")
 
 
 def _safe(name: str) -> str:

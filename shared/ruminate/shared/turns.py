@@ -15,7 +15,7 @@ class Keyed(Protocol):
     """Something that belongs to a partition, and to a key within it."""
 
     @property
-    def partition(self) -> Hashable: ...
+    def share(self) -> Hashable: ...
 
     @property
     def key(self) -> bytes | None: ...
@@ -30,7 +30,7 @@ class Turns(Generic[T]):
     def __init__(self) -> None:
         self._ready: deque[T] = deque()
         self._handed_on: deque[T] = deque()  # their key is busy already, with themselves
-        self._busy: dict[tuple[Hashable, bytes | None], deque[T]] = {}
+        self._busy: dict[tuple[Hashable, bytes | None], deque[T] | None] = {}  # None: nobody waits
         self._parked: dict[Hashable, deque[T]] = {}
 
     def add(self, item: T) -> None:
@@ -41,24 +41,26 @@ class Turns(Generic[T]):
         """The next item, whose key is busy from now on; None when nothing can start."""
         while self._handed_on:
             item = self._handed_on.popleft()
-            if item.partition not in self._parked:
+            if item.share not in self._parked:
                 return item
             self.park(item)
         while self._ready:
             item = self._ready.popleft()
-            place = (item.partition, item.key)
-            if item.partition in self._parked:
-                self._parked[item.partition].append(item)
-            elif place in self._busy:
-                self._busy[place].append(item)
-            else:
-                self._busy[place] = deque()
+            place = (item.share, item.key)
+            if item.share in self._parked:
+                self._parked[item.share].append(item)
+            elif place not in self._busy:
+                self._busy[place] = None
                 return item
+            elif (waiting := self._busy[place]) is None:
+                self._busy[place] = deque((item,))
+            else:
+                waiting.append(item)
         return None
 
     def finish(self, item: T) -> None:
         """Free the item's key for the next of its kind."""
-        place = (item.partition, item.key)
+        place = (item.share, item.key)
         waiting = self._busy[place]
         if waiting:
             self._handed_on.append(waiting.popleft())
@@ -67,8 +69,8 @@ class Turns(Generic[T]):
 
     def park(self, item: T) -> None:
         """Give the item back: it is first again when its partition goes on, and until then nothing of it starts."""
-        waiting = self._busy.pop((item.partition, item.key))
-        self._parked.setdefault(item.partition, deque()).extend((item, *waiting))
+        waiting = self._busy.pop((item.share, item.key))
+        self._parked.setdefault(item.share, deque()).extend((item, *(waiting or ())))
 
     def go_on(self, partition: Hashable) -> None:
         """Let a parked partition start again where it stopped."""
@@ -78,13 +80,13 @@ class Turns(Generic[T]):
         """Forget what of this partition has not begun, and give it."""
         dropped = list(self._parked.pop(partition, ()))
         for item in self._handed_on:
-            if item.partition == partition:
-                dropped.extend((item, *self._busy.pop((partition, item.key))))
-        self._handed_on = deque(item for item in self._handed_on if item.partition != partition)
-        for queue in (self._ready, *self._busy.values()):
+            if item.share == partition:
+                dropped.extend((item, *(self._busy.pop((partition, item.key)) or ())))
+        self._handed_on = deque(item for item in self._handed_on if item.share != partition)
+        for queue in (self._ready, *filter(None, self._busy.values())):
             kept = deque[T]()
             for item in queue:
-                (dropped if item.partition == partition else kept).append(item)
+                (dropped if item.share == partition else kept).append(item)
             queue.clear()
             queue.extend(kept)
         return dropped

@@ -20,17 +20,28 @@ from typing import TypeVar
 import structlog
 
 from ruminate.accumulator import metrics
-from ruminate.accumulator.chain import BEGINNING, Counts, Fold, Item, Link, Sealed, batch_id_of, item_of
+from ruminate.accumulator.chain import BEGINNING, Counts, Fold, Link, Sealed, batch_id_of, contradicts_itself, item_of
 from ruminate.accumulator.dataset import Manifest, account, describe, keep_dataset, load_manifest
-from ruminate.accumulator.decide import Candidate, Progress, Seal, Selection, decide, problems_of, seed_of, select, usable_rows
-from ruminate.accumulator.rows import build, indicators_of
+from ruminate.accumulator.decide import (
+    Candidate,
+    Progress,
+    Seal,
+    Selection,
+    candidate_of,
+    decide,
+    problems_of,
+    reason_to_seal,
+    seed_of,
+    select,
+    usable_rows,
+)
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.flow import REASONING_ASSESSED, TRAINING_BATCH_SEALED
 from ruminate.schemas.payload import ArtifactReference, Payload
 from ruminate.schemas.topic import Topic
-from ruminate.shared.bus import BrokerUnavailable, Bus, Delivery, Unavailable, Unprocessable
+from ruminate.shared.bus import BrokerUnavailable, Bus, Delivery, Hold, Unavailable, Unprocessable
 from ruminate.shared.store import Store, StoreError
 
 log = structlog.get_logger()
@@ -52,7 +63,7 @@ class Chain:
     unread_manifests: list[ArtifactReference] = field(default_factory=list)
     last: Delivery[ReasoningAssessed] | None = None
     folded_at: datetime | None = None
-    held: deque[tuple[int, Callable[[], None]]] = field(default_factory=deque)
+    held: deque[tuple[int, Hold]] = field(default_factory=deque)
     problems: tuple[str, ...] = ()
     blocked_until: datetime | None = None
     shown: Counts | None = None
@@ -85,6 +96,7 @@ class Accumulator:
         self._bus = bus
         self._store = store
         self._settings = settings
+        self._policy = settings.policy
         self._clock = clock
         self._chains: dict[tuple[int, str, str], Chain] = {}
         self._sealed_read_to: dict[int, int] = {}
@@ -131,7 +143,15 @@ class Accumulator:
         log.info("partitions_revoked", partitions=sorted(partitions), chains=len(self._chains))
 
     async def take(self, delivery: Delivery[ReasoningAssessed]) -> None:
-        """Fold one assessed interaction, and seal if that makes a batch due. What no batch holds yet stays held."""
+        """Fold one assessed interaction, and seal if that makes a batch due. What no batch holds yet stays held.
+
+        One that was a dead letter goes to the end of its log first: the batch that its old place belongs to may be sealed.
+        """
+        if contradicts_itself(delivery.payload):
+            raise Unprocessable("inconsistent", "tenant, target_model and recorded_id must be those of the interaction within")
+        if delivery.retried:
+            delivery.pass_on()
+            return
         chain = self._chain_of(delivery)
         offset = delivery.position.offset
         async with chain.lock:
@@ -149,7 +169,7 @@ class Accumulator:
                 chain.last, chain.folded_at = delivery, self._clock()
             await self._seal_if_due(chain)
             if offset > chain.link.to_offset:
-                chain.held.append((offset, _hold(delivery)))
+                chain.held.append((offset, delivery.hold()))
 
     async def _seal_by_age(self) -> None:
         while True:
@@ -173,13 +193,16 @@ class Accumulator:
             await self._read_manifests(chain)
             while chain.last is not None:
                 now = self._clock()
-                due = decide(chain.progress(), self._settings.policy, now=now)
-                if not isinstance(due, Seal) or (chain.blocked_until is not None and now < chain.blocked_until):
+                progress = chain.progress()
+                if reason_to_seal(progress, self._policy, now=now) is None:
+                    return
+                seal = decide(progress, self._policy, now=now)
+                if not isinstance(seal, Seal) or (chain.blocked_until is not None and now < chain.blocked_until):
                     return
                 # Somebody else may have cut already; then the fold begins later, and the question is a new one.
                 if not await self._catch_up(chain):
                     with metrics.SEAL_SECONDS.time():
-                        await self._seal(chain, chain.last, due, now)
+                        await self._seal(chain, chain.last, seal, now)
         except BrokerUnavailable as error:
             # Perhaps a batch was written all the same: the next attempt reads before it writes.
             raise Unavailable(f"the broker: {error}") from error
@@ -218,6 +241,7 @@ class Accumulator:
             dataset = await keep_dataset(self._store, manifest, candidates)
         except (StoreError, OSError) as error:
             raise Unavailable(f"the store does not take {batch_id}: {error}") from error
+        del candidates  # what follows reads the manifest back, and a large batch need not be in memory twice
         sealed = _announcement(manifest, due, dataset, now)
         await self._bus.publish(TRAINING_BATCH_SEALED, sealed, last.follow(TRAINING_BATCH_SEALED, sealed))
         if not await self._catch_up(chain):
@@ -247,25 +271,16 @@ class Accumulator:
                 offset = delivery.position.offset
                 if offset in chosen:
                     item, held_out = chosen[offset]
-                    found[offset] = self._candidate(delivery, item, held_out=held_out)
+                    found[offset] = candidate_of(
+                        delivery.payload,
+                        item,
+                        event_id=delivery.envelope.id,
+                        held_out=held_out,
+                        row_max_bytes=self._settings.row_max_bytes,
+                    )
                 if offset >= last:
                     break
         return [found[offset] for offset in chosen if offset in found], [offset for offset in chosen if offset not in found]
-
-    def _candidate(self, delivery: Delivery[ReasoningAssessed], item: Item, *, held_out: bool) -> Candidate:
-        assessed = delivery.payload
-        built = build(assessed, row_max_bytes=self._settings.row_max_bytes)
-        return Candidate(
-            item=item,
-            held_out=held_out,
-            # The same record had a row when it was folded; were it otherwise, validation refuses the empty line.
-            line=b"" if isinstance(built, str) else built.line,
-            event_id=delivery.envelope.id,
-            training_allowed=assessed.interaction.training_allowed,
-            indicators=indicators_of(assessed.interaction),
-            scorer_version=assessed.scorer_version,
-            assessor_policy_version=assessed.policy_version,
-        )
 
     async def _catch_up(self, chain: Chain) -> bool:
         """Read what was sealed since we last looked; whether the chain has moved. Raises Unavailable."""
@@ -292,16 +307,12 @@ class Accumulator:
         if chain.last is not None and chain.last.position.offset <= chain.link.to_offset:
             chain.last = None
         while chain.held and chain.held[0][0] <= chain.link.to_offset:
-            _, release = chain.held.popleft()
-            release()
+            _, hold = chain.held.popleft()
+            hold.release()
 
     def _chain_of(self, delivery: Delivery[ReasoningAssessed]) -> Chain:
-        """The chain that a record belongs to. Raises Unprocessable where it contradicts itself or lies in a wrong partition."""
+        """The chain that a record belongs to. Raises Unprocessable where it lies in a wrong partition."""
         assessed, partition = delivery.payload, delivery.position.partition
-        interaction = assessed.interaction
-        said = (assessed.tenant, assessed.target_model, assessed.recorded_id)
-        if said != (interaction.tenant, interaction.target_model, interaction.recorded_id):
-            raise Unprocessable("inconsistent", "tenant, target_model and recorded_id must be those of the interaction within")
         if (partition, assessed.tenant, assessed.target_model) not in self._chains:
             expected = self._bus.partition_of(REASONING_ASSESSED, REASONING_ASSESSED.order_of(assessed))
             if partition != expected:
@@ -327,7 +338,7 @@ class Accumulator:
 
     def _show(self, chain: Chain) -> None:
         counts = chain.fold.counts()
-        rows = usable_rows(counts, self._settings.policy)
+        rows = usable_rows(counts, self._policy)
         metrics.FILL.labels(*chain.labels).set(rows)
         metrics.HELD.labels(*chain.labels).set(len(chain.held))
         metrics.BLOCKED.labels(*chain.labels).set(bool(chain.problems))
@@ -335,15 +346,8 @@ class Accumulator:
             metrics.ROWS.labels(*chain.labels, kind).set(count)
         if counts != chain.shown:
             chain.shown = counts
-            decision = decide(chain.progress(), self._settings.policy, now=self._clock())
+            decision = decide(chain.progress(), self._policy, now=self._clock())
             log.info("batch_filled", tenant=chain.tenant, target=chain.target, rows=rows, explanation=decision.explanation)
-
-
-def _hold(delivery: Delivery[ReasoningAssessed]) -> Callable[[], None]:
-    """Hold a delivery and give what releases it. The bound `delivery.release` would keep its payload in memory."""
-    delivery.hold()
-    release = delivery._release
-    return release if release is not None else delivery.release
 
 
 def _extend(chain: Chain, delivery: Delivery[TrainingBatchSealed]) -> bool:
@@ -355,7 +359,7 @@ def _extend(chain: Chain, delivery: Delivery[TrainingBatchSealed]) -> bool:
     if not chain.link.extended_by(sealed, partition=chain.partition):
         log.info("sealed_batch_ignored", batch_id=sealed.batch_id, number=sealed.number, chain_is_at=chain.link.number)
         return False
-    chain.link = Link(sealed.number, sealed.batch_id, sealed.to_offset)
+    chain.link = Link.end_of(sealed)
     chain.unread_manifests.append(sealed.dataset)
     return True
 

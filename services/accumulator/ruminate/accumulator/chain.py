@@ -28,6 +28,11 @@ class Link:
     batch_id: str | None = None
     to_offset: int = -1
 
+    @classmethod
+    def end_of(cls, sealed: TrainingBatchSealed) -> Link:
+        """The chain ends with this batch."""
+        return cls(sealed.number, sealed.batch_id, sealed.to_offset)
+
     def extended_by(self, sealed: TrainingBatchSealed, *, partition: int) -> bool:
         """Whether this record, the first such in the log, is the next batch."""
         return (
@@ -76,6 +81,13 @@ class Item:
     assessed_at: datetime
     reasoning: bool
     why_not: LeftOut | None
+
+
+def contradicts_itself(assessed: ReasoningAssessed) -> bool:
+    """Whether the assessment is of another interaction than the one within: such a record belongs to no chain."""
+    interaction = assessed.interaction
+    said = (assessed.tenant, assessed.target_model, assessed.recorded_id)
+    return said != (interaction.tenant, interaction.target_model, interaction.recorded_id)
 
 
 def item_of(assessed: ReasoningAssessed, *, event_id: str, assessed_at: datetime, offset: int, row_max_bytes: int) -> Item:

@@ -31,6 +31,9 @@ from ruminate.shared.store import ArtifactDamaged, Store
 POLICY_VERSION: Final = "batch-1"
 """Changes whenever the same records and settings would give other bytes than before."""
 
+KIND: Final = "datasets"
+MANIFEST: Final = "manifest.json"
+
 Origin = Literal["fresh"]
 
 T = TypeVar("T")
@@ -178,32 +181,36 @@ async def keep_dataset(store: Store, manifest: Manifest, candidates: Sequence[Ca
     """Write the dataset into the store, its tree's manifest last."""
 
     async def keep(folder: Path) -> ArtifactReference:
-        await asyncio.to_thread(_write, folder, manifest, candidates)
-        return await store.put_tree(folder, kind="datasets", name=f"{manifest.tenant}/{manifest.target_model}/{manifest.number}")
+        await asyncio.to_thread(write_dataset, folder, manifest, candidates)
+        return await store.put_tree(folder, kind=KIND, name=name_of(manifest))
 
-    return await _in_a_folder(keep)
+    return await in_a_folder(keep)
 
 
-def _write(folder: Path, manifest: Manifest, candidates: Sequence[Candidate]) -> None:
-    (folder / "train.jsonl").write_bytes(b"".join(c.line for c in candidates if not c.held_out))
-    (folder / "holdout.jsonl").write_bytes(b"".join(c.line for c in candidates if c.held_out))
-    (folder / "manifest.json").write_bytes(orjson.dumps(manifest.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
+def name_of(manifest: Manifest) -> str:
+    """The dataset's name in the store."""
+    return f"{manifest.tenant}/{manifest.target_model}/{manifest.number}"
+
+
+def write_dataset(folder: Path, manifest: Part, candidates: Sequence[Candidate]) -> None:
+    """Write the three files."""
+    for name, held_out in (("train.jsonl", False), ("holdout.jsonl", True)):
+        with (folder / name).open("wb") as file:
+            file.writelines(candidate.line for candidate in candidates if candidate.held_out is held_out)
+    (folder / MANIFEST).write_bytes(orjson.dumps(manifest.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
 
 
 async def load_manifest(store: Store, dataset: ArtifactReference) -> Manifest:
     """The manifest of a dataset in the store. Raises ArtifactMissing, ArtifactDamaged."""
 
-    async def load(folder: Path) -> Manifest:
-        await store.fetch(dataset, to=folder)
-        try:
-            return Manifest.model_validate_json(await asyncio.to_thread((folder / "manifest.json").read_bytes))
-        except (FileNotFoundError, ValidationError) as error:
-            raise ArtifactDamaged(f"{dataset.uri} holds no manifest.json that can be read ({type(error).__name__})") from None
-
-    return await _in_a_folder(load)
+    data = await store.read_file(dataset, MANIFEST)
+    try:
+        return Manifest.model_validate_json(data)
+    except ValidationError as error:
+        raise ArtifactDamaged(f"{dataset.uri} holds no {MANIFEST} that can be read ({type(error).__name__})") from None
 
 
-async def _in_a_folder(work: Callable[[Path], Coroutine[Any, Any, T]]) -> T:
+async def in_a_folder(work: Callable[[Path], Coroutine[Any, Any, T]]) -> T:
     """Let `work` have a folder of its own, and remove it when nothing is written there any more.
 
     A thread cannot be cancelled: a folder removed under one comes back with the texts in it, or the removal fails and its

@@ -12,12 +12,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
+from functools import cache
 from typing import Literal
 
 from pydantic import ValidationError
 
 from ruminate.accumulator.chain import Counts, Fold, Item
-from ruminate.accumulator.rows import LeftOut, Row
+from ruminate.accumulator.rows import LeftOut, Row, build, indicators_of
+from ruminate.schemas.assessment import ReasoningAssessed
 
 CATCHING_UP_SECONDS = 60.0
 """Records older than this when they are folded come from a backlog: more is about to follow."""
@@ -37,11 +39,17 @@ class Policy:
     @property
     def share(self) -> Fraction:
         """The ratio as the decimal that was written down: 0.8 is 4/5, not the nearest binary fraction."""
-        return Fraction(self.min_reasoning_ratio).limit_denominator(10_000)
+        return _written(self.min_reasoning_ratio)
 
     def direct_allowed(self, reasoning: int) -> int:
         """How many direct rows this many reasoning rows carry."""
-        return int(reasoning * (1 - self.share) / self.share)
+        share = self.share
+        return reasoning * (share.denominator - share.numerator) // share.numerator
+
+
+@cache
+def _written(ratio: float) -> Fraction:
+    return Fraction(ratio).limit_denominator(10_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +62,14 @@ class Progress:
     folded_at: datetime | None = None
 
 
+Reason = Literal["count", "ratio", "age"]
+
+
 @dataclass(frozen=True, slots=True)
 class Seal:
     """Cut now, and why."""
 
-    reason: Literal["count", "ratio", "age"]
+    reason: Reason
     explanation: str
 
 
@@ -74,21 +85,32 @@ def usable_rows(counts: Counts, policy: Policy) -> int:
     return counts.reasoning + min(counts.direct, policy.direct_allowed(counts.reasoning))
 
 
+def reason_to_seal(progress: Progress, policy: Policy, *, now: datetime) -> Reason | None:
+    """Why to cut now, None to wait: what `decide` says, without the words, for it is asked at each record of a backlog."""
+    counts = progress.counts
+    rows = usable_rows(counts, policy)
+    if rows >= policy.seal_at_rows:
+        return "ratio" if counts.reasoning + counts.direct > rows else "count"
+    return "age" if rows >= policy.seal_after_min_rows and _old(progress, policy, now) else None
+
+
 def decide(progress: Progress, policy: Policy, *, now: datetime) -> Seal | Wait:
     """Seal by count; by ratio, where the count waited for reasoning rows; by age, with fewer rows. Or wait."""
-    counts = progress.counts
+    counts, reason = progress.counts, reason_to_seal(progress, policy, now=now)
     rows = usable_rows(counts, policy)
     surplus = counts.reasoning + counts.direct - rows
     direct = f"{counts.direct} direct" if not surplus else f"{counts.direct - surplus} of {counts.direct} direct"
     have = f"{rows} row{'s' * (rows != 1)} ({counts.reasoning} reasoning, {direct})"
     needs = f"sealing needs {policy.seal_at_rows} (RUMINATE_SEAL_AT_ROWS)"
     ratio = f"at least {float(policy.share):.0%} reasoning (RUMINATE_MIN_REASONING_RATIO)"
-    if rows >= policy.seal_at_rows:
-        return Seal("ratio", f"{have}, {needs} with {ratio}") if surplus else Seal("count", f"{have}, {needs}")
-    if _old(progress, policy, now) and rows >= policy.seal_after_min_rows:
+    if reason == "count":
+        return Seal(reason, f"{have}, {needs}")
+    if reason == "ratio":
+        return Seal(reason, f"{have}, {needs} with {ratio}")
+    if reason == "age":
         age = (now - progress.waiting_since).total_seconds() if progress.waiting_since else 0.0
         return Seal(
-            "age",
+            reason,
             f"{have}, the oldest waits for {age:.0f} s; sealing needs {policy.seal_after_min_rows} "
             f"(RUMINATE_SEAL_AFTER_MIN_ROWS) after {policy.seal_after_seconds:.0f} s (RUMINATE_SEAL_AFTER_SECONDS)",
         )
@@ -162,6 +184,22 @@ class Candidate:
     indicators: tuple[str, ...]
     scorer_version: str
     assessor_policy_version: str
+
+
+def candidate_of(assessed: ReasoningAssessed, item: Item, *, event_id: str, held_out: bool, row_max_bytes: int) -> Candidate:
+    """The row of a record that was chosen by its item."""
+    built = build(assessed, row_max_bytes=row_max_bytes)
+    return Candidate(
+        item=item,
+        held_out=held_out,
+        # The same record had a row when it was folded; were it otherwise, validation refuses the empty line.
+        line=b"" if isinstance(built, str) else built.line,
+        event_id=event_id,
+        training_allowed=assessed.interaction.training_allowed,
+        indicators=indicators_of(assessed.interaction),
+        scorer_version=assessed.scorer_version,
+        assessor_policy_version=assessed.policy_version,
+    )
 
 
 def problems_of(candidates: Sequence[Candidate], policy: Policy, *, row_max_bytes: int) -> tuple[str, ...]:

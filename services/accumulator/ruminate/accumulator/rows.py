@@ -13,8 +13,9 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
+import orjson
 from pydantic import ConfigDict, Field
 
 from ruminate.schemas.assessment import ReasoningAssessed
@@ -111,43 +112,47 @@ def build(assessed: ReasoningAssessed, *, row_max_bytes: int) -> Built | LeftOut
     if not interaction.response.content.strip() and not interaction.response.tool_calls:
         return "empty_answer"
     thinking = thinking_of(interaction)
-    row = Row(
-        prompt=tuple(_turn(message) for message in interaction.messages),
-        completion=(
-            Turn(
-                role="assistant",
-                content=interaction.response.content,
-                reasoning_content=thinking,
-                tool_calls=_calls(interaction.response.tool_calls),
-            ),
-        ),
-        chat_template_kwargs=TemplateArguments(enable_thinking=thinking is not None),
+    answer = _turn("assistant", interaction.response.content, thinking, interaction.response.tool_calls)
+    line = orjson.dumps(
+        {
+            "prompt": [_message(message) for message in interaction.messages],
+            "completion": [answer],
+            "chat_template_kwargs": {"enable_thinking": thinking is not None},
+        },
+        option=orjson.OPT_APPEND_NEWLINE,
     )
-    line = row.model_dump_json(exclude_none=True).encode() + b"\n"
     return Built(line, thinking is not None) if len(line) <= row_max_bytes else "too_large"
 
 
-def _turn(message: Message) -> Turn:
-    return Turn(
-        role=message.role,
-        content=message.content,
-        # Templates drop the thinking of earlier turns themselves, but keep it between a tool's call and its result.
-        reasoning_content=message.thinking if message.thinking and message.thinking.strip() else None,
-        tool_calls=_calls(message.tool_calls),
-        name=message.tool_name,
-        tool_call_id=message.tool_call_id,
-    )
+# Plain values: a model for each of the hundred thousand records that a restart reads would cost as much as all the rest.
+# Whatever goes into a dataset is validated as a `Row` before.
 
 
-def _calls(calls: tuple[ToolCall, ...]) -> tuple[Call, ...] | None:
+def _message(message: Message) -> dict[str, Any]:
+    # Templates drop the thinking of earlier turns themselves, but keep it between a tool's call and its result.
+    thinking = message.thinking if message.thinking and message.thinking.strip() else None
+    turn = _turn(message.role, message.content, thinking, message.tool_calls)
+    if message.tool_name is not None:
+        turn["name"] = message.tool_name
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    return turn
+
+
+def _turn(role: Role, content: str, thinking: str | None, calls: tuple[ToolCall, ...]) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": role, "content": content}
+    if thinking is not None:
+        turn["reasoning_content"] = thinking
+    if calls:
+        turn["tool_calls"] = [_call(call) for call in calls]
+    return turn
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
     # json.dumps spells arguments as Qwen's template does, so that the model learns the spelling it is shown.
-    return (
-        tuple(
-            Call(id=call.id, function=Function(name=call.name, arguments=json.dumps(call.arguments, ensure_ascii=False)))
-            for call in calls
-        )
-        or None
-    )
+    function = {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}
+    named = {} if call.id is None else {"id": call.id}
+    return {"type": "function", **named, "function": function}
 
 
 def _asks(pattern: str) -> Callable[[InteractionRecorded], bool]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from ruminate.accumulator.decide import Policy
 from ruminate.accumulator.rows import INDICATORS
@@ -46,6 +50,11 @@ class AccumulatorSettings(ServiceSettings):
             raise ValueError(f"no indicator is named {', '.join(sorted(unknown))}; there are {', '.join(INDICATORS)}")
         return weights
 
+    @classmethod
+    def written_down(cls, values: Mapping[str, Any]) -> AccumulatorSettings:
+        """These values, as a manifest or a file has them, and defaults: the environment has no say."""
+        return _WrittenDown(**values)
+
     @property
     def policy(self) -> Policy:
         """What the decisions look at."""
@@ -55,3 +64,16 @@ class AccumulatorSettings(ServiceSettings):
             seal_after_seconds=self.seal_after_seconds,
             seal_after_min_rows=self.seal_after_min_rows,
         )
+
+
+class _WrittenDown(AccumulatorSettings):
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)

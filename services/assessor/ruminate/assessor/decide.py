@@ -10,7 +10,7 @@ from ruminate.assessor import parts
 from ruminate.assessor.answers import Comparison, compare
 from ruminate.assessor.policy import Policy, Weights
 from ruminate.assessor.reading import Reading, control_characters, mostly_symbols, read
-from ruminate.schemas.assessment import ReasoningQuality, Score, Verdict
+from ruminate.schemas.assessment import ReasoningAssessed, ReasoningQuality, Score, Verdict
 from ruminate.schemas.interaction import InteractionRecorded
 
 SCORER_VERSION: Final = "rules-1"
@@ -44,6 +44,19 @@ def assess(interaction: InteractionRecorded, policy: Policy) -> Verdict:
         reasons=against or (f"good_enough: overall {overall.value:.2f} on {evidence_ratio:.0%} of the evidence",),
         thinking_words=reading.thinking_words,
         reasoning_steps=len(reading.steps),
+    )
+
+
+def judge(interaction: InteractionRecorded, policy: Policy, *, policy_version: str) -> ReasoningAssessed:
+    """The interaction with its verdict."""
+    return ReasoningAssessed(
+        tenant=interaction.tenant,
+        target_model=interaction.target_model,
+        recorded_id=interaction.recorded_id,
+        policy_version=policy_version,
+        scorer_version=SCORER_VERSION,
+        verdict=assess(interaction, policy),
+        interaction=interaction,
     )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ruminate.assessor.decide import SCORER_VERSION, assess
+from ruminate.assessor.decide import judge
 from ruminate.assessor.metrics import ASSESSMENT_SECONDS, INTERACTIONS_ASSESSED, OVERALL_SCORE, REJECTIONS
 from ruminate.assessor.policy import Policy
-from ruminate.schemas.assessment import ReasoningAssessed, Verdict
+from ruminate.schemas.assessment import Verdict
 from ruminate.schemas.flow import REASONING_ASSESSED
 from ruminate.schemas.interaction import InteractionRecorded
 from ruminate.shared.bus import Delivery
@@ -13,22 +13,10 @@ from ruminate.shared.bus import Delivery
 
 async def assess_one(delivery: Delivery[InteractionRecorded], *, policy: Policy, policy_version: str) -> None:
     """Answer one recorded interaction with a verdict."""
-    interaction = delivery.payload
     with ASSESSMENT_SECONDS.time():
-        verdict = assess(interaction, policy)
-    _count(verdict)
-    delivery.tell(
-        REASONING_ASSESSED,
-        ReasoningAssessed(
-            tenant=interaction.tenant,
-            target_model=interaction.target_model,
-            recorded_id=interaction.recorded_id,
-            policy_version=policy_version,
-            scorer_version=SCORER_VERSION,
-            verdict=verdict,
-            interaction=interaction,
-        ),
-    )
+        assessed = judge(delivery.payload, policy, policy_version=policy_version)
+    _count(assessed.verdict)
+    delivery.tell(REASONING_ASSESSED, assessed)
 
 
 def _count(verdict: Verdict) -> None:

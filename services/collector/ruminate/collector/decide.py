@@ -6,13 +6,14 @@ import hashlib
 import json
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal
 from uuid import UUID
 
 import orjson
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
-from ruminate.schemas.interaction import InteractionCompleted, InteractionRecorded
+from ruminate.schemas.interaction import InteractionCompleted
 from ruminate.schemas.payload import Name
 from ruminate.shared.bus import Unprocessable
 
@@ -27,9 +28,10 @@ _NAME: Final = TypeAdapter[str](Name)
 
 @dataclass(frozen=True, slots=True)
 class Normalised:
-    """An interaction whose every string is NFC, whether that took a change, and a hash of its content."""
+    """An interaction whose every string is NFC, its JSON, whether that took a change, and a hash of its content."""
 
     payload: InteractionCompleted
+    serialised: bytes
     changed: bool
     fingerprint: bytes
 
@@ -55,13 +57,21 @@ def normalise(payload: InteractionCompleted) -> Normalised:
         payload = _to_nfc(serialised)
         changed = payload != before
         serialised = payload.__pydantic_serializer__.to_json(payload)
-    return Normalised(payload, changed, _fingerprint(payload, serialised))
+    return Normalised(payload, serialised, changed, _fingerprint(payload, serialised))
 
 
-def record(completed: Normalised, *, source: str, recorded_id: UUID) -> InteractionRecorded:
-    """The interaction as it is recorded."""
-    return InteractionRecorded(
-        **completed.payload.__dict__, source=source, recorded_id=recorded_id, normalised=("nfc",) if completed.changed else ()
+def record(completed: Normalised, *, source: str, recorded_id: UUID) -> bytes:
+    """The interaction as it is recorded: the JSON of an `InteractionRecorded`.
+
+    Its own fields come after those of the completed interaction, whose JSON is there already: to build and write the whole
+    payload once more would cost as much as all the rest.
+    """
+    normalised = b'["nfc"]' if completed.changed else b"[]"
+    return b'%b,"source":%b,"recorded_id":"%b","normalised":%b}' % (
+        completed.serialised[:-1],
+        orjson.dumps(source),
+        str(recorded_id).encode(),
+        normalised,
     )
 
 
@@ -81,6 +91,7 @@ def check_tenant(tenant: str) -> None:
     _check_name(tenant, "the tenant", INVALID_TENANT)
 
 
+@lru_cache(maxsize=4096)  # agents are few, and their interactions many
 def _check_name(name: str, what: str, reason: str) -> None:
     try:
         _NAME.validate_python(name)

@@ -97,7 +97,7 @@ class Intake:
         """Decode, check against what the request says, normalise. Raises Unprocessable."""
         if len(value) > self._interaction_bytes:
             raise Unprocessable("too_large", f"the interaction has {len(value)} bytes; {self._interaction_bytes} are allowed")
-        payload, _ = decode(INTERACTION_COMPLETED, value, _HEADERS, recorded_at=_EPOCH)
+        payload, _ = decode(INTERACTION_COMPLETED, value, _HEADERS, timestamp_ms=0)
         if sender.tenant is not None and sender.tenant != payload.tenant:
             if "tenant" in payload.model_fields_set:
                 raise Unprocessable(

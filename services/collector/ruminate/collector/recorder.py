@@ -19,6 +19,7 @@ from ruminate.shared.bus import BrokerUnavailable, Bus, Delivery, OffsetLost, Un
 log = structlog.get_logger()
 
 _BROKER_RETRY_SECONDS: Final = 1.0
+_RECORDED, _DUPLICATES, _CONFLICTS = map(INTERACTIONS_COLLECTED.labels, ("recorded", "duplicate", "conflict"))
 
 
 class Recorder:
@@ -34,19 +35,23 @@ class Recorder:
 
     async def record_one(self, delivery: Delivery[InteractionCompleted]) -> None:
         """Answer one completed interaction with its record; drop a repeat, refuse a conflict."""
-        if delivery.position.partition not in self._known:
+        if delivery.retried:
+            # It may have stood in a partition that is not ours: what is read back for it says nothing of later records there.
+            await self._know(delivery, for_good=False)
+        elif delivery.position.partition not in self._known:
             await self._know(delivery)
         completed = _admit(delivery)
         recorded_id = delivery.derived_id(INTERACTION_RECORDED)
         match self._judge(delivery, recorded_id.bytes, completed.fingerprint):
             case "duplicate":
-                INTERACTIONS_COLLECTED.labels("duplicate").inc()
+                _DUPLICATES.inc()
             case "conflict":
-                INTERACTIONS_COLLECTED.labels("conflict").inc()
+                _CONFLICTS.inc()
                 raise Unprocessable(CONFLICT, "this interaction id was recorded with other content; give the new one its own id")
             case "first":
-                delivery.tell(INTERACTION_RECORDED, record(completed, source=delivery.envelope.source, recorded_id=recorded_id))
-                INTERACTIONS_COLLECTED.labels("recorded").inc()
+                recorded = record(completed, source=delivery.envelope.source, recorded_id=recorded_id)
+                delivery.tell_encoded(INTERACTION_RECORDED, recorded, order=completed.payload.conversation_id)
+                _RECORDED.inc()
 
     async def forget(self, partitions: frozenset[int]) -> None:
         """These partitions are another replica's now: read them back when they return. What was seen stays true."""
@@ -59,7 +64,7 @@ class Recorder:
             self._window.remember(key, Seen(fingerprint, *position))
         return outcome
 
-    async def _know(self, delivery: Delivery[InteractionCompleted]) -> None:
+    async def _know(self, delivery: Delivery[InteractionCompleted], *, for_good: bool = True) -> None:
         """Read back what stands before the first delivery of a partition, which is where its group has committed to."""
         partition, end = delivery.position.partition, delivery.position.offset
         async with self._reading_back[partition]:
@@ -73,7 +78,8 @@ class Recorder:
                     log.warning("window_read_back_cut_short", partition=partition, limit_seconds=self._read_back_seconds)
                 except BrokerUnavailable as error:
                     raise Unavailable(str(error), retry_after_seconds=_BROKER_RETRY_SECONDS) from error
-            self._known.add(partition)
+            if for_good:
+                self._known.add(partition)
 
     async def _read_back(self, partition: int, end: int) -> None:
         if end == 0 or self._read_back_records == 0:

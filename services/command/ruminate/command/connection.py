@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from pydantic import ValidationError
 
+from ruminate.shared.bus import BrokerUnavailable
+from ruminate.shared.connection import why_not_connected
 from ruminate.shared.kafka import KafkaBus
-from ruminate.shared.settings import ServiceSettings
+from ruminate.shared.kafka_settings import WrongConnectionSettings
+from ruminate.shared.settings import ServiceSettings, problems_of
 
 
 class NothingRuns(Exception):
@@ -43,17 +47,27 @@ def read_addresses(state: Path) -> Addresses:
 
 
 def settings_for(*, kafka: str, profile: str, state: Path) -> ServiceSettings:
-    """Settings of a client that reads and writes topics from the command line."""
-    return ServiceSettings(kafka_bootstrap=kafka, kafka_profile="embedded" if profile == "embedded" else "kafka", state_dir=state)
+    """Settings of a client that reads and writes topics from the command line. Raises WrongConnectionSettings."""
+    try:
+        if profile == "embedded":  # asks nobody who they are, whatever the environment says of another broker
+            return ServiceSettings(
+                kafka_bootstrap=kafka, kafka_profile="embedded", kafka_security_protocol="PLAINTEXT", state_dir=state
+            )
+        return ServiceSettings(kafka_bootstrap=kafka, kafka_profile="kafka", state_dir=state)
+    except ValidationError as error:
+        raise WrongConnectionSettings("; ".join(problems_of(error))) from None
 
 
 @asynccontextmanager
 async def open_bus(state: Path, kafka: str | None) -> AsyncIterator[KafkaBus]:
-    """The bus of what runs in `state`, or of the Kafka that the caller names."""
+    """The bus of what runs in `state`, or of the Kafka that the caller names. Raises BrokerUnavailable where none answers us."""
     if kafka is not None:
         settings = settings_for(kafka=kafka, profile="kafka", state=state)
     else:
         addresses = read_addresses(state)
         settings = settings_for(kafka=addresses.kafka, profile=addresses.kafka_profile, state=state)
+    # A service waits for its broker; whoever types a command wants to know at once.
+    if why := await why_not_connected(settings):
+        raise BrokerUnavailable(why)
     async with KafkaBus(settings, reader="command") as bus:
         yield bus

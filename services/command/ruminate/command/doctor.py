@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import os
 import platform
 import shutil
-import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +15,12 @@ from typing import Literal
 
 import httpx
 import psutil
+
+from ruminate.command.connection import settings_for
+from ruminate.command.installed_ollama import HOW_TO_INSTALL, NoOllama, find_ollama, version_of
+from ruminate.command.plan import INSTALLED
+from ruminate.shared.connection import why_not_connected
+from ruminate.shared.kafka_settings import WrongConnectionSettings
 
 GIGABYTE = 10**9
 
@@ -56,11 +62,12 @@ def examine(*, state: Path, kafka: str | None, nodes: tuple[str, ...]) -> Iterat
     yield _gpu()
     yield _tool("git", "sudo apt-get install git", needed=False)
     yield _tool("make", "sudo apt-get install make   (macOS: xcode-select --install)", needed=False)
-    yield _ollama()
+    yield _ollama(needed=INSTALLED in nodes)
     if kafka is not None:
-        yield _kafka(kafka)
+        yield _kafka(kafka, state)
     for url in nodes:
-        yield _node(url)
+        if url != INSTALLED:
+            yield _node(url)
 
 
 def _python() -> Finding:
@@ -122,25 +129,22 @@ def _tool(name: str, install: str, *, needed: bool) -> Finding:
     return Finding(name, "missing" if needed else "note", "not found", install)
 
 
-def _ollama() -> Finding:
-    path = shutil.which("ollama")
-    if path:
-        return Finding("ollama", "ok", path)
-    return Finding(
-        "ollama",
-        "note",
-        "not found: `up` runs the embedded node",
-        "install Ollama, then:  ruminate up --node http://127.0.0.1:11434",
-    )
-
-
-def _kafka(address: str) -> Finding:
-    host, _, port = address.split(",", maxsplit=1)[0].rpartition(":")
+def _ollama(*, needed: bool) -> Finding:
     try:
-        with socket.create_connection((host, int(port)), timeout=2):
-            return Finding("kafka", "ok", f"{address} accepts connections")
-    except (OSError, ValueError) as error:
-        return Finding("kafka", "missing", f"{address}: {error}", "start Kafka there, or name HOST:PORT of the broker")
+        program = find_ollama()
+        return Finding("ollama", "ok", f"{version_of(program)} at {program}; `ruminate up --node {INSTALLED}` starts it")
+    except NoOllama as error:
+        return Finding("ollama", "missing" if needed else "note", error.what, HOW_TO_INSTALL)
+
+
+def _kafka(address: str, state: Path) -> Finding:
+    try:
+        why = asyncio.run(why_not_connected(settings_for(kafka=address, profile="kafka", state=state)))
+    except WrongConnectionSettings as error:
+        why = str(error)
+    if why:
+        return Finding("kafka", "missing", why, "mend that; every message of the broker is explained in docs/runbooks/security.md")
+    return Finding("kafka", "ok", f"{address} answers")
 
 
 def _node(url: str) -> Finding:

@@ -16,6 +16,9 @@ from typing import Literal
 
 PartKind = Literal["broker", "node", "service"]
 
+INSTALLED = "ollama"
+"""In place of a node's address: the Ollama that is installed on this machine, started and stopped with the rest."""
+
 # The gateway comes last, so that whoever reaches it reaches a loop that is closed.
 SERVICE_ORDER = ("collector", "assessor", "accumulator", "trainer", "deployer", "monitor", "gateway")
 
@@ -63,9 +66,18 @@ class Wishes:
 
 def node_urls(wishes: Wishes, ports: Ports) -> dict[str, str]:
     """Name and address of each node: the caller's in the order given, else the embedded one."""
+    ours = f"http://127.0.0.1:{ports.node}"
     if not wishes.nodes:
-        return {"embedded": f"http://127.0.0.1:{ports.node}"}
-    return {f"node-{number}": url.rstrip("/") for number, url in enumerate(wishes.nodes, start=1)}
+        return {"embedded": ours}
+    return {
+        "ollama" if url == INSTALLED else f"node-{number}": ours if url == INSTALLED else url.rstrip("/")
+        for number, url in enumerate(wishes.nodes, start=1)
+    }
+
+
+def is_ours(node: str) -> bool:
+    """Whether we start this node, by its name: then we may give it the target."""
+    return node in {"embedded", "ollama"}
 
 
 def bootstrap(wishes: Wishes, ports: Ports) -> str:
@@ -87,8 +99,8 @@ def addresses(wishes: Wishes, ports: Ports) -> dict[str, object]:
     }
 
 
-def plan_parts(wishes: Wishes, ports: Ports) -> tuple[Part, ...]:
-    """Every process, in the order in which they start."""
+def plan_parts(wishes: Wishes, ports: Ports, *, ollama: Path | None = None) -> tuple[Part, ...]:
+    """Every process, in the order in which they start; `ollama` is the program, needed where it is wished for."""
     parts: list[Part] = []
     if wishes.kafka is None:
         parts.append(Part("broker", "broker", _module("ruminate.embedded", "broker", "--port", str(ports.broker)), {}))
@@ -96,8 +108,20 @@ def plan_parts(wishes: Wishes, ports: Ports) -> tuple[Part, ...]:
         models = wishes.state / "node"
         command = _module("ruminate.embedded", "node", "--port", str(ports.node), "--models", str(models))
         parts.append(Part("node", "node", command, {}, f"http://127.0.0.1:{ports.node}/api/version"))
+    if ollama is not None:
+        parts.append(_ollama(ollama, wishes, ports))
     parts += [_service(name, wishes, ports) for name in SERVICE_ORDER]
     return tuple(parts)
+
+
+def _ollama(program: Path, wishes: Wishes, ports: Ports) -> Part:
+    environment = {
+        "OLLAMA_HOST": f"127.0.0.1:{ports.node}",
+        "OLLAMA_MODELS": str(wishes.state / "ollama"),
+        "OLLAMA_NO_CLOUD": "1",
+    }
+    command = (sys.executable, "-m", "ruminate.embedded.tied", str(program), "serve")
+    return Part("node", "node", command, environment, f"http://127.0.0.1:{ports.node}/api/version")
 
 
 def _service(name: str, wishes: Wishes, ports: Ports) -> Part:
@@ -105,6 +129,8 @@ def _service(name: str, wishes: Wishes, ports: Ports) -> Part:
     environment = {
         "RUMINATE_KAFKA_BOOTSTRAP": bootstrap(wishes, ports),
         "RUMINATE_KAFKA_PROFILE": "kafka" if wishes.kafka else "embedded",
+        # The embedded broker asks nobody who they are, whatever the environment says of another one.
+        **({} if wishes.kafka else {"RUMINATE_KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}),
         "RUMINATE_STORE_URI": wishes.store_uri,
         "RUMINATE_STATE_DIR": str(wishes.state),
         "RUMINATE_OPERATIONS_PORT": str(operations),

@@ -51,7 +51,7 @@ from ruminate.schemas.payload import ArtifactReference
 from ruminate.schemas.topic import Topic
 from ruminate.schemas.training import AdapterTrained, GgufFile
 from ruminate.shared.bus import Bus, Delivery, Unavailable, Unprocessable
-from ruminate.shared.ollama import QWEN3_TEMPLATE
+from ruminate.shared.ollama import QWEN3_TEMPLATE, parameters_for
 from ruminate.shared.store import ArtifactDamaged, ArtifactMissing, Store, hash_file
 
 log = structlog.get_logger()
@@ -187,7 +187,10 @@ def _plan(trained: AdapterTrained, weights: GgufFile, settings: DeployerSettings
             base=listed_name(trained.target_model),
             serving_model=history.serving.model_name if history.serving else None,
             recipe=Recipe(
-                gguf_sha256=weights.file.sha256, template=QWEN3_TEMPLATE, system=target.system, parameters=target.parameters
+                gguf_sha256=weights.file.sha256,
+                template=QWEN3_TEMPLATE,
+                system=target.system,
+                parameters={**parameters_for(weights.file.size_bytes), **target.parameters},
             ),
             required_capabilities=target.required_capabilities,
             nodes=tuple(settings.nodes),

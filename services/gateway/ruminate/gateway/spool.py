@@ -19,7 +19,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -56,7 +56,7 @@ class Spooled:
 
     def to_bytes(self) -> bytes:
         """The contents of its file."""
-        rest = orjson.dumps(asdict(self.envelope)) + b"\n" + self.payload
+        rest = orjson.dumps(self.envelope._asdict()) + b"\n" + self.payload
         return b"%08x %d\n%b" % (zlib.crc32(rest), len(rest), rest)
 
     @classmethod

@@ -13,9 +13,10 @@ from contextlib import AsyncExitStack
 from ruminate.monitor.settings import MonitorSettings
 from ruminate.monitor.topics import TopicsGate
 from ruminate.monitor.windows import Windows
+from ruminate.shared.connection import ConnectionWatch
+from ruminate.shared.lag import LagProbe
 from ruminate.shared.operations import serve_operations
 from ruminate.shared.service import run, wait_for_stop
-from ruminate.shared.topics import LagProbe
 
 
 async def main(settings: MonitorSettings) -> None:
@@ -36,11 +37,12 @@ async def watch(settings: MonitorSettings) -> None:
     gate, windows = TopicsGate(settings), Windows(settings)
     async with AsyncExitStack() as resources:
         enter = resources.enter_async_context
+        connection = await enter(ConnectionWatch(settings))
         await enter(
             serve_operations(
                 host=settings.operations_host,
                 port=settings.operations_port,
-                ready=lambda: gate.readiness() or windows.readiness(),
+                ready=lambda: connection.reasons() or gate.readiness() or windows.readiness(),
                 turned_at=windows.turned_at,
             )
         )

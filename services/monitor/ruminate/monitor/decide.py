@@ -93,7 +93,7 @@ def glimpse(
     if topic in DEAD_LETTER_TOPICS:
         return Observation(topic=topic, value_bytes=len(value))
     try:
-        envelope = Envelope.from_headers(headers, recorded_at=datetime.fromtimestamp(min(max(written_at, 0.0), read_at), UTC))
+        envelope = Envelope.from_headers(headers, timestamp_ms=int(min(max(written_at, 0.0), read_at) * 1000))
         assessment = _assessment(value) if topic == REASONING_ASSESSED.name else None
         cut = _cut(value) if topic == TRAINING_BATCH_SEALED.name else None
     except (EnvelopeError, ValidationError):

@@ -18,6 +18,7 @@ from uuid import UUID
 
 import faust
 import structlog
+from faust.auth import Credentials, OAuthCredentials, SASLCredentials, SSLCredentials
 
 from ruminate.monitor.decide import (
     WATCHED_TOPICS,
@@ -38,14 +39,15 @@ from ruminate.monitor.decide import (
 from ruminate.monitor.metrics import LAG_FAILURES, show_observation, show_window
 from ruminate.monitor.settings import MonitorSettings
 from ruminate.schemas.envelope import Envelope, derive_event_id
-from ruminate.schemas.flow import PIPELINE_METRICS
+from ruminate.schemas.flow import MONITOR_APP, PIPELINE_METRICS
 from ruminate.schemas.metrics import PipelineMetrics, ReaderLag
 from ruminate.shared import lenient_records
 from ruminate.shared.bus import BrokerUnavailable
+from ruminate.shared.connection import aiokafka_options
 from ruminate.shared.decoding import encode
+from ruminate.shared.lag import LagProbe
 from ruminate.shared.profiles import PROFILES
 from ruminate.shared.service import EXIT_CRASHED
-from ruminate.shared.topics import LagProbe
 
 if TYPE_CHECKING:
     from faust.types import TP, ConsumerMessage, StreamT
@@ -53,14 +55,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 SOURCE: Final = "/ruminate/monitor"
-APP_ID: Final = "ruminate-monitor"
-CHANGELOGS: Final = {
-    f"{APP_ID}-tallies-changelog": "compact,delete",
-    f"{APP_ID}-kept-changelog": "compact",
-    f"{APP_ID}-cuts-changelog": "compact",
-    f"{APP_ID}-told-changelog": "compact",
-}
-"""The tables' own topics, of one partition each, with their clean-up policies."""
 
 _KEPT_WINDOWS: Final = 6
 """So many windows wait in the table for a monitor that was away."""
@@ -96,8 +90,9 @@ class Windows:
         settings.state_dir.mkdir(parents=True, exist_ok=True)
         profile = PROFILES[settings.kafka_profile]
         self._app = app = faust.App(
-            APP_ID,
+            MONITOR_APP,
             broker=[f"kafka://{address.strip()}" for address in settings.kafka_bootstrap.split(",")],
+            broker_credentials=_credentials(settings),
             store="memory://",
             Table=_OnePartition,
             datadir=str(settings.state_dir.resolve() / "monitor"),
@@ -264,6 +259,24 @@ class Windows:
                 del self._kept[key]
 
 
+def _credentials(settings: MonitorSettings) -> Credentials | None:
+    """Who we are at the broker, in Faust's words."""
+    options = aiokafka_options(settings)
+    tls = options.get("ssl_context")
+    match options.get("sasl_mechanism"):
+        case None:
+            return SSLCredentials(tls) if tls is not None else None
+        case "OAUTHBEARER":
+            return OAuthCredentials(oauth_cb=options["sasl_oauth_token_provider"], ssl_context=tls)
+        case mechanism:
+            return SASLCredentials(
+                mechanism=mechanism,
+                username=options["sasl_plain_username"],
+                password=options["sasl_plain_password"],
+                ssl_context=tls,
+            )
+
+
 async def _lag(probe: LagProbe) -> tuple[ReaderLag, ...]:
     """The lag of every reader; nothing, logged and counted, while it cannot be measured: a window is told all the same."""
     try:
@@ -276,6 +289,7 @@ async def _lag(probe: LagProbe) -> tuple[ReaderLag, ...]:
     return tuple(
         ReaderLag(topic=lag.topic, reader=lag.reader, messages=lag.messages, seconds=lag.seconds if lag.messages else 0.0)
         for lag in measured
+        if lag.messages is not None
     )
 
 

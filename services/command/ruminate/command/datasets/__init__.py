@@ -1,0 +1,1 @@
+"""`ruminate datasets`: the batches of each chain, whether they are whole, and how to make them again."""

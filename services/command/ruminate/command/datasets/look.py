@@ -1,0 +1,125 @@
+"""`list`, `show` and `verify`: what the chains hold, and whether it is what was sealed. The store alone, and the sealed cuts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ruminate.accumulator.chain import digest_of
+from ruminate.accumulator.dataset import MANIFEST, Manifest, load_manifest
+from ruminate.accumulator.rebuild import Artifact, SealedChain, artifact_of
+from ruminate.schemas.batch import TrainingBatchSealed
+from ruminate.shared.store import Store, StoreError
+
+FILES: Final = {"train": "train.jsonl", "holdout": "holdout.jsonl"}
+
+
+class NoSuchBatch(Exception):
+    """The name fits no batch; the message says which there are."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One batch as `list` shows it."""
+
+    batch: TrainingBatchSealed
+    artifact: Artifact
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return self.batch.model_dump(mode="json") | {"artifact": self.artifact}
+
+
+async def listed(store: Store, chain: SealedChain) -> AsyncIterator[Listed]:
+    """The batches of a chain, each read whole to see whether it is."""
+    for batch in chain.batches:
+        yield Listed(batch, await artifact_of(store, batch.dataset))
+
+
+def find(chains: list[SealedChain], batch_id: str) -> TrainingBatchSealed:
+    """The batch of this id. Raises NoSuchBatch."""
+    for chain in chains:
+        for batch in chain.batches:
+            if batch.batch_id == batch_id:
+                return batch
+    last = ", ".join(chain.batches[-1].batch_id for chain in chains) or "none yet"
+    raise NoSuchBatch(f"no batch is named {batch_id!r}; the last of each chain: {last}. All of them:  ruminate datasets list")
+
+
+def described(batch: TrainingBatchSealed, manifest: Manifest) -> dict[str, Any]:
+    """Everything about a batch but its single rows."""
+    rows = manifest.model_dump(mode="json", exclude={"rows", "left_out"})
+    indicators: dict[str, int] = {}
+    for row in manifest.rows:
+        for name in row.indicators:
+            indicators[name] = indicators.get(name, 0) + 1
+    return rows | {
+        "rejected_interactions": manifest.rejected_interactions,
+        "indicators": dict(sorted(indicators.items())),
+        "conversations": len({row.conversation for row in manifest.rows}),
+        "sealed_at": batch.sealed_at.isoformat(),
+        "reason": batch.reason,
+        "explanation": batch.explanation,
+        "dataset": batch.dataset.model_dump(mode="json"),
+    }
+
+
+async def verify(store: Store, chain: SealedChain) -> AsyncIterator[tuple[TrainingBatchSealed, list[str]]]:
+    """Every batch of a chain with what is wrong with it: its bytes, its account of them, and its place in the chain."""
+    fresh: dict[bytes, str] = {}
+    held_out: dict[str, bool] = {}
+    for batch in chain.batches:
+        try:
+            manifest = await load_manifest(store, batch.dataset)
+            problems = [
+                *_not_as_sealed(batch, manifest),
+                *[problem async for problem in _lines(store, batch, manifest)],
+                *_across(batch, manifest, fresh, held_out),
+            ]
+        except StoreError as error:
+            problems = [str(error)]
+        yield batch, problems
+
+
+def _not_as_sealed(batch: TrainingBatchSealed, manifest: Manifest) -> Iterator[str]:
+    said = {
+        "batch_id": batch.batch_id,
+        "number": batch.number,
+        "previous": batch.previous_batch_id,
+        "tenant": batch.tenant,
+        "target_model": batch.target_model,
+        "partition": batch.assessed_partition,
+        "after_offset": batch.after_offset,
+        "to_offset": batch.to_offset,
+    }
+    for name, value in said.items():
+        if getattr(manifest, name) != value:
+            yield f"{name} is {getattr(manifest, name)} in the manifest and {value} in the sealed record"
+    for name, rows in (("train", batch.rows), ("reasoning", batch.reasoning_rows), ("holdout", batch.holdout_rows)):
+        if manifest.counts[name] != rows:
+            yield f"{name} counts {manifest.counts[name]} in the manifest and {rows} in the sealed record"
+
+
+async def _lines(store: Store, batch: TrainingBatchSealed, manifest: Manifest) -> AsyncIterator[str]:
+    for split, path in FILES.items():
+        lines = (await store.read_file(batch.dataset, path)).splitlines(keepends=True)
+        rows = [row for row in manifest.rows if row.split == split]
+        if len(lines) != len(rows):
+            yield f"{path} has {len(lines)} lines, {MANIFEST} names {len(rows)}"
+        for number, (line, row) in enumerate(zip(lines, rows, strict=False), start=1):
+            if hashlib.sha256(line).hexdigest() != row.sha256:
+                yield f"line {number} of {path} (offset {row.offset}) is not the one that {MANIFEST} names"
+
+
+def _across(batch: TrainingBatchSealed, manifest: Manifest, fresh: dict[bytes, str], held_out: dict[str, bool]) -> Iterator[str]:
+    for row in manifest.rows:
+        first = fresh.setdefault(row.recorded_id.bytes, batch.batch_id)
+        if first != batch.batch_id:
+            yield f"the interaction of offset {row.offset} is fresh in {first}, too"
+        if held_out.setdefault(row.conversation, row.split == "holdout") != (row.split == "holdout"):
+            yield f"the conversation of offset {row.offset} is both trained and held out"
+    repeated = len(manifest.rows) - len({digest_of(row.event_id) for row in manifest.rows})
+    if repeated:
+        yield f"{repeated} rows repeat an event"

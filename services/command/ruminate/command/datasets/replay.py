@@ -1,0 +1,210 @@
+"""`rebuild --policy`: what another policy would have taught, beside what was taught.
+
+    interaction-recorded-v1  ->  judge (the scorer of this program)  ->  order, cut  ->  replays/<name>/… in the store
+
+Nothing is published, no chain moves and nothing trains. The datasets depend on the interactions, on the policy and on what
+the chains hold out; in `sources.jsonl` alone stands where in the log each interaction was found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from ruminate.accumulator.dataset import in_a_folder
+from ruminate.accumulator.rebuild import read_chains
+from ruminate.accumulator.replay import (
+    KIND,
+    Batch,
+    ChainReplay,
+    Comparison,
+    Difference,
+    Intake,
+    Judged,
+    Taught,
+    Waiting,
+    keep_batch,
+    taught_by,
+)
+from ruminate.accumulator.spool import Spool
+from ruminate.assessor.decide import judge
+from ruminate.command.datasets.policy import ReplayPolicy
+from ruminate.command.datasets.report import ChainSize, ReplayedBatch, ReplayedChain, report_of, summary_of
+from ruminate.schemas.flow import INTERACTION_RECORDED
+from ruminate.schemas.payload import ArtifactReference
+from ruminate.shared.bus import Bus
+from ruminate.shared.store import Store
+
+Told = Callable[[str], None]
+"""Called for every interaction that was read and every batch that was cut, with what it is."""
+
+Key = tuple[str, str]
+"""Tenant and target."""
+
+_LINE: Final = orjson.OPT_APPEND_NEWLINE
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a replay made."""
+
+    chains: tuple[ReplayedChain, ...]
+    datasets: Mapping[Key, Sequence[ArtifactReference]]
+    summary: ArtifactReference
+    report: str
+
+
+async def replay(
+    bus: Bus,
+    store: Store,
+    policy: ReplayPolicy,
+    *,
+    tenant: str | None = None,
+    target: str | None = None,
+    told: Told = lambda _: None,
+) -> Replay:
+    """Judge every recorded interaction anew, cut, and keep the datasets and the report.
+
+    Raises StoreError, Unsound, BrokerUnavailable.
+    """
+    sealed = await read_chains(bus, tenant=tenant, target=target)
+    taught = {(chain.tenant, chain.target): await taught_by(store, chain) for chain in sealed}
+    with Spool() as spool:
+        intake = Intake(spool)
+        await _take_in(bus, intake, policy, tenant, target, told)
+        judged = intake.chains()
+        chains, differences, datasets = [], [], {}
+        for key in sorted(judged.keys() | taught.keys()):
+            known = taught.get(key, Taught())
+            chain, comparison, datasets[key] = await _replay_chain(key, judged.get(key, []), known, spool, store, policy, told)
+            chains.append(chain)
+            differences.append(comparison.differences)
+    conflicts = sorted(intake.conflicts)
+    report = report_of(policy, chains, differences, conflicts)
+
+    async def keep(folder: Path) -> ArtifactReference:
+        await asyncio.to_thread(_write, folder, judged, chains, differences)
+        summary = orjson.dumps(summary_of(policy, chains, conflicts), option=orjson.OPT_INDENT_2)
+        await asyncio.to_thread((folder / "replay.json").write_bytes, summary)
+        await asyncio.to_thread((folder / "report.md").write_text, report, encoding="utf-8")
+        return await store.put_tree(folder, kind=KIND, name=policy.name)
+
+    return Replay(tuple(chains), datasets, await in_a_folder(keep), report)
+
+
+async def _take_in(bus: Bus, intake: Intake, policy: ReplayPolicy, tenant: str | None, target: str | None, told: Told) -> None:
+    version = policy.assessment.version
+    async for delivery in bus.read(INTERACTION_RECORDED):
+        told("interactions")
+        interaction, event_id = delivery.payload, delivery.envelope.id
+        if tenant in (None, interaction.tenant) and target in (None, interaction.target_model):
+            sha256 = hashlib.sha256(delivery.value).digest()
+            if not intake.repeats(event_id, sha256=sha256):
+                intake.add(
+                    judge(interaction, policy.assessment, policy_version=version),
+                    event_id=event_id,
+                    sha256=sha256,
+                    partition=delivery.position.partition,
+                    offset=delivery.position.offset,
+                )
+
+
+async def _replay_chain(
+    key: Key, judged: Sequence[Judged], taught: Taught, spool: Spool, store: Store, policy: ReplayPolicy, told: Told
+) -> tuple[ReplayedChain, Comparison, list[ArtifactReference]]:
+    tenant, target = key
+    # What the chain is going to hold out must not be trained here, either.
+    holdout_ratio = max(policy.batch.holdout_ratio, taught.holdout_ratio)
+    replaying = ChainReplay(
+        judged,
+        spool,
+        policy.batch.model_copy(update={"holdout_ratio": holdout_ratio}),
+        tenant=tenant,
+        target=target,
+        assessment=policy.values["assessment"],
+        held_out=taught.held_out,
+    )
+    comparison, batches, references = Comparison(taught), [], []
+    for batch in replaying.batches():
+        references.append(await keep_batch(store, batch, replay=policy.name))
+        batches.append(_batch(batch, judged, references[-1]))
+        comparison.take(batch.manifest)
+        told("batches")
+    waiting = replaying.waiting()
+    comparison.finish(waiting)
+    chain = ReplayedChain(
+        tenant=tenant,
+        target=target,
+        interactions=len(judged),
+        holdout_ratio=holdout_ratio,
+        rejected_for=_sorted(Counter(reason for each in judged for reason in each.rejected_for)),
+        batches=batches,
+        waiting=_waiting(waiting),
+        waiting_explanation=waiting.explanation,
+        chain=ChainSize(
+            batches=taught.batches,
+            rows=sum(not row.held_out for row in taught.rows.values()),
+            holdout_rows=sum(row.held_out for row in taught.rows.values()),
+        ),
+        same_rows=comparison.same,
+        differing_rows=comparison.counts(),
+    )
+    return chain, comparison, references
+
+
+def _batch(batch: Batch, judged: Sequence[Judged], dataset: ArtifactReference) -> ReplayedBatch:
+    manifest = batch.manifest
+    first, last = (judged[rank].order[0].astimezone(UTC).isoformat() for rank in (manifest.from_rank, manifest.to_rank))
+    return ReplayedBatch(
+        number=manifest.number,
+        reason=manifest.reason,
+        rows=manifest.counts["train"],
+        reasoning_rows=manifest.counts["reasoning"],
+        holdout_rows=manifest.counts["holdout"],
+        left_out=manifest.left_out_counts,
+        first_occurred_at=first,
+        last_occurred_at=last,
+        dataset_sha256=dataset.sha256,
+    )
+
+
+def _waiting(waiting: Waiting) -> dict[str, int]:
+    return _sorted(Counter(why_not or "rows" for _, why_not in waiting.items))
+
+
+def _sorted(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items()))
+
+
+def _write(
+    folder: Path,
+    judged: Mapping[Key, Sequence[Judged]],
+    chains: Sequence[ReplayedChain],
+    differences: Sequence[Sequence[Difference]],
+) -> None:
+    with (folder / "differences.jsonl").open("wb") as lines:
+        for chain, of_chain in zip(chains, differences, strict=True):
+            for difference in of_chain:
+                line = {"tenant": chain.tenant, "target": chain.target, "difference": difference}
+                lines.write(orjson.dumps(line, option=_LINE))
+    with (folder / "sources.jsonl").open("wb") as lines:
+        for (tenant, target), interactions in judged.items():
+            for rank, each in enumerate(interactions):
+                source = {
+                    "tenant": tenant,
+                    "target": target,
+                    "rank": rank,
+                    "event_id": each.entry.row.event_id,
+                    "partition": each.partition,
+                    "offset": each.offset,
+                    "sha256": each.sha256.hex(),
+                }
+                lines.write(orjson.dumps(source, option=_LINE))

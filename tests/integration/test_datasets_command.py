@@ -1,0 +1,151 @@
+"""`ruminate datasets` at the embedded broker: what an operator types, and what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import orjson
+import pytest
+from typer.testing import CliRunner, Result
+
+from ruminate.accumulator.rebuild import SealedChain
+from ruminate.command.datasets.verbs import app
+from ruminate.embedded.broker import embedded_broker
+from ruminate.schemas.batch import TrainingBatchSealed
+from ruminate.shared.kafka import KafkaBus
+from ruminate.shared.settings import ServiceSettings
+from ruminate.shared.store import FileStore
+from ruminate.shared.topics import ensure_topics
+from tests.integration.recorded_log import SETTINGS, Pieces, assess, chain_of, interaction, record, seal
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A state folder as `up` leaves it, with a chain of five batches in log and store."""
+
+    state: Path
+    chain: SealedChain
+
+    @property
+    def pieces(self) -> Pieces:
+        return Pieces(self.state / "store")
+
+    @property
+    def batches(self) -> tuple[TrainingBatchSealed, ...]:
+        return self.chain.batches
+
+    def type(self, *words: str, environment: dict[str, str] | None = None) -> Result:
+        return CliRunner().invoke(app, [*words, "--state", str(self.state)], env=environment, catch_exceptions=False)
+
+    def ask(self, *words: str) -> Any:
+        """What a verb says with --json."""
+        said = self.type(*words, "--json")
+        assert said.stdout, f"{words} ended with {said.exit_code}: {said.stderr}"
+        return json.loads(said.stdout)
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    async def prepare(settings: ServiceSettings, state: Path) -> SealedChain:
+        await ensure_topics(settings)
+        interactions = [interaction(n, thinks=n % 5 != 0, training_allowed=n % 7 != 3) for n in range(64)]
+        async with KafkaBus(settings, reader="accumulator") as bus:
+            await record(bus, *interactions)
+            await assess(bus, *interactions)
+            await seal(bus, FileStore(state / "store"), 5)
+            return await chain_of(bus)
+
+    # An event carries the address of a dataset: a short folder, wherever the tests run.
+    with TemporaryDirectory(prefix="ruminate-") as folder, embedded_broker() as broker:
+        state = Path(folder).resolve()
+        settings = ServiceSettings(kafka_bootstrap=broker.bootstrap, kafka_profile="embedded", state_dir=state)
+        chain = asyncio.run(prepare(settings, state))
+        addresses = {
+            "kafka": broker.bootstrap,
+            "kafka_profile": "embedded",
+            "gateway": "",
+            "collector": "",
+            "nodes": {},
+            "operations": {},
+            "target": "qwen3:8b",
+            "store": (state / "store").as_uri(),
+        }
+        (state / "addresses.json").write_bytes(orjson.dumps(addresses))
+        yield Loop(state, chain)
+
+
+def test_a_lost_dataset_is_listed_and_rebuilt(loop: Loop) -> None:
+    found = loop.ask("list")
+    assert [(each["number"], each["artifact"]) for each in found] == [(n, "whole") for n in range(1, 6)]
+    assert loop.type("verify").exit_code == 0
+    loop.pieces.blob_of(loop.batches[1], "train.jsonl").unlink()
+    loop.pieces.blob_of(loop.batches[2], "manifest.json").write_bytes(b"damaged")
+    for verb in ("list", "verify"):
+        said = loop.type(verb)
+        assert said.exit_code == 1
+        assert "missing" in said.stdout
+    said = loop.type("rebuild", "--batch", "2..3", environment={"RUMINATE_HOLDOUT_RATIO": str(SETTINGS.holdout_ratio)})
+    assert said.exit_code == 0
+    lines = said.stdout.splitlines()
+    assert [line.split("  ")[:2] for line in lines] == [[f"qwen3_8b-00000{n}", "identical"] for n in (2, 3)]
+    assert all("put back into the store" in line for line in lines)
+    assert "its manifest is gone" in lines[1]
+    assert loop.type("list").exit_code == loop.type("verify").exit_code == 0
+    again = loop.ask("rebuild")
+    assert [(each["outcome"], each["decided"], each["put_back"]) for each in again] == [("identical", "anew", False)] * 5
+
+
+def test_other_settings_and_no_manifest_end_in_exit_1_and_say_so(loop: Loop) -> None:
+    said = loop.type("rebuild", "--without-manifests", environment={"RUMINATE_SHUFFLE_SEED": "7"})
+    assert said.exit_code == 1
+    assert "qwen3_8b-000001  differs  without a manifest" in said.stdout
+    assert "Set RUMINATE_* as they were" in said.stdout
+
+
+def test_a_batch_is_shown_with_its_policy_and_lineage(loop: Loop) -> None:
+    shown = loop.ask("show", "qwen3_8b-000002")
+    assert (shown["number"], shown["previous"], shown["policy"]["holdout_ratio"]) == (2, "qwen3_8b-000001", 0.25)
+    assert shown["counts"]["train"] == loop.batches[1].rows
+    assert shown["left_out_counts"]["not_allowed"] > 0
+    assert shown["dataset"]["sha256"] == loop.batches[1].dataset.sha256
+    assert "policy: min_reasoning_ratio 0.75" in loop.type("show", "qwen3_8b-000002").stdout
+    unknown = loop.type("show", "qwen3_8b-000009")
+    assert (unknown.exit_code, "the last of each chain: qwen3_8b-000005" in unknown.stderr) == (2, True)
+
+
+def test_a_file_with_another_policy_gives_the_same_replay_twice(loop: Loop) -> None:
+    file = loop.state / "stricter.toml"
+    file.write_text("[assessment]\nkeep_evidence_at_least = 0.6\nkeep_overall_at_least = 0\n[batch]\nseal_at_rows = 5\n")
+    before = loop.type("list").stdout
+    runs = [loop.ask("rebuild", "--policy", str(file)) for _ in range(2)]
+    assert runs[0] == runs[1]
+    assert runs[0]["name"].startswith("policy-")
+    (chain,) = runs[0]["chains"]
+    assert chain["rejected_for"] == {"little_evidence": 14}
+    assert len(runs[0]["datasets"]) == len(chain["batches"]) > 5
+    assert loop.type("list").stdout == before
+    said = loop.type("rebuild", "--policy", str(file), "--policy-name", "stricter")
+    assert said.exit_code == 0
+    assert "# Replay stricter" in said.stdout
+    assert "| batch.seal_at_rows | 5 | 500 |" in said.stdout
+    assert f"summary  {(loop.state / 'store' / 'replays' / 'stricter').as_uri()}/" in said.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("rebuild", "--batch", "3..1"), "a number, two as 3..5, or all"),
+        (("rebuild", "--policy-name", "x"), "--policy FILE"),
+        (("rebuild", "--policy", "no.toml", "--batch", "1"), "neither --batch nor"),
+        (("rebuild", "--policy", "no.toml", "--policy-name", "../up"), "--policy-name '../up'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_exit_2(tmp_path: Path, words: tuple[str, ...], says: str) -> None:
+    said = CliRunner().invoke(app, [*words, "--state", str(tmp_path)])
+    assert (said.exit_code, says in said.stderr) == (2, True)

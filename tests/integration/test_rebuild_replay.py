@@ -1,0 +1,260 @@
+"""Another policy over the same interactions: the same bytes in whatever order they came, and nothing leaks across."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ruminate.accumulator.dataset import load_manifest
+from ruminate.accumulator.replay import ReplayManifest
+from ruminate.accumulator.settings import AccumulatorSettings
+from ruminate.assessor.policy import Policy
+from ruminate.command.datasets.policy import ReplayPolicy
+from ruminate.command.datasets.replay import Replay, replay
+from ruminate.schemas.flow import ADAPTER_TRAINED, INTERACTION_RECORDED, REASONING_ASSESSED, TRAINING_BATCH_SEALED
+from ruminate.schemas.interaction import InteractionRecorded, Response
+from ruminate.schemas.payload import ArtifactReference
+from ruminate.shared.memory import MemoryBroker, MemoryBus
+from ruminate.shared.store import FileStore, StoreError
+from tests.integration.recorded_log import LENIENT, SETTINGS, START, TARGET, Pieces, assess, chain_of, interaction, record, seal
+
+SMALL = {"seal_at_rows": 4, "seal_after_min_rows": 2, "seal_after_seconds": 20.0}
+
+
+def policy_of(assessment: Policy = LENIENT, **batch: Any) -> ReplayPolicy:
+    return ReplayPolicy(assessment, AccumulatorSettings.written_down(SMALL | batch), given_name="test")
+
+
+def of_live(**changed: Any) -> ReplayPolicy:
+    """The policy that the chain of `sealed_world` is cut by."""
+    values = {name: getattr(SETTINGS, name) for name in ("seal_at_rows", "seal_after_min_rows", "holdout_ratio")}
+    return ReplayPolicy(LENIENT, AccumulatorSettings.written_down(values | changed), given_name="live")
+
+
+class AddressesAlone(FileStore):
+    """Hashes as ever and writes nothing, for many runs in a row."""
+
+    async def put_tree(self, folder: Path, *, kind: str, name: str) -> ArtifactReference:
+        return await self.address_tree(folder, kind=kind, name=name)
+
+
+@st.composite
+def arrivals(draw: st.DrawFn) -> tuple[list[InteractionRecorded], list[InteractionRecorded]]:
+    """The same records in two orders, some of them repeated, some with the id of another and other bytes."""
+    records = []
+    for number in range(draw(st.integers(1, 14))):
+        conversation = draw(st.integers(0, 3))
+        changed: dict[str, Any] = {
+            "conversation_id": f"c-{conversation}",
+            # Few moments, so that the event id has to decide.
+            "occurred_at": START + timedelta(seconds=draw(st.integers(0, 3)) * 10),
+            "training_allowed": draw(st.booleans()) or draw(st.booleans()),
+            "target_model": draw(st.sampled_from([TARGET, "other"])),
+            "continues_interaction": draw(st.sampled_from([None, None, "i-0", "i-1"])),
+        }
+        one = interaction(number, thinks=draw(st.booleans()) or draw(st.booleans()), **changed)
+        records += [one] * draw(st.integers(1, 2))
+        if draw(st.integers(0, 5)) == 0:
+            records.append(
+                one.model_copy(update={"response": Response(content="It is another answer.", thinking="Since 1 + 1 = 2.")})
+            )
+    return draw(st.permutations(records)), draw(st.permutations(records))
+
+
+@given(arrivals())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+def test_the_bytes_do_not_depend_on_the_order_of_arrival(
+    tmp_path: Path, orders: tuple[list[InteractionRecorded], list[InteractionRecorded]]
+) -> None:
+    async def run(order: Sequence[InteractionRecorded]) -> Replay:
+        bus = MemoryBus(MemoryBroker(), reader="command")
+        await record(bus, *order)
+        return await replay(bus, AddressesAlone(tmp_path), policy_of())
+
+    one, again, other = (asyncio.run(run(order)) for order in (orders[0], orders[0], orders[1]))
+    assert one == again
+    assert (one.chains, one.datasets, one.report) == (other.chains, other.datasets, other.report)
+
+
+def some(begin: int, end: int) -> list[InteractionRecorded]:
+    """Interactions in the order in which they occurred, some without consent, some continued."""
+    return [
+        interaction(
+            number,
+            thinks=number % 5 != 0,
+            training_allowed=number % 7 != 3,
+            **({"conversation_id": f"c-{number - 1}", "continues_interaction": f"i-{number - 1}"} if number % 6 == 5 else {}),
+        )
+        for number in range(begin, end)
+    ]
+
+
+async def sealed_world(folder: Path, *interactions: InteractionRecorded) -> tuple[MemoryBus, FileStore]:
+    """Recorded, assessed and sealed into all the batches that there are: four of the first 64."""
+    broker, store = MemoryBroker(), FileStore(folder / "store")
+    bus = MemoryBus(broker, SETTINGS, reader="accumulator")
+    await record(bus, *interactions)
+    await assess(bus, *interactions)
+    await seal(bus, store, 4)
+    return MemoryBus(broker, reader="command"), store
+
+
+async def manifests_of(store: FileStore, made: Replay, target: str = TARGET) -> list[ReplayManifest]:
+    references = made.datasets["default", target]
+    return [ReplayManifest.model_validate_json(await store.read_file(reference, "manifest.json")) for reference in references]
+
+
+def test_the_chains_own_policy_in_the_chains_own_order_gives_its_own_rows(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bus, store = await sealed_world(tmp_path, *some(0, 64))
+        made = await replay(bus, store, of_live())
+        for batch, reference in zip((await chain_of(bus)).batches, made.datasets["default", TARGET], strict=True):
+            for file in ("train.jsonl", "holdout.jsonl"):
+                assert await store.read_file(reference, file) == await store.read_file(batch.dataset, file)
+        (chain,) = made.chains
+        assert chain.differing_rows == {"gained": {}, "lost": {}, "changed": {}}
+        assert chain.same_rows == chain.chain.rows + chain.chain.holdout_rows > 24
+
+    asyncio.run(scenario())
+
+
+def test_a_replay_publishes_nothing_moves_no_chain_and_lies_apart(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bus, store = await sealed_world(tmp_path, *some(0, 64))
+        broker = bus._broker
+        topics = (INTERACTION_RECORDED, REASONING_ASSESSED, TRAINING_BATCH_SEALED, ADAPTER_TRAINED)
+        before = {topic.name: len(broker.records(topic.name)) for topic in topics}
+        datasets = sorted((tmp_path / "store" / "datasets").rglob("*.json"))
+        made = await replay(bus, store, policy_of(min_reasoning_ratio=0.5))
+        assert {topic.name: len(broker.records(topic.name)) for topic in topics} == before
+        assert sorted((tmp_path / "store" / "datasets").rglob("*.json")) == datasets
+        assert all("/store/replays/test-default-qwen3-8b-" in each.uri for each in made.datasets["default", TARGET])
+        assert "/store/replays/test/" in made.summary.uri
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("holdout_ratio", [0.0, 0.25, 0.5])
+def test_what_the_chain_holds_out_stays_held_out_and_what_it_trains_stays_trained(tmp_path: Path, holdout_ratio: float) -> None:
+    async def scenario() -> None:
+        interactions = some(0, 64)
+        bus, store = await sealed_world(tmp_path, *interactions)
+        taught = [row for batch in (await chain_of(bus)).batches for row in (await load_manifest(store, batch.dataset)).rows]
+        # More of the same conversations, and new ones, that no batch holds yet.
+        later = [
+            each.model_copy(update={"interaction_id": f"later-{n}", "recorded_id": interaction(1000 + n).recorded_id})
+            for n, each in enumerate(interactions)
+        ]
+        await record(bus, *later, *some(100, 160))
+        made = await replay(bus, store, of_live(holdout_ratio=holdout_ratio))
+        sides = {row.conversation: row.split for row in taught}
+        assert set(sides.values()) == {"train", "holdout"}
+        replayed = [row for manifest in await manifests_of(store, made) for row in manifest.rows]
+        known = [row for row in replayed if row.conversation in sides]
+        assert len(known) > len(taught)
+        assert all(row.split == sides[row.conversation] for row in known)
+        # What no batch holds yet is held out at least as the chain is going to do.
+        would_hold = int(max(holdout_ratio, SETTINGS.holdout_ratio) * 2**64)
+        for row in replayed:
+            if row.conversation not in sides:
+                assert (row.split == "holdout") == (int(row.conversation[:16], 16) < would_hold)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("least_evidence", "rejected"), [(0.6, 14), (0.9, 64)])
+def test_a_stricter_policy_says_which_rows_are_lost_and_why(tmp_path: Path, least_evidence: float, rejected: int) -> None:
+    async def scenario() -> None:
+        bus, store = await sealed_world(tmp_path, *some(0, 64))
+        strict = Policy(keep_overall_at_least=0, keep_evidence_at_least=least_evidence)
+        made = await replay(bus, store, replace(of_live(), assessment=strict))
+        (chain,) = made.chains
+        assert chain.rejected_for == {"little_evidence": rejected}
+        lost = chain.differing_rows["lost"]
+        assert lost["rejected"] > 0
+        assert sum(lost.values()) + chain.same_rows == chain.chain.rows + chain.chain.holdout_rows
+        lines = [json.loads(line) for line in (await store.read_file(made.summary, "differences.jsonl")).splitlines()]
+        assert len(lines) == sum(sum(whys.values()) for whys in chain.differing_rows.values())
+        assert f"rejected {lost['rejected']}" in made.report
+        assert f"little_evidence {rejected}" in made.report
+        assert ("more: `differences.jsonl` has all of them" in made.report) == (sum(lost.values()) > 10)
+        summary = orjson.loads(await store.read_file(made.summary, "replay.json"))
+        assert summary["policy"]["assessment"]["keep_evidence_at_least"] == least_evidence
+
+    asyncio.run(scenario())
+
+
+def test_what_was_erased_is_in_no_replay(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bus, store = await sealed_world(tmp_path, *some(0, 64))
+        erased = (await load_manifest(store, (await chain_of(bus)).batches[0].dataset)).rows[0].recorded_id
+        broker = MemoryBroker()
+        for topic in (INTERACTION_RECORDED, TRAINING_BATCH_SEALED):
+            for kept in bus._broker.records(topic.name):
+                value = None if kept.key == str(erased).encode() else kept.value
+                broker.append(topic.name, value, key=kept.key, headers=kept.headers, partition=kept.partition)
+        made = await replay(MemoryBus(broker, reader="command"), store, of_live())
+        assert all(row.recorded_id != erased for manifest in await manifests_of(store, made) for row in manifest.rows)
+        (chain,) = made.chains
+        assert chain.differing_rows["lost"]["not_recorded"] == 1
+
+    asyncio.run(scenario())
+
+
+def test_every_row_names_its_interaction_and_every_interaction_its_place_in_the_log(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bus, store = await sealed_world(tmp_path, *some(0, 64))
+        made = await replay(bus, store, policy_of())
+        sources = {
+            source["event_id"]: source
+            for source in map(json.loads, (await store.read_file(made.summary, "sources.jsonl")).splitlines())
+        }
+        assert len(sources) == 64
+        log = {(r.partition, r.offset): r.value for r in bus._broker.records(INTERACTION_RECORDED.name)}
+        ranks: list[int] = []
+        for manifest in await manifests_of(store, made):
+            for each in (*manifest.rows, *manifest.left_out):
+                source = sources[each.event_id]
+                assert (source["rank"], source["sha256"]) == (each.rank, each.interaction_sha256)
+                found = InteractionRecorded.model_validate_json(log[source["partition"], source["offset"]] or b"")
+                assert found.recorded_id == each.recorded_id
+                ranks.append(each.rank)
+            assert sorted(ranks) == list(range(manifest.to_rank + 1))
+
+    asyncio.run(scenario())
+
+
+def test_an_old_batch_is_cut_by_age_before_what_came_later(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bus = MemoryBus(MemoryBroker(), reader="command")
+        await record(bus, *some(0, 3), interaction(200), interaction(201))
+        store = FileStore(tmp_path)
+        made = await replay(bus, store, policy_of(holdout_ratio=0.0))
+        (manifest,) = await manifests_of(store, made)
+        assert (manifest.reason, manifest.counts["train"], manifest.to_rank) == ("age", 2, 2)
+        (chain,) = made.chains
+        assert chain.waiting == {"rows": 2}
+        assert chain.waiting_explanation.endswith("Waiting.")
+
+    asyncio.run(scenario())
+
+
+def test_nothing_is_replayed_beside_a_chain_whose_holdout_is_unknown(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bus, store = await sealed_world(tmp_path, *some(0, 64))
+        Pieces(tmp_path / "store").blob_of((await chain_of(bus)).batches[1], "manifest.json").unlink()
+        with pytest.raises(StoreError, match=r"what qwen3_8b-000002 holds out is not known.*ruminate datasets rebuild"):
+            await replay(bus, store, of_live())
+        assert not (tmp_path / "store" / "replays").exists()
+
+    asyncio.run(scenario())

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import httpx
 import pytest
 
-from ruminate.shared.ollama import QWEN3_TEMPLATE, NodeRefused, NodeUnavailable, OllamaClient
+from ruminate.shared.ollama import QWEN3_TEMPLATE, SMALL_WEIGHTS_BYTES, NodeRefused, NodeUnavailable, OllamaClient, parameters_for
 from tests.contract.ollama_contract import ANSWER, GREEDY, HELLO, OK_SCHEMA, THOUGHT
 from tests.plugins.node import RunningNode, TinyModels
 
@@ -79,6 +79,11 @@ def test_what_a_node_refuses_keeps_its_words(embedded_node: RunningNode) -> None
             await client.has_blob("short")
 
     with_client(embedded_node.url, ask)
+
+
+def test_small_weights_are_served_by_one_thread() -> None:
+    assert parameters_for(SMALL_WEIGHTS_BYTES - 1) == {"num_thread": 1}
+    assert parameters_for(SMALL_WEIGHTS_BYTES) == {}
 
 
 def test_a_node_that_is_away_is_unavailable() -> None:

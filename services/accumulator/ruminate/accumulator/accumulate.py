@@ -243,7 +243,7 @@ class Accumulator:
             raise Unavailable(f"the store does not take {batch_id}: {error}") from error
         del candidates  # what follows reads the manifest back, and a large batch need not be in memory twice
         sealed = _announcement(manifest, due, dataset, now)
-        await self._bus.publish(TRAINING_BATCH_SEALED, sealed, last.follow(TRAINING_BATCH_SEALED, sealed))
+        await self._bus.publish(TRAINING_BATCH_SEALED, sealed, last.follow(TRAINING_BATCH_SEALED, sealed, ordinal=manifest.number))
         if not await self._catch_up(chain):
             raise Unavailable(f"{batch_id} is acknowledged and cannot be read back yet")
         if chain.link.to_offset != sealed.to_offset:

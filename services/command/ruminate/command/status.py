@@ -1,8 +1,9 @@
-"""`status`: what runs, lag by reader, batch fill, jobs and versions."""
+"""`status`: what runs, lag by reader, batch fill, jobs, versions and dead letters."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from ruminate.schemas.flow import (
 )
 from ruminate.shared.bus import Bus, BusError
 from ruminate.shared.kafka import KafkaBus
-from ruminate.shared.topics import LagProbe
+from ruminate.shared.lag import LagProbe
+from ruminate.shared.letters import Box, read_letters
 
 _ANSWER_WITHIN_SECONDS = 3.0
 
@@ -49,6 +51,7 @@ async def gather_status(state: Path) -> dict[str, Any]:
             status["lag"] = [asdict(lag) for lag in await probe.measure()]
             status["jobs"] = await _jobs(bus)
             status["versions"] = await _versions(bus)
+            status["dead_letters"] = await _dead_letters(bus)
     except (BusError, TimeoutError) as error:
         status["kafka_error"] = f"{addresses.kafka} does not answer: {error}"
     return status
@@ -150,6 +153,16 @@ async def _versions(bus: Bus) -> list[dict[str, Any]]:
     return list(versions.values())
 
 
+async def _dead_letters(bus: KafkaBus) -> list[dict[str, Any]]:
+    reasons: dict[Box, Counter[str]] = {}
+    for letter in (await read_letters(bus)).standing():
+        reasons.setdefault(letter.box, Counter())[letter.reason] += 1
+    return [
+        {"topic": box.topic.name, "reader": box.reader, "standing": counts.total(), "reasons": dict(counts.most_common())}
+        for box, counts in reasons.items()
+    ]
+
+
 def print_status(status: dict[str, Any], console: Console) -> None:
     """The same for people."""
     supervisor = status["supervisor"]
@@ -172,7 +185,8 @@ def print_status(status: dict[str, Any], console: Console) -> None:
         return
     lag = Table("reader", "topic", "behind", "seconds", box=None, header_style="dim")
     for row in status["lag"]:
-        lag.add_row(row["reader"], row["topic"], str(row["messages"]), "" if row["seconds"] is None else f"{row['seconds']:.1f}")
+        behind = "?" if row["messages"] is None else str(row["messages"])
+        lag.add_row(row["reader"], row["topic"], behind, "" if row["seconds"] is None else f"{row['seconds']:.1f}")
     console.print(lag)
     for fill in status["batch_fill"]:
         console.print(f"batch of {fill['target']} ({fill['tenant']}): {fill['rows']} of {fill['seal_at_rows']} rows")
@@ -184,3 +198,12 @@ def print_status(status: dict[str, Any], console: Console) -> None:
     for version in status["versions"]:
         says = version.get("reason") or version.get("model", "")
         console.print(f"version {version['version']} of {version['target']}: {version['state']} {says}")
+    for box in status["dead_letters"]:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in box["reasons"].items())
+        console.print(
+            f"dead letters of {box['topic']}: {box['standing']} ({reasons}). Type:  ruminate dlq list {box['topic']}",
+            style="yellow",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from ruminate.command.base import prepare_base, tiny_base, weights_of
 from ruminate.command.connection import settings_for
-from ruminate.command.plan import SERVICE_ORDER, Ports, Wishes, addresses, bootstrap, node_urls, plan_parts
+from ruminate.command.installed_ollama import NoOllama, find_ollama, version_of
+from ruminate.command.plan import INSTALLED, SERVICE_ORDER, Ports, Wishes, addresses, bootstrap, is_ours, node_urls, plan_parts
 from ruminate.command.supervisor import PartState, Supervisor, SupervisorError, running_supervisor, write_addresses
 from ruminate.shared.bus import BrokerUnavailable
-from ruminate.shared.ollama import QWEN3_TEMPLATE, NodeRefused, NodeUnavailable, OllamaClient
+from ruminate.shared.ollama import QWEN3_TEMPLATE, NodeRefused, NodeUnavailable, OllamaClient, parameters_for
 from ruminate.shared.settings import ServiceSettings
 from ruminate.shared.topics import ensure_topics
 
@@ -61,8 +62,9 @@ async def bring_up(
 ) -> AsyncIterator[Supervisor]:
     """Everything that was wished for, running and ready while the context is open; stopped when it closes."""
     ports = choose_ports(gateway_port=wishes.gateway_port, collector_port=wishes.collector_port)
+    ollama = _installed_ollama(say) if INSTALLED in wishes.nodes else None
     async with Supervisor(wishes.state, on_change=on_change) as supervisor:
-        parts = plan_parts(wishes, ports)
+        parts = plan_parts(wishes, ports, ollama=ollama)
         by_kind = {kind: [part for part in parts if part.kind == kind] for kind in ("broker", "node", "service")}
         making = asyncio.create_task(_make_base(wishes, say))
         try:
@@ -88,6 +90,15 @@ async def bring_up(
         yield supervisor
 
 
+def _installed_ollama(say: Say) -> Path:
+    try:
+        program = find_ollama()
+        say(f"Ollama {version_of(program)} at {program}")
+    except NoOllama as error:
+        raise SupervisorError(f"--node {INSTALLED}: {error}; without --node, `up` runs the embedded node") from None
+    return program
+
+
 async def _topics_exist(settings: ServiceSettings) -> None:
     """Create what is missing. A broker that has just been started is given its time; one that is named must answer soon."""
     deadline = time.monotonic() + BROKER_WITHIN_SECONDS
@@ -109,20 +120,21 @@ async def _make_base(wishes: Wishes, say: Say) -> None:
 
 
 async def _nodes_hold_target(wishes: Wishes, urls: Mapping[str, str], say: Say) -> None:
-    """Every node has the target under its own name: the embedded one is given it, others must have it."""
+    """Every node has the target under its own name: those that we start are given it, others must have it."""
     for name, url in urls.items():
         async with OllamaClient(url) as node:
             try:
                 held = {model.name for model in await node.tags()}
                 if wishes.target in held or f"{wishes.target}:latest" in held:
                     continue
-                if wishes.nodes and not _is_tiny(wishes):
+                if not is_ours(name) and not _is_tiny(wishes):
                     raise SupervisorError(f"node {name} ({url}) has no model {wishes.target}. Type:  ollama pull {wishes.target}")
                 say(f"node {name}: creating {wishes.target}")
                 weights, sha256 = await weights_of(Path(wishes.base), state=wishes.state)
                 if not await node.has_blob(sha256):
                     await node.push_blob(weights, sha256)
-                await node.create(wishes.target, files={"model.gguf": sha256}, template=QWEN3_TEMPLATE)
+                parameters = parameters_for(weights.stat().st_size)
+                await node.create(wishes.target, files={"model.gguf": sha256}, template=QWEN3_TEMPLATE, parameters=parameters)
             except NodeUnavailable as error:
                 raise SupervisorError(
                     f"node {name} ({url}) does not answer: {error}. Start Ollama there, or leave --node out"

@@ -167,9 +167,15 @@ def check_go_template(template: str) -> None:
 
 
 def jinja_capabilities(template: str) -> tuple[str, ...]:
-    """What the chat template inside a GGUF can do, where no Go template was sent."""
+    """What the chat template inside a GGUF can do."""
     found = (("tools", "tools" in template), ("thinking", "<think>" in template))
     return tuple(capability for capability, there in found if there)
+
+
+def template_capabilities(*, go: str, jinja: str) -> tuple[str, ...]:
+    """What a model can by its templates: the Go template's word counts, unless the one inside the GGUF can more."""
+    by_go, by_jinja = go_template_capabilities(go), jinja_capabilities(jinja)
+    return by_go if go and len(by_go) >= len(by_jinja) else by_jinja
 
 
 _INTEGERS = frozenset(
@@ -217,12 +223,17 @@ def unknown_options(options: Iterable[str]) -> list[str]:
     return sorted(set(options) - _INTEGERS - _FLOATS - {"stop", "use_mmap"})
 
 
-def sampling_of(options: Mapping[str, Any], *, room_tokens: int) -> dict[str, Any]:
-    """llama.cpp's words for Ollama's options; never more tokens than there is room for."""
-    wanted = options["num_predict"]
+_OPEN_ENDED_WINDOWS = 10
+"""So many windows long an answer may get that nothing else ends."""
+
+
+def sampling_of(options: Mapping[str, Any], *, context_tokens: int) -> dict[str, Any]:
+    """llama.cpp's words for Ollama's options."""
+    wanted, most = options["num_predict"], _OPEN_ENDED_WINDOWS * context_tokens
     exact = options["temperature"] <= 0 or options["seed"] >= 0
     return {
-        "n_predict": min(wanted, room_tokens) if wanted > 0 else room_tokens,
+        "n_predict": min(wanted, most) if wanted > 0 else most,
+        "n_keep": options["num_keep"],
         "seed": options["seed"] if options["seed"] >= 0 else 0xFFFFFFFF,
         # A prefix that is taken from the cache was computed in batches of other sizes, whose sums differ in the last bits:
         # enough to turn a close choice. What must come out the same is computed from the start.
@@ -254,16 +265,12 @@ class Cut:
     resume: int
 
 
-def cut_prompt(tokens: int, *, context_tokens: int, keep: int, wanted_tokens: int) -> Cut | None:
-    """How to cut a prompt that does not fit, leaving room for an answer; None where it fits.
-
-    Room is what is asked for, at most half of the window: nothing shifts the window later.
-    """
+def cut_prompt(tokens: int, *, context_tokens: int, keep: int) -> Cut | None:
+    """How to cut a prompt that does not fit; None where it fits. Half of what need not be kept is left to the answer."""
     if tokens < context_tokens:
         return None
-    half = context_tokens // 2
-    limit = context_tokens - (min(wanted_tokens, half) if wanted_tokens > 0 else half)
-    keep = min(tokens if keep < 0 else keep, limit - 1)
+    keep = min(tokens if keep < 0 else keep, context_tokens - 1)
+    limit = context_tokens - max((context_tokens - keep) // 2, 1)
     return Cut(keep, tokens - (limit - keep))
 
 

@@ -25,6 +25,9 @@ class Question:
     raw_prompt: str | None = None
     tools: Sequence[Mapping[str, Any]] = ()
     thinking: bool | None = None
+    """Whether to think before the answer; None where the model cannot."""
+    splits: bool = True
+    """Whether what is thought is told apart from the answer."""
     schema: dict[str, Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     context_tokens: int = 4096
@@ -63,12 +66,7 @@ async def prompt_of(engine: Engine, question: Question, *, model: str) -> Prompt
         if oldest is None:
             break
         del messages[oldest]
-    cut = cut_prompt(
-        len(tokens),
-        context_tokens=question.context_tokens,
-        keep=question.options["num_keep"],
-        wanted_tokens=question.options["num_predict"],
-    )
+    cut = cut_prompt(len(tokens), context_tokens=question.context_tokens, keep=question.options["num_keep"])
     kept = tokens if cut is None else [*tokens[: cut.keep], *tokens[cut.resume :]]
     dropped = len(question.messages) - len(messages)
     if cut or dropped:
@@ -100,7 +98,7 @@ async def speak(engine: Engine, question: Question, prompt: Prompt) -> AsyncGene
 
 
 async def _think_and_answer(engine: Engine, question: Question, prompt: Prompt) -> AsyncGenerator[Piece, None]:
-    if not question.thinking:
+    if not question.thinking or not question.splits:
         async for text, stats in _complete(engine, question, prompt.tokens, question.schema):
             yield Piece(content=text, stats=stats)
         return
@@ -136,10 +134,10 @@ async def _think_and_answer(engine: Engine, question: Question, prompt: Prompt) 
 async def _complete(
     engine: Engine, question: Question, tokens: Sequence[int], schema: Mapping[str, Any] | None
 ) -> AsyncGenerator[tuple[str, Stats | None], None]:
-    room = question.context_tokens - len(tokens)
-    if room < 1:
+    if len(tokens) >= question.context_tokens:
         raise Refused(400, f"{len(tokens)} tokens fill the context of {question.context_tokens}: raise num_ctx")
-    async with aclosing(engine.complete(tokens, sampling_of(question.options, room_tokens=room), schema)) as pieces:
+    sampling = sampling_of(question.options, context_tokens=question.context_tokens)
+    async with aclosing(engine.complete(tokens, sampling, schema)) as pieces:
         async for piece in pieces:
             yield piece
 

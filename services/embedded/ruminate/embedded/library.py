@@ -26,10 +26,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruminate.embedded.decide import (
     ModelName,
     Refused,
-    go_template_capabilities,
     human_number,
-    jinja_capabilities,
     parse_name,
+    template_capabilities,
 )
 from ruminate.embedded.weights import Header, read_header
 
@@ -97,7 +96,7 @@ class Model:
     def capabilities(self) -> tuple[str, ...]:
         """`completion` or `embedding`, and what its template adds."""
         pooled = f"{self.header.architecture}.pooling_type" in self.header.metadata
-        template = go_template_capabilities(self.template) if self.template else jinja_capabilities(self.header.chat_template)
+        template = template_capabilities(go=self.template, jinja=self.header.chat_template)
         return ("embedding" if pooled else "completion", *template)
 
     @property

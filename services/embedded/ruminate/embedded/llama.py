@@ -29,6 +29,7 @@ def main(weights: str, adapter: str | None, context_tokens: int, embeds: bool, t
     params.verbosity = -1
     params.fit_params = False
     params.cache_ram_mib = 0
+    params.ctx_shift = not embeds
     params.endpoint_slots = False
     params.ui = False
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED

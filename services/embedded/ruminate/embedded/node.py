@@ -291,8 +291,10 @@ class Node:
                     Message(role="user", content=asked.prompt),
                 ],
                 raw_prompt=asked.prompt if asked.raw else None,
-                # Ollama finds the tags in the Go template: a raw answer is split only where one was sent.
-                thinking=None if asked.raw and not model.template else thinking,
+                thinking=thinking,
+                # Ollama finds the tags in the Go template: a raw answer is split only where one was sent. A format binds from
+                # the first token, which leaves no thinking.
+                splits=not asked.format and (bool(model.template) or not asked.raw),
                 schema=schema_of(asked.format),
                 options=options,
                 context_tokens=self._window(model, options),

@@ -92,7 +92,7 @@ def to_chat(asked: OpenAiChatRequest) -> ChatRequest:
 def _think(effort: str) -> Think | None:
     if effort and effort not in EFFORTS:
         known = ", ".join(f'"{word}"' for word in EFFORTS)
-        raise Refused(400, f"invalid reasoning value: '{effort}' (must be one of {known})")
+        raise Refused(400, f"invalid reasoning value: {orjson.dumps(effort).decode()} (must be one of {known})")
     return EFFORTS.get(effort)
 
 

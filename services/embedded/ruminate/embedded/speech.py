@@ -1,7 +1,7 @@
 """Telling thinking, answer and tool calls apart in text that arrives piece by piece. Pure.
 
 A tag may be cut anywhere between two pieces, so what could still become one is held back until it is decided; `finish`
-gives out what was held: nothing that a model said is lost.
+gives out what was held and became none.
 """
 
 from __future__ import annotations
@@ -81,7 +81,10 @@ class Call:
 
 
 class ToolCallSplitter:
-    """Takes `<tool_call>{"name": …, "arguments": {…}}</tool_call>` out of an answer; what is no call of a known tool stays text."""
+    """Takes `<tool_call>{"name": …, "arguments": {…}}</tool_call>` out of an answer; what is no call of a known tool is dropped.
+
+    So does Ollama: an agent that is given a call as text would show it to people.
+    """
 
     def __init__(self, tools: Iterable[str]) -> None:
         self._tools = frozenset(tools)
@@ -99,12 +102,9 @@ class ToolCallSplitter:
                 break
             self._held = after
             if self._inside:
-                call = self._read(before)
-                if call is None:
-                    text += CALL_OPEN + before + CALL_CLOSE
-                else:
+                if (call := self._read(before)) is not None:
                     calls.append(call)
-                    self._called = True
+                self._called = True
             else:
                 text += self._between(before)
             self._inside = not self._inside
@@ -114,12 +114,12 @@ class ToolCallSplitter:
         return text, tuple(calls)
 
     def finish(self) -> tuple[str, tuple[Call, ...]]:
-        """A last call whose tag was not closed, or the text that was held back."""
+        """A last call whose tag was not closed, or the text that could have become a tag."""
         held, self._held = self._held, ""
         if not self._inside:
             return held, ()
         call = self._read(held)
-        return (CALL_OPEN + held, ()) if call is None else ("", (call,))
+        return "", () if call is None else (call,)
 
     def _between(self, text: str) -> str:
         # Line breaks between two calls are the template's, not the model's answer.

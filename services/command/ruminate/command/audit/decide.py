@@ -1,0 +1,191 @@
+"""Records in, findings out: was anything lost or doubled between an answer and the version that it taught? Pure.
+
+    take (every record, in READING_ORDER)  ->  link  ->  take_dataset, take_artifact (what the store says)  ->  report
+
+It counts by event id, the first offset of an id wins. What comes under an id again is a *repeat* (the same bytes),
+*superseded* (other bytes where the outside was asked: clocks, training, nodes, a choice of rules) or a *fault*. An input at
+or beyond what its reader has committed is *pending*, and no fault. Everything else that is no fault and worth knowing is
+listed apart: causes older than the horizon, what was erased, dead letters and what became of them, rival batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ruminate.command.audit import facts
+from ruminate.command.audit.datasets import Dataset, Datasets
+from ruminate.command.audit.debts import Debts
+from ruminate.command.audit.facts import Told
+from ruminate.command.audit.findings import FaultKind, Findings, Report
+from ruminate.command.audit.interactions import Interactions
+from ruminate.command.audit.letters import DeadLetters, Input
+from ruminate.command.audit.snapshot import LETTERS, Snapshot
+from ruminate.command.audit.versions import Artifact, Versions
+from ruminate.schemas.batch import TrainingBatchSealed
+from ruminate.schemas.flow import (
+    ADAPTER_TRAINED,
+    DEAD_LETTER_SETTLED,
+    ERASURE_REQUESTED,
+    GROUP_READERS,
+    INTERACTION_COMPLETED,
+    INTERACTION_RECORDED,
+    MODEL_REGISTERED,
+    MODEL_ROLLED_BACK,
+    REASONING_ASSESSED,
+    TRAINING_BATCH_SEALED,
+    TRAINING_FAILED,
+)
+from ruminate.schemas.topic import Topic
+from ruminate.shared.bus import Position
+from ruminate.shared.dead_letters import Record
+
+Take = Callable[[Record], None]
+
+
+class Audit:
+    """One cut through the log, judged."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._findings = Findings()
+        self._letters = DeadLetters(snapshot)
+        self._debts = Debts(snapshot, self._letters)
+        self._interactions = Interactions(snapshot, self._debts, self._findings)
+        self._versions = Versions(self._debts, self._findings)
+        self._datasets = Datasets(self._interactions, self._findings)
+        self._artifacts = 0
+        self._takers: dict[str, Take] = {
+            **{name: self._taker_of_letters(name) for name in LETTERS},
+            **{
+                topic.retries(reader).name: self._taker_of_retries(topic, reader)
+                for reader, topics in GROUP_READERS.items()
+                for topic in topics
+            },
+            **{
+                topic.name: self._taker_of_versions(topic)
+                for topic in (TRAINING_BATCH_SEALED, ADAPTER_TRAINED, TRAINING_FAILED, MODEL_REGISTERED, MODEL_ROLLED_BACK)
+            },
+            DEAD_LETTER_SETTLED.name: self._take_settled,
+            ERASURE_REQUESTED.name: self._take_erasure,
+            INTERACTION_COMPLETED.name: self._interactions.take_completed,
+            INTERACTION_RECORDED.name: self._interactions.take_recorded,
+            REASONING_ASSESSED.name: self._interactions.take_assessed,
+        }
+
+    def take(self, topic: str, records: Iterable[Record]) -> None:
+        """Take in records of one topic, each partition in its order, the topics in READING_ORDER."""
+        take, count = self._takers[topic], 0
+        for record in records:
+            count += 1
+            take(record)
+        self._findings.topics[topic].records += count
+
+    def link(self) -> None:
+        """Everything is read: join effects to causes. Then the store is asked."""
+        self._interactions.judge()
+        self._versions.judge()
+        self._judge_unsealed()
+        self._list_letters()
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """What the store must hold, every byte of it; the datasets are among it."""
+        return self._versions.artifacts
+
+    @property
+    def datasets(self) -> list[tuple[Told[TrainingBatchSealed], Artifact]]:
+        """What `take_dataset` wants, in the order of the chains."""
+        return self._versions.datasets
+
+    def take_dataset(self, batch: Told[TrainingBatchSealed], dataset: Dataset) -> None:
+        """A batch's dataset, as it is in the store."""
+        self._datasets.take(batch, dataset)
+
+    def take_artifact(self, artifact: Artifact, fault: FaultKind | None, says: str) -> None:
+        """What the store says of an artifact: whole, or what is wrong with it."""
+        self._artifacts += 1
+        if fault is not None:
+            self._findings.accuse(fault, artifact.named_by, artifact.event_id, f"{artifact.what}: {says}")
+
+    def report(self) -> Report:
+        """All that was found."""
+        findings = self._findings
+        return Report(
+            taken_at_ms=self._snapshot.taken_at_ms,
+            whole_since_ms=self._snapshot.whole_since_ms,
+            absent_topics=self._snapshot.absent_topics,
+            topics=dict(findings.topics),
+            pending=dict(findings.pending),
+            apart=dict(findings.listed),
+            fault_counts=dict(findings.fault_counts),
+            faults=tuple(findings.faults),
+            batches=len(self._versions.batches),
+            rows=self._datasets.rows,
+            artifacts=self._artifacts,
+        )
+
+    def _taker_of_versions(self, topic: Topic[Any]) -> Take:
+        return lambda record: self._versions.take(topic, record)
+
+    def _taker_of_letters(self, topic: str) -> Take:
+        def take(record: Record) -> None:
+            try:
+                self._letters.take_letter(record)
+            except (KeyError, ValueError):
+                self._unreadable(topic, record)
+
+        return take
+
+    def _taker_of_retries(self, topic: Topic[Any], reader: str) -> Take:
+        retry_topic = topic.retries(reader).name
+        of_versions = topic in (TRAINING_BATCH_SEALED, ADAPTER_TRAINED)
+        sent_back = self._versions.take_sent_back if of_versions else self._interactions.take_sent_back
+
+        def take(record: Record) -> None:
+            try:
+                self._letters.take_retry(retry_topic, record)
+            except (KeyError, ValueError):
+                self._unreadable(retry_topic, record)
+                return
+            sent_back(topic, Input(reader, retry_topic, record.partition, record.offset), record)
+
+        return take
+
+    def _take_settled(self, record: Record) -> None:
+        told = facts.told(DEAD_LETTER_SETTLED, record)
+        if told is None:
+            self._unreadable(DEAD_LETTER_SETTLED.name, record)
+        else:
+            self._letters.take_settled(told.payload)
+
+    def _take_erasure(self, record: Record) -> None:
+        told = facts.told(ERASURE_REQUESTED, record)
+        if told is None:
+            self._unreadable(ERASURE_REQUESTED.name, record)
+        else:
+            self._interactions.erasures.add(told.payload)
+
+    def _unreadable(self, topic: str, record: Record) -> None:
+        position = Position(topic, record.partition, record.offset)
+        self._findings.accuse("unreadable", position, "", "no event of this topic")
+
+    def _judge_unsealed(self) -> None:
+        """What stands behind the end of a chain waits for the next batch; the accumulator must not have acknowledged it."""
+        topic, reader = REASONING_ASSESSED, "accumulator"
+        for key, log in self._interactions.chains.items():
+            link = self._versions.links.get(key)
+            for offset in log.between(-1 if link is None else link.to_offset, 2**62):
+                if self._debts.read(Input(reader, topic.name, log.partition, offset)):
+                    detail = f"{reader} has acknowledged it, and no batch of {key[1]} reaches so far"
+                    self._findings.accuse("missing_effect", Position(topic.name, log.partition, offset), "", detail)
+                else:
+                    self._findings.pending[reader] += 1
+
+    def _list_letters(self) -> None:
+        for place, reason in self._letters.standing():
+            says = f"{place.reader}: {place.topic} {place.partition}:{place.offset} {reason}"
+            self._findings.set_apart("standing", says)
+        for settled in self._letters.settled():
+            says = f"{settled.reader}: {settled.topic} {settled.partition}:{settled.offset} by {settled.settled_by}"
+            self._findings.set_apart(settled.action, f"{says}: {settled.why}")

@@ -1,0 +1,515 @@
+"""A history of events as the services would have written it, made by their own decisions, for tests to audit and to damage."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+
+from ruminate.accumulator.accumulate import _announcement
+from ruminate.accumulator.chain import BEGINNING, Fold, Link, Sealed, batch_id_of, item_of
+from ruminate.accumulator.dataset import account, describe, keep_dataset, load_manifest
+from ruminate.accumulator.decide import Seal, candidate_of, seed_of, select
+from ruminate.accumulator.settings import AccumulatorSettings
+from ruminate.assessor.decide import judge as judge_interaction
+from ruminate.assessor.policy import Policy
+from ruminate.collector.decide import CONFLICT, Seen, check_id, check_source, judge_repeat, normalise, record
+from ruminate.command.audit.findings import Report, moment_of
+from ruminate.command.audit.gather import judge
+from ruminate.command.audit.snapshot import READING_ORDER, Snapshot
+from ruminate.deployer.decide import judge as judge_version
+from ruminate.schemas.assessment import ReasoningAssessed
+from ruminate.schemas.batch import TrainingBatchSealed
+from ruminate.schemas.dead_letter import DeadLetterSettled
+from ruminate.schemas.envelope import Envelope, Headers
+from ruminate.schemas.flow import (
+    ADAPTER_TRAINED,
+    DEAD_LETTER_SETTLED,
+    GROUP_READERS,
+    INTERACTION_COMPLETED,
+    INTERACTION_RECORDED,
+    MODEL_REGISTERED,
+    MODEL_ROLLED_BACK,
+    REASONING_ASSESSED,
+    TRAINING_BATCH_SEALED,
+    TRAINING_FAILED,
+)
+from ruminate.schemas.interaction import InteractionCompleted, InteractionRecorded, Message, Response, Thinking
+from ruminate.schemas.model import ModelRegistered, ModelRolledBack
+from ruminate.schemas.payload import Payload
+from ruminate.schemas.topic import Topic
+from ruminate.schemas.training import AdapterTrained, GgufFile, TrainingFailed
+from ruminate.shared.bus import Delivery, Position, Unavailable, Unprocessable
+from ruminate.shared.dead_letters import DeadLetter, origin_of
+from ruminate.shared.decoding import decode
+from ruminate.shared.memory import StoredRecord
+from ruminate.shared.partitioning import partition_of
+from ruminate.shared.serving import to_record
+from ruminate.shared.shares import Outgoing
+from ruminate.shared.store import FileStore
+from ruminate.trainer.decide import History as TrainerHistory
+from ruminate.trainer.decide import Hyperparameters, JobPlan, Wait, decide
+from ruminate.trainer.decide import Policy as TrainerPolicy
+
+P = TypeVar("P", bound=Payload)
+Handle = Callable[[Delivery[Any]], None]
+
+TARGET = "qwen3:8b"
+START_MS = 1_790_000_000_000
+CLUSTER = "cluster"
+SETTINGS = AccumulatorSettings(seal_at_rows=1, holdout_ratio=0)
+TRAINER_POLICY = TrainerPolicy(
+    bases={TARGET: "/bases/tiny"},
+    hyperparameters=Hyperparameters(),
+    checkpoint_steps=50,
+    merged_dtype="float32",
+    encodings=("f16",),
+    adapter_encoding="f16",
+    equality_probes=0,
+)
+
+
+def exchange(name: str, **changed: Any) -> InteractionCompleted:
+    """An answered question that every policy keeps."""
+    fields: dict[str, Any] = {
+        "interaction_id": name,
+        "conversation_id": f"conversation-{name}",
+        "agent": "tester",
+        "target_model": TARGET,
+        "occurred_at": moment_of(START_MS),
+        "messages": (Message(role="user", content=f"What is 2 + 3, question {name}?"),),
+        "response": Response(content="5", thinking="First, 2 + 3 = 5. Then I check: 3 + 2 = 5. Therefore the answer is 5."),
+        "thinking": Thinking(mode_used="thinking"),
+        "reference_answer": "5",
+        "outcome": "succeeded",
+        "training_allowed": True,
+    }
+    return InteractionCompleted(**fields | changed)
+
+
+@dataclass
+class History:
+    """Topics, what their readers have committed, and a store."""
+
+    folder: Path
+    logs: defaultdict[tuple[str, int], list[StoredRecord]] = field(default_factory=lambda: defaultdict(list))
+    ends: defaultdict[tuple[str, int], int] = field(default_factory=lambda: defaultdict(int))
+    begins: dict[tuple[str, int], int] = field(default_factory=dict)
+    committed: defaultdict[tuple[str, str], dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
+    whole_since_ms: dict[str, int] = field(default_factory=dict)
+    now_ms: int = START_MS
+    seen: dict[bytes, Seen] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.store = FileStore(self.folder / "store")
+
+    # What a broker does.
+
+    def append(self, outgoing: Outgoing) -> Position:
+        place = (outgoing.topic, outgoing.partition)
+        self.now_ms += 1_000
+        self.logs[place].append(
+            StoredRecord(*place, self.ends[place], self.now_ms, outgoing.key, outgoing.value, list(outgoing.headers))
+        )
+        self.ends[place] += 1
+        return Position(*place, self.ends[place] - 1)
+
+    def again(self, topic: Topic[Any], index: int = 0, **changed: Any) -> Position:
+        """Write a record of the topic once more, changed as told."""
+        known = replace(self.records(topic.name)[index], **changed)
+        return self.append(Outgoing(known.topic, known.partition, known.key, known.value, known.headers))
+
+    def records(self, topic: str) -> list[StoredRecord]:
+        return [each for (name, _), log in sorted(self.logs.items()) if name == topic for each in log]
+
+    def remove(self, victim: StoredRecord) -> None:
+        self.logs[victim.topic, victim.partition].remove(victim)
+
+    def change(self, victim: StoredRecord, **changed: Any) -> None:
+        log = self.logs[victim.topic, victim.partition]
+        log[log.index(victim)] = replace(victim, **changed)
+
+    def publish(self, topic: Topic[P], payload: P, *, source: str, event_id: str, cause: str | None = None) -> Position:
+        envelope = Envelope(
+            id=event_id,
+            source=source,
+            type=topic.event_type,
+            time=moment_of(self.now_ms),
+            order=topic.order_of(payload),
+            cause=cause,
+        )
+        value = topic.carries.model_validate(payload.model_dump())
+        key = topic.key_of(payload, event_id) if topic.record_key == "event_id" else ""  # type: ignore[arg-type]
+        number = partition_of(topic.order_of(payload), topic.partitions)
+        return self.append(Outgoing(topic.name, number, key.encode(), value.model_dump_json().encode(), envelope.to_headers()))
+
+    def tombstone(self, record: StoredRecord) -> None:
+        """Erase a record, as a broker shows it before compaction."""
+        self.append(Outgoing(record.topic, record.partition, record.key, None, []))
+
+    # What the services do.
+
+    def serve(self, topic: Topic[P], reader: str, handle: Callable[[Delivery[P]], None]) -> None:
+        """Hand every record that the reader has not committed to `handle`, what was sent back among it, and commit."""
+        retries = topic.retries(reader)
+        for name, number in [*((topic.name, number) for number in range(topic.partitions)), (retries.name, 0)]:
+            committed = self.committed[reader, name]
+            try:
+                for each in list(self.logs[name, number]):
+                    if each.offset >= committed.get(number, 0):
+                        if each.value is not None:
+                            self._deliver(topic, reader, handle, each)
+                        committed[number] = each.offset + 1
+            except Unavailable:
+                continue  # the partition waits
+
+    def _deliver(self, topic: Topic[P], reader: str, handle: Callable[[Delivery[P]], None], each: StoredRecord) -> None:
+        try:
+            payload, envelope = decode(topic, each.value, each.headers, timestamp_ms=each.timestamp)
+            position = Position(each.topic, each.partition, each.offset)
+            delivery = Delivery(
+                topic=topic,
+                payload=payload,
+                envelope=envelope,
+                position=(origin_of(each.headers) if each.topic != topic.name else None) or position,
+                headers=each.headers,
+                value=each.value or b"",
+                source=f"/ruminate/{reader}",
+            )
+            handle(delivery)
+        except Unprocessable as error:
+            self.bury(topic, reader, each, error.reason)
+            return
+        for told in delivery.told:
+            self.append(to_record(told))
+
+    def bury(self, topic: Topic[Any], reader: str, each: StoredRecord, reason: str) -> None:
+        """Make a dead letter of a record."""
+        letter = DeadLetter(
+            reason=reason,
+            explanation="",
+            position=Position(each.topic, each.partition, each.offset),
+            timestamp_ms=each.timestamp,
+            reader=reader,
+            at=moment_of(self.now_ms),
+            key=each.key,
+        )
+        letters, key = topic.dead_letters(reader).name, str(letter.id(CLUSTER)).encode()
+        self.append(Outgoing(letters, each.partition, key, each.value or b"", letter.headers(each.headers)))
+
+    def settle(self, topic: Topic[Any], reader: str, action: str, *, index: int = 0) -> None:
+        """Drop a dead letter, or send it back."""
+        record = self.records(topic.dead_letters(reader).name)[index]
+        letter = DeadLetter.from_headers(record.headers)
+        if action == "replayed":
+            self.append(Outgoing(topic.retries(reader).name, 0, b"", record.value or b"", list(record.headers)))
+        settled = DeadLetterSettled(
+            letter_id=letter.id(CLUSTER),
+            action="replayed" if action == "replayed" else "dropped",
+            reader=reader,
+            topic=letter.position.topic,
+            partition=letter.position.partition,
+            offset=letter.position.offset,
+            reason=letter.reason,
+            settled_by="operator",
+            why="because",
+            settled_at=moment_of(self.now_ms),
+        )
+        self.publish(DEAD_LETTER_SETTLED, settled, source="/ruminate/command", event_id=str(letter.id(CLUSTER)))
+        self.tombstone(record)
+
+    def complete(self, *names: str, source: str = "/agents/tester", **changed: Any) -> None:
+        for name in names:
+            interaction = exchange(name, **changed)
+            self.publish(INTERACTION_COMPLETED, interaction, source=source, event_id=interaction.interaction_id)
+
+    def collect(self) -> None:
+        self.serve(INTERACTION_COMPLETED, "collector", self._record)
+
+    def _record(self, delivery: Delivery[InteractionCompleted]) -> None:
+        check_id(delivery.payload, delivery.envelope.id)
+        check_source(delivery.envelope.source)
+        completed = normalise(delivery.payload)
+        recorded_id = delivery.derived_id(INTERACTION_RECORDED)
+        place = (delivery.position.partition, delivery.position.offset)
+        outcome = judge_repeat(self.seen.get(recorded_id.bytes), completed.fingerprint, place)
+        if outcome == "conflict":
+            raise Unprocessable(CONFLICT)
+        if outcome == "first":
+            self.seen.setdefault(recorded_id.bytes, Seen(completed.fingerprint, *place))
+            recorded = record(completed, source=delivery.envelope.source, recorded_id=recorded_id)
+            delivery.tell_encoded(INTERACTION_RECORDED, recorded, order=completed.payload.conversation_id)
+
+    def assess(self, *, policy_version: str = "p1") -> None:
+        def handle(delivery: Delivery[InteractionRecorded]) -> None:
+            delivery.tell(REASONING_ASSESSED, judge_interaction(delivery.payload, Policy(), policy_version=policy_version))
+
+        self.serve(INTERACTION_RECORDED, "assessor", handle)
+
+    def told(self, topic: Topic[P]) -> list[Delivery[P]]:
+        found: list[Delivery[P]] = []
+        for each in self.records(topic.name):
+            try:
+                payload, envelope = decode(topic, each.value, each.headers, timestamp_ms=each.timestamp)
+            except Unprocessable:
+                continue
+            position = Position(each.topic, each.partition, each.offset)
+            found.append(Delivery(topic, payload, envelope, position, each.headers, each.value or b"", ""))
+        return found
+
+    def batches(self) -> list[TrainingBatchSealed]:
+        link, chain = BEGINNING, []
+        for each in self.told(TRAINING_BATCH_SEALED):
+            if link.extended_by(each.payload, partition=each.position.partition):
+                link = Link.end_of(each.payload)
+                chain.append(each.payload)
+        return chain
+
+    def seal(self, *, forget_sealed: bool = False, commit: bool = True) -> None:
+        """Cut the next batch of the target, with everything that was assessed, where there is anything to train on."""
+        chain = self.batches()
+        link = Link.end_of(chain[-1]) if chain else BEGINNING
+        sealed = Sealed()
+        for batch in chain:
+            if not forget_sealed:
+                account(asyncio.run(load_manifest(self.store, batch.dataset)), sealed)
+        mine = [each for each in self.told(REASONING_ASSESSED) if each.payload.target_model == TARGET]
+        fold = Fold(sealed=sealed, holdout_ratio=0)
+        limit = SETTINGS.row_max_bytes
+        by_offset: dict[int, Delivery[ReasoningAssessed]] = {}
+        for each in mine:
+            if each.position.offset > link.to_offset and not self.is_given_up("accumulator", each.position):
+                by_offset[each.position.offset] = each
+                fold.add(
+                    item_of(
+                        each.payload,
+                        event_id=each.envelope.id,
+                        assessed_at=each.envelope.time,
+                        offset=each.position.offset,
+                        row_max_bytes=limit,
+                    )
+                )
+        batch_id = batch_id_of("default", TARGET, link.number + 1)
+        seed = seed_of(batch_id, 0)
+        selection = select(fold, SETTINGS.policy, seed=seed)
+        if not selection.train:
+            return
+        last = by_offset[max(by_offset)]
+        candidates = [
+            candidate_of(
+                by_offset[item.offset].payload,
+                item,
+                event_id=by_offset[item.offset].envelope.id,
+                held_out=held_out,
+                row_max_bytes=limit,
+            )
+            for item, held_out in selection.rows()
+        ]
+        manifest = describe(
+            candidates,
+            selection,
+            batch_id=batch_id,
+            seed=seed,
+            tenant="default",
+            target=TARGET,
+            partition=last.position.partition,
+            link=link,
+            to_offset=last.position.offset,
+            settings=SETTINGS,
+        )
+        dataset = asyncio.run(keep_dataset(self.store, manifest, candidates))
+        announced = _announcement(manifest, Seal("count", "enough"), dataset, moment_of(self.now_ms))
+        last.source = "/ruminate/accumulator"
+        last.tell(TRAINING_BATCH_SEALED, announced, ordinal=announced.number)
+        self.append(to_record(last.told[0]))
+        if commit:
+            self.committed["accumulator", REASONING_ASSESSED.name][last.position.partition] = announced.to_offset + 1
+
+    def is_given_up(self, reader: str, position: Position) -> bool:
+        letters = (
+            DeadLetter.from_headers(each.headers)
+            for topic in GROUP_READERS[reader]
+            for each in self.records(topic.dead_letters(reader).name)
+            if each.value is not None
+        )
+        return any(letter.position == position for letter in letters)
+
+    def train(self) -> None:
+        def handle(delivery: Delivery[TrainingBatchSealed]) -> None:
+            history = TrainerHistory(
+                sealed=tuple((each.position.offset, each.payload) for each in self.told(TRAINING_BATCH_SEALED)),
+                trained=tuple(each.payload for each in self.told(ADAPTER_TRAINED)),
+                failed=tuple(each.payload for each in self.told(TRAINING_FAILED)),
+                registered=tuple(each.payload for each in self.told(MODEL_REGISTERED)),
+                rolled_back=tuple(each.payload for each in self.told(MODEL_ROLLED_BACK)),
+            )
+            plan = decide(delivery.payload, delivery.position.offset, history, TRAINER_POLICY)
+            if isinstance(plan, Wait):
+                raise Unavailable(plan.what)
+            if isinstance(plan, JobPlan):
+                delivery.tell(ADAPTER_TRAINED, self.adapter(plan))
+
+        self.serve(TRAINING_BATCH_SEALED, "trainer", handle)
+
+    def adapter(self, plan: JobPlan, *, seconds: float = 1.0) -> AdapterTrained:
+        """What a job makes, in small."""
+        folder = self.folder / "jobs" / plan.version
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "adapter.safetensors").write_bytes(f"adapter of {plan.version}".encode())
+        (self.folder / "model.gguf").write_bytes(f"weights of {plan.version}".encode())
+        adapter = asyncio.run(self.store.put_tree(folder, kind="adapters", name=plan.version))
+        file = asyncio.run(self.store.put_file(self.folder / "model.gguf", kind="gguf", name=plan.version))
+        return AdapterTrained(
+            tenant=plan.tenant,
+            job_id=plan.batch_id,
+            batch_id=plan.batch_id,
+            target_model=plan.target_model,
+            version=plan.version,
+            number=plan.number,
+            parent_version=plan.parent_version,
+            base_model=plan.base_model,
+            adapter=adapter,
+            gguf=(GgufFile(encoding="f16", holds="model", file=file),),
+            dataset=plan.dataset,
+            stages=plan.stages,
+            settings={},
+            metrics={},
+            duration_seconds=seconds,
+            trained_at=moment_of(self.now_ms),
+        )
+
+    def fail(self, reason: str = "crashed") -> None:
+        """The trainer gives the waiting batches up."""
+
+        def handle(delivery: Delivery[TrainingBatchSealed]) -> None:
+            settled = {each.payload.batch_id for topic in (ADAPTER_TRAINED, TRAINING_FAILED) for each in self.told(topic)}
+            if delivery.payload.batch_id not in settled:
+                delivery.tell(TRAINING_FAILED, failure(delivery.payload, reason))
+
+        self.serve(TRAINING_BATCH_SEALED, "trainer", handle)
+
+    def deploy(self, *, refuse: bool = False) -> None:
+        def handle(delivery: Delivery[AdapterTrained]) -> None:
+            registered = [each.payload for each in self.told(MODEL_REGISTERED)]
+            rolled_back = [each.payload for each in self.told(MODEL_ROLLED_BACK)]
+            results = [each for each in self.told(ADAPTER_TRAINED) if each.payload.batch_id == delivery.payload.batch_id]
+            accepted = results[0].envelope.id == delivery.envelope.id
+            verdict = judge_version(delivery.payload, accepted=accepted, registered=registered, rolled_back=rolled_back)
+            if verdict == "deploy" and refuse:
+                delivery.tell(MODEL_ROLLED_BACK, refusal(delivery.payload))
+            elif verdict == "deploy":
+                delivery.tell(MODEL_REGISTERED, registration(delivery.payload))
+
+        self.serve(ADAPTER_TRAINED, "deployer", handle)
+
+    def run(self) -> None:
+        """Everything that waits, to the end; a batch is sealed where something new was assessed."""
+        self.collect()
+        self.assess()
+        self.seal()
+        self.train()
+        self.deploy()
+
+    # What an audit sees.
+
+    async def snapshot(self) -> Snapshot:
+        topics: defaultdict[str, dict[int, int]] = defaultdict(dict)
+        for name in READING_ORDER:
+            topics[name][0] = self.ends[name, 0]
+        for (name, number), end in list(self.ends.items()):
+            topics[name][number] = end
+        return Snapshot(
+            cluster=CLUSTER,
+            taken_at_ms=self.now_ms,
+            begins={name: {number: self.begins.get((name, number), 0) for number in ends} for name, ends in topics.items()},
+            ends=dict(topics),
+            committed=dict(self.committed),
+            whole_since_ms=self.whole_since_ms,
+        )
+
+    async def read(self, topic: str, snapshot: Snapshot) -> AsyncIterator[Sequence[StoredRecord]]:
+        for number, end in snapshot.ends[topic].items():
+            begin = snapshot.begins[topic][number]
+            yield [each for each in self.logs[topic, number] if begin <= each.offset < end]
+
+    def audit(self) -> Report:
+        return asyncio.run(judge(self, self.store, store_uri=(self.folder / "store").as_uri()))
+
+
+def failure(batch: TrainingBatchSealed, reason: str) -> TrainingFailed:
+    return TrainingFailed(
+        job_id=batch.batch_id,
+        batch_id=batch.batch_id,
+        target_model=batch.target_model,
+        phase="training",
+        reason=reason,
+        explanation="it fell over",
+        failed_at=datetime.now(UTC),
+    )
+
+
+def registration(trained: AdapterTrained, **changed: Any) -> ModelRegistered:
+    fields: dict[str, Any] = {
+        "target_model": trained.target_model,
+        "version": trained.version,
+        "number": trained.number,
+        "model_name": f"{trained.target_model}-ruminate-{trained.version}",
+        "alias": f"{trained.target_model}-ruminate",
+        "parent_version": trained.parent_version,
+        "base_model": trained.base_model,
+        "batch_id": trained.batch_id,
+        "dataset": trained.dataset,
+        "adapter": trained.adapter,
+        "weights": trained.gguf[0].file,
+        "stages": trained.stages,
+        "settings": {},
+        "metrics": {},
+        "nodes": (),
+        "probes": (),
+        "capabilities": (),
+        "registered_at": datetime.now(UTC),
+    }
+    return ModelRegistered(**fields | changed)
+
+
+def refusal(trained: AdapterTrained) -> ModelRolledBack:
+    return ModelRolledBack(
+        target_model=trained.target_model,
+        version=trained.version,
+        serving_version=None,
+        stage="probe",
+        reason="it does not think",
+        rolled_back_at=datetime.now(UTC),
+    )
+
+
+def header(record: StoredRecord, name: str) -> str:
+    return dict(record.headers)[name].decode()
+
+
+def with_header(record: StoredRecord, **changed: str) -> Headers:
+    """The record's headers, some of them changed."""
+    return [(name, changed[name].encode() if name in changed else raw) for name, raw in record.headers]
+
+
+def with_fields(record: StoredRecord, **changed: Any) -> bytes:
+    """The record's value, some fields of it changed."""
+    return orjson.dumps(orjson.loads(record.value or b"") | changed)
+
+
+def sound(folder: Path, *, interactions: Iterable[str] = ("a", "b", "c", "d")) -> History:
+    """Two batches: one serves, the other waits for the trainer."""
+    history = History(folder)
+    history.complete(*interactions)
+    history.run()
+    history.complete("e", "f")
+    history.collect()
+    history.assess()
+    history.seal()
+    return history

@@ -583,3 +583,19 @@ def test_a_dead_letter_that_comes_back_goes_to_the_end_of_its_log_and_is_sealed_
         assert not any(name.startswith("dlq_") for name, _ in again.headers)
 
     play(scenario, tmp_path)
+
+
+def test_batches_that_end_with_the_same_verdict_are_two_events(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        async with world.accumulating() as accumulator:
+            await world.assess(*(assessed(n) for n in range(8)))
+            await until(lambda: end_of(accumulator).number == 1, "the first batch")
+            # The verdict that ended it comes once more, last of all, and the batch after it is cut there by its age.
+            await world.assess(*(assessed(n) for n in range(8, 13)), assessed(7))
+            await until(lambda: any(chain.folded_to == 13 for chain in accumulator._chains.values()), "all of it is folded")
+            world.ahead = timedelta(days=2)
+            await until(lambda: end_of(accumulator).number == 2, "the second batch")
+        ids = [dict(record.headers)["ce_id"] for record in world.broker.records(TRAINING_BATCH_SEALED.name)]
+        assert len(ids) == len(set(ids)) == 2
+
+    play(scenario, tmp_path)

@@ -1,0 +1,133 @@
+"""The broker's side of a benchmark: topics made anew, filled once, and counted by their end offsets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+
+from ruminate.shared.partitioning import partition_of
+from tests.benchmarks.workload import Written
+
+_DEADLINE_SECONDS: Final = 60.0
+_FILL: Final = {"acks": "all", "enable.idempotence": True, "linger.ms": 20, "batch.size": 1 << 20, "message.max.bytes": 1 << 24}
+
+_NOT_YET: Final = (
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+)
+"""What is answered for a topic that was made a moment ago."""
+
+
+class Topics:
+    """The topics of one broker."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self.bootstrap = bootstrap
+        self._admin = AdminClient({"bootstrap.servers": bootstrap})
+        self._partitions: dict[str, int] = {}
+
+    def renew(self, names: Mapping[str, int]) -> None:
+        """Make these topics (name: partitions) empty ones."""
+        known = self._admin.list_topics(timeout=_DEADLINE_SECONDS).topics
+        old = [name for name in names if name in known]
+        for deleted in self._admin.delete_topics(old).values() if old else ():
+            deleted.result()
+        self._until(lambda: not set(old) & set(self._admin.list_topics(timeout=_DEADLINE_SECONDS).topics), f"{old} to be gone")
+        settings = {"max.message.bytes": str(1 << 24), "cleanup.policy": "delete"}
+        for name, partitions in names.items():
+            new = NewTopic(name, num_partitions=partitions, replication_factor=1, config=settings)
+            self._until(lambda new=new: self._created(new), f"{name} to be created")
+        self._partitions.update(names)
+        self._until(lambda: all(self._has_leaders(name) for name in names), "every partition to have a leader")
+
+    def fill(self, name: str, records: Iterable[Written]) -> None:
+        """Write the records where their order says."""
+        producer = Producer({"bootstrap.servers": self.bootstrap, **_FILL})
+        failures: list[KafkaError] = []
+
+        def delivered(error: KafkaError | None, _: object) -> None:
+            if error is not None:
+                failures.append(error)
+
+        for record in records:
+            partition = partition_of(record.order, self._partitions[name])
+            while True:
+                try:
+                    producer.produce(name, record.value, record.key, partition, headers=record.headers, on_delivery=delivered)
+                    break
+                except BufferError:
+                    producer.poll(0.1)
+            producer.poll(0)
+        if producer.flush(_DEADLINE_SECONDS) or failures:
+            raise RuntimeError(f"{name} could not be filled: {failures[:1] or 'no acknowledgement'}")
+
+    def count(self, name: str) -> int:
+        """Records in the topic, by its end offsets: nothing here writes transactions or removes records."""
+        places = {TopicPartition(name, number): OffsetSpec.latest() for number in range(self._partitions[name])}
+        return sum(found.result().offset for found in self._admin.list_offsets(places).values())
+
+    def committed(self, group: str, name: str) -> int:
+        """How many records of the topic the group has committed."""
+        places = [TopicPartition(name, number) for number in range(self._partitions[name])]
+        wanted = ConsumerGroupTopicPartitions(group, places)
+        found = self._admin.list_consumer_group_offsets([wanted])[group].result()
+        return sum(max(0, place.offset) for place in found.topic_partitions)
+
+    def keys(self, name: str) -> list[bytes]:
+        """The record keys of the whole topic."""
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "unused", "auto.offset.reset": "earliest"})
+        expected, keys = self.count(name), list[bytes]()
+        try:
+            consumer.assign([TopicPartition(name, number, 0) for number in range(self._partitions[name])])
+            deadline = time.monotonic() + _DEADLINE_SECONDS
+            while len(keys) < expected and time.monotonic() < deadline:
+                keys += [key for record in consumer.consume(10_000, 1.0) if isinstance(key := record.key(), bytes)]
+        finally:
+            consumer.close()
+        return keys
+
+    def forget_group(self, group: str) -> None:
+        """Remove the group's offsets, so that it begins at the beginning."""
+
+        def forgotten() -> bool:
+            try:
+                self._admin.delete_consumer_groups([group])[group].result()
+            except KafkaException as error:
+                # A member that has not left yet, or a static one whose session lasts on.
+                return bool(error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND)
+            return True
+
+        self._until(forgotten, f"the group {group} to be empty")
+
+    def _created(self, new: NewTopic) -> bool:
+        try:
+            self._admin.create_topics([new])[new.topic].result()
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                return False
+            raise
+        return True
+
+    def _has_leaders(self, name: str) -> bool:
+        try:
+            self.count(name)
+        except KafkaException as error:
+            if error.args[0].code() not in _NOT_YET:
+                raise
+            return False
+        return True
+
+    @staticmethod
+    def _until(condition: Any, what: str) -> None:
+        deadline = time.monotonic() + _DEADLINE_SECONDS
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited {_DEADLINE_SECONDS:.0f} s for {what}")
+            time.sleep(0.05)

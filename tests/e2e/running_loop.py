@@ -20,12 +20,16 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import psutil
+import pytest
 
+from infra.real.kafka import KafkaCluster, kafka_cluster
+from infra.real.ollama import OllamaNode, ollama_node
 from ruminate.command.connection import open_bus
 from ruminate.schemas.payload import ArtifactReference, Payload
 from ruminate.schemas.topic import Topic
 from ruminate.shared.bus import Bus, Delivery
 from ruminate.shared.store import open_store
+from tests.plugins.real import installed
 
 T = TypeVar("T")
 P = TypeVar("P", bound=Payload)
@@ -34,6 +38,49 @@ RUMINATE = [sys.executable, "-m", "ruminate.command"]
 STOP_WITHIN_SECONDS = 5.0
 # Every process that a loop starts inherits it, so that orphans are found, too.
 MARK = "LOOP_UNDER_TEST"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Which broker and which node a loop runs on; None is the embedded one."""
+
+    kafka: bool = False
+    ollama: str | None = None
+
+    def __str__(self) -> str:
+        broker, node = "Apache Kafka" if self.kafka else "embedded", f"Ollama {self.ollama}" if self.ollama else "embedded"
+        return f"{broker} + {node}"
+
+
+EMBEDDED = Pair()
+PAIRS = [
+    pytest.param(pair, id=str(pair), marks=[] if pair == EMBEDDED else pytest.mark.real)
+    for pair in (EMBEDDED, Pair(kafka=True, ollama="0.24.0"), Pair(kafka=True, ollama="0.34.0"))
+]
+"""What the whole loop is proven on: parameters of a fixture."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The real parts of a pair, running; a loop on them starts with `options`."""
+
+    kafka: KafkaCluster | None
+    node: OllamaNode | None
+
+    @property
+    def options(self) -> list[str]:
+        """For `ruminate up` and `ruminate demo`."""
+        kafka = ["--kafka", self.kafka.bootstrap] if self.kafka else []
+        return [*kafka, "--node", self.node.url] if self.node else kafka
+
+
+@contextmanager
+def running_parts(pair: Pair, *, brokers: int = 1) -> Iterator[Parts]:
+    """The real parts of a pair, of this loop alone: topics and models have the same names in every loop."""
+    with contextlib.ExitStack() as resources, installed():
+        node = resources.enter_context(ollama_node(pair.ollama)) if pair.ollama else None
+        kafka = resources.enter_context(kafka_cluster(brokers=brokers)) if pair.kafka else None
+        yield Parts(kafka, node)
 
 
 @dataclass(frozen=True)

@@ -2,222 +2,41 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 import signal
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_args
 
-import httpx
 import psutil
 import pytest
 
 from ruminate.command.base import tiny_base
-from ruminate.command.connection import open_bus
-from ruminate.command.demo.lesson import Question, examination, fact_exchanges, interaction
-from ruminate.command.demo.run import TARGET, TINY_SETTINGS
-from ruminate.schemas.batch import TrainingBatchSealed
-from ruminate.schemas.flow import (
-    ADAPTER_TRAINED,
-    GROUP_READERS,
-    INTERACTION_RECORDED,
-    MODEL_REGISTERED,
-    MODEL_ROLLED_BACK,
-    REASONING_ASSESSED,
-    TRAINING_BATCH_SEALED,
-    TRAINING_FAILED,
-    TRAINING_PROGRESSED,
+from tests.e2e.running_loop import RunningLoop, Seen, eventually, start_loop
+from tests.e2e.under_fire import (
+    CHILD,
+    SMALL,
+    SOON_SECONDS,
+    WATCHED,
+    Loop,
+    Victims,
+    check_everything_runs,
+    check_interactions,
+    check_registrations,
+    lesson_of,
+    plan,
+    publish,
 )
-from ruminate.schemas.interaction import InteractionCompleted
-from ruminate.schemas.payload import Payload
-from ruminate.schemas.training import JobPhase
-from ruminate.shared.bus import Delivery
-from tests.e2e.running_loop import RunningLoop, Seen, eventually, fetch_dataset, start_loop
-
-P = TypeVar("P", bound=Payload)
-
-CHILD = "the trainer's child"
-PHASES = get_args(JobPhase)
-ROWS_A_BATCH, EPOCHS, STEPS = 64, 12, 48
-SMALL = TINY_SETTINGS | {
-    "RUMINATE_SEAL_AT_ROWS": str(ROWS_A_BATCH),
-    "RUMINATE_SEAL_AFTER_SECONDS": "3600",
-    "RUMINATE_TRAINING_EPOCHS": str(EPOCHS),
-    "RUMINATE_CHECKPOINT_STEPS": "5",
-    "RUMINATE_EQUALITY_PROBES": "8",
-}
-# A few more than a batch holds: a batch never takes exactly what one agent has sent.
-ROWS_A_ROUND = ROWS_A_BATCH + 2
-SOON_SECONDS = 120.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Victims:
-    """Whom to kill in a round: while interactions are taken in, while the model is trained, while it is deployed."""
-
-    taking: Sequence[str]
-    training: Sequence[str]
-    deploying: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Kill:
-    """Whom, and at which moment of the loop, as far as its events show it."""
-
-    victim: str
-    when: Callable[[], bool]
-
-
-@dataclass
-class Loop:
-    """A loop under fire: agents that insist, somebody who asks, and somebody who kills.
-
-    What can be waited for stays true once it is true, so that no moment is missed between two looks.
-    """
-
-    running: RunningLoop
-    seen: Seen
-    pool: ThreadPoolExecutor
-    # Progress that was told before the latest kill of the job says nothing of how far it is now.
-    reports_before: int = 0
-    killed: set[int] = field(default_factory=set)
-    sent: list[InteractionCompleted] = field(default_factory=list)
-    answers: list[Future[httpx.Response]] = field(default_factory=list)
-
-    def recorded(self, count: int) -> bool:
-        return len({each.envelope.id for each in self.seen.of(INTERACTION_RECORDED)}) >= count
-
-    def assessed(self, count: int) -> bool:
-        return len({each.envelope.id for each in self.seen.of(REASONING_ASSESSED)}) >= count
-
-    def training_reached(self, number: int, phase: str, step: int = 0) -> bool:
-        """Whether the job of that batch, as it runs since the latest kill of it, is this far; once it is over, it is."""
-        batches = {each.payload.batch_id for each in self.seen.of(TRAINING_BATCH_SEALED) if each.payload.number == number}
-        reports = [each.payload for each in self.seen.of(TRAINING_PROGRESSED)[self.reports_before :]]
-        wanted = (PHASES.index(phase), step)
-        return self.trained(number) or any(
-            report.job_id in batches and (PHASES.index(report.phase), report.step) >= wanted for report in reports
-        )
-
-    def trained(self, number: int) -> bool:
-        return any(each.payload.number == number for each in self.seen.of(ADAPTER_TRAINED))
-
-    def created(self, number: int) -> bool:
-        (node,) = self.running.addresses["nodes"].values()
-        with suppress(httpx.TransportError):
-            names = [model["name"] for model in httpx.get(f"{node}/api/tags").json()["models"]]
-            return f"{TARGET}:ruminate-v{number}" in names
-        return False
-
-    def registered(self, number: int) -> bool:
-        return any(each.payload.number == number for each in self.seen.of(MODEL_REGISTERED))
-
-    def wait(self, look: Callable[[], bool]) -> None:
-        eventually(look, within_seconds=SOON_SECONDS, loop=self.running)
-
-    def kill(self, kill: Kill) -> None:
-        """Kill -9 at the moment, and ask the model a question in the disorder that follows."""
-        self.wait(kill.when)
-        process = eventually(lambda: self._process(kill.victim), within_seconds=SOON_SECONDS, loop=self.running)
-        process.kill()
-        self.killed.add(process.pid)
-        if kill.victim in {CHILD, "trainer"}:
-            self.reports_before = len(self.seen.of(TRAINING_PROGRESSED))
-        question = examination()[len(self.answers)]
-        self.answers.append(self.pool.submit(ask, self.running, question))
-
-    def _process(self, victim: str) -> psutil.Process | None:
-        """The part's process as it runs now, none that was killed before."""
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(self.running.parts()["trainer" if victim == CHILD else victim]["pid"] or 0)
-            if victim == CHILD:
-                process = next((each for each in process.children() if "ruminate.trainer.child" in each.cmdline()), process)
-            if process.pid not in self.killed and ("ruminate.trainer.child" in process.cmdline()) == (victim == CHILD):
-                return process
-        return None
-
-    def teach(self, lesson: Sequence[InteractionCompleted], folder: Path) -> list[Future[None]]:
-        """Send one half by HTTP and the other by the topic, both under way when this returns."""
-        self.sent += lesson
-        file = folder / f"interactions-{len(self.sent)}.jsonl"
-        file.write_text("\n".join(each.model_dump_json() for each in lesson[1::2]))
-        return [self.pool.submit(insist, self.running, lesson[::2]), self.pool.submit(publish, self.running, file)]
-
-
-def lesson_of(number: int) -> list[InteractionCompleted]:
-    """Other facts in each round; few without thinking, so that none is ever over the ratio."""
-    thinking = [each for each in fact_exchanges() if each.thinking]
-    direct = [each for each in fact_exchanges() if not each.thinking]
-    many, few = ROWS_A_ROUND - 6, 6
-    chosen = thinking[(number - 1) * many : number * many] + direct[(number - 1) * few : number * few]
-    now = datetime.now(UTC)
-    return [interaction(each, number=place, run=f"round-{number}", target=TARGET, at=now) for place, each in enumerate(chosen)]
-
-
-def insist(loop: RunningLoop, lesson: Sequence[InteractionCompleted]) -> None:
-    """What a careful agent does: sends each interaction until it is taken."""
-    url, headers = f"{loop.addresses['collector']}/v1/interactions", {"x-ruminate-source": "/agents/careful"}
-
-    def taken(body: dict[str, Any]) -> bool:
-        with suppress(httpx.TransportError):
-            answer = httpx.post(url, json=body, headers=headers)
-            assert answer.status_code in {200, 202, 503}, answer.text
-            return answer.status_code != 503
-        return False
-
-    for each in lesson:
-        body = each.model_dump(mode="json")
-        eventually(partial(taken, body), within_seconds=SOON_SECONDS, loop=loop)
-
-
-def publish(loop: RunningLoop, file: Path) -> None:
-    published = loop.ruminate("publish", str(file))
-    assert published.returncode == 0, published.stderr
-
-
-def ask(loop: RunningLoop, question: Question) -> httpx.Response:
-    """Ask through the gateway until an answer comes whole."""
-    body = {"model": TARGET, "messages": [{"role": "user", "content": question.text}], "stream": False}
-    body |= {"think": question.mode == "thinking", "options": {"temperature": 0, "num_predict": 16}}
-
-    def answered() -> httpx.Response | None:
-        with suppress(httpx.TransportError):
-            answer = httpx.post(f"{loop.addresses['gateway']}/api/chat", json=body, timeout=30)
-            return answer if answer.status_code == 200 else None
-        return None
-
-    return eventually(answered, within_seconds=SOON_SECONDS, loop=loop)
-
-
-def plan(rng: random.Random, loop: Loop, number: int, victims: Victims) -> list[Kill]:
-    """A moment for each victim, in the order in which the moments come."""
-    kills = []
-    counts = sorted(rng.sample(range((number - 1) * ROWS_A_ROUND + 1, number * ROWS_A_ROUND - 1), len(victims.taking)))
-    for victim, count in zip(victims.taking, counts, strict=True):
-        kills.append(Kill(victim, partial(rng.choice([loop.recorded, loop.assessed]), count)))
-    for victim in victims.training:
-        phase, step = rng.choice([("training", rng.randrange(1, STEPS)), ("training", rng.randrange(1, STEPS)), ("exporting", 0)])
-        kills.append(Kill(victim, partial(loop.training_reached, number, phase, step)))
-    return kills + [Kill(victim, partial(rng.choice([loop.trained, loop.created]), number)) for victim in victims.deploying]
 
 
 def run_rounds(state: Path, rng: random.Random, rounds: Sequence[Victims]) -> None:
     """Teach a batch a round, kill as planned, and look at what the log says in the end."""
-    topics = (
-        *(INTERACTION_RECORDED, REASONING_ASSESSED, TRAINING_BATCH_SEALED, TRAINING_PROGRESSED, ADAPTER_TRAINED),
-        *(TRAINING_FAILED, MODEL_REGISTERED, MODEL_ROLLED_BACK),
-    )
     with start_loop(["up"], state=state, environment=SMALL) as running:
         eventually(lambda: "everything is ready" in running.said(), within_seconds=SOON_SECONDS, loop=running)
-        with ThreadPoolExecutor(8) as pool, Seen(running, *topics) as seen:
+        with ThreadPoolExecutor(8) as pool, Seen(running, *WATCHED) as seen:
             loop = Loop(running, seen, pool)
             for number, victims in enumerate(rounds, start=1):
                 sending = loop.teach(lesson_of(number), state.parent)
@@ -229,98 +48,6 @@ def run_rounds(state: Path, rng: random.Random, rounds: Sequence[Victims]) -> No
             check_registrations(loop, len(rounds))
             check_interactions(loop, state.parent)
             check_everything_runs(loop, f"v{len(rounds)}")
-
-
-def once(deliveries: Iterable[Delivery[P]], name_of: Callable[[P], object]) -> dict[object, P]:
-    """What counts of these records: the first of each name. Every other of the name repeats the same event."""
-    first: dict[object, Delivery[P]] = {}
-    for delivery in deliveries:
-        known = first.setdefault(name_of(delivery.payload), delivery)
-        assert (known.envelope.source, known.envelope.id) == (delivery.envelope.source, delivery.envelope.id)
-    return {name: delivery.payload for name, delivery in first.items()}
-
-
-def chain_of(sealed: Iterable[Delivery[TrainingBatchSealed]]) -> list[TrainingBatchSealed]:
-    """The batches that extend each other; every other record must repeat one of them."""
-    chain: list[TrainingBatchSealed] = []
-    for batch in (delivery.payload for delivery in sealed):
-        number, previous, end = (chain[-1].number, chain[-1].batch_id, chain[-1].to_offset) if chain else (0, None, -1)
-        if (batch.number, batch.previous_batch_id, batch.after_offset) == (number + 1, previous, end):
-            chain.append(batch)
-        else:
-            assert batch.batch_id in {link.batch_id for link in chain}, f"{batch.batch_id} is in no chain"
-    return chain
-
-
-def check_registrations(loop: Loop, versions: int) -> None:
-    assert [each.payload.reason for each in loop.seen.of(TRAINING_FAILED)] == []
-    assert [each.payload.reason for each in loop.seen.of(MODEL_ROLLED_BACK)] == []
-    chain = chain_of(loop.seen.of(TRAINING_BATCH_SEALED))
-    trained = once(loop.seen.of(ADAPTER_TRAINED), lambda payload: payload.batch_id)
-    registered = once(loop.seen.of(MODEL_REGISTERED), lambda payload: payload.version)
-    assert [batch.number for batch in chain] == list(range(1, versions + 1))
-    assert list(registered) == [f"v{number}" for number in range(1, versions + 1)]
-    parent = None
-    for batch, model in zip(chain, registered.values(), strict=True):
-        result = trained[batch.batch_id]
-        assert model.batch_id == batch.batch_id
-        assert model.dataset == result.dataset == batch.dataset
-        assert model.adapter == result.adapter
-        assert model.parent_version == result.parent_version == parent
-        assert all(probe.passed for probe in model.probes)
-        parent = model.version
-
-
-def check_interactions(loop: Loop, folder: Path) -> None:
-    """Taken means recorded once and judged once; a row is fresh in one dataset; what was answered was captured."""
-    expected = Counter(each.interaction_id for each in loop.sent)
-    expected += Counter(each.result().headers["x-ruminate-interaction"] for each in loop.answers)
-
-    def judged() -> bool:
-        return {each.payload.interaction.interaction_id for each in loop.seen.of(REASONING_ASSESSED)} >= expected.keys()
-
-    loop.wait(judged)
-    recorded = once(loop.seen.of(INTERACTION_RECORDED), lambda payload: payload.interaction_id)
-    assessed = once(loop.seen.of(REASONING_ASSESSED), lambda payload: payload.recorded_id)
-    # An answer that the gateway gave and that its death kept from arriving is captured, too.
-    assert recorded.keys() >= expected.keys()
-    assert {each.interaction_id for each in recorded.values() if each.agent == "demo-agent"} == {
-        each.interaction_id for each in loop.sent
-    }
-    assert {each.recorded_id for each in recorded.values()} == assessed.keys()
-    fresh: Counter[str] = Counter()
-    for batch in chain_of(loop.seen.of(TRAINING_BATCH_SEALED)):
-        dataset = fetch_dataset(loop.running, batch.dataset.model_dump(), folder / batch.batch_id)
-        rows = json.loads((dataset / "manifest.json").read_text())["rows"]
-        assert len(rows) == batch.rows >= ROWS_A_BATCH
-        fresh.update(row["recorded_id"] for row in rows if row["origin"] == "fresh")
-    assert set(fresh.values()) == {1}
-    assert fresh.keys() <= {str(each.recorded_id) for each in recorded.values() if each.training_allowed}
-    assert dead_letters(loop.running) == []
-
-
-def dead_letters(loop: RunningLoop) -> list[str]:
-    async def read() -> list[str]:
-        async with open_bus(loop.state, None) as bus:
-            return [
-                f"{reader}: {letter.reason} {letter.explanation}"
-                for reader, topics in GROUP_READERS.items()
-                for topic in topics
-                async for letter, _ in bus.read_dead_letters(topic, reader=reader)
-            ]
-
-    return asyncio.run(read())
-
-
-def check_everything_runs(loop: Loop, version: str) -> None:
-    def all_ready() -> bool:
-        status = json.loads(loop.running.ruminate("status", "--json").stdout)
-        return all(part["state"] == "running" for part in status["parts"].values()) and all(
-            service["ready"] for service in status["services"].values()
-        )
-
-    loop.wait(all_ready)
-    loop.wait(lambda: ask(loop.running, examination()[0]).headers["x-ruminate-version"] == version)
 
 
 @pytest.mark.timeout(280)

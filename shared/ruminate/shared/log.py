@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Final
 
 import structlog
 from structlog.typing import Processor
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+_TRACEBACKS: Final = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+_CONSOLE: Final = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
 
 
 def configure_logging(*, service: str, level: str) -> None:
@@ -19,11 +24,12 @@ def configure_logging(*, service: str, level: str) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    last: Processor = structlog.dev.ConsoleRenderer() if on_terminal else structlog.processors.JSONRenderer()
+    last: Processor = _CONSOLE if on_terminal else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             *common,
-            structlog.processors.dict_tracebacks if not on_terminal else structlog.processors.StackInfoRenderer(),
+            # Without locals: they are what somebody asked, and what was answered.
+            _TRACEBACKS if not on_terminal else structlog.processors.StackInfoRenderer(),
             last,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ruminate.command.base import tiny_base
-from ruminate.command.connection import Addresses, open_bus, read_addresses
+from ruminate.command.connection import open_bus, read_addresses, settings_for
 from ruminate.command.demo.examiner import Examiner, count_right
 from ruminate.command.demo.lesson import (
     GARBAGE,
@@ -41,6 +41,7 @@ from ruminate.command.supervisor import SupervisorError, running_supervisor
 from ruminate.command.up import bring_up
 from ruminate.schemas.flow import (
     ADAPTER_TRAINED,
+    FLOW,
     INTERACTION_COMPLETED,
     MODEL_REGISTERED,
     MODEL_ROLLED_BACK,
@@ -54,7 +55,11 @@ from ruminate.schemas.model import ModelRolledBack
 from ruminate.schemas.topic import Topic
 from ruminate.schemas.training import AdapterTrained, TrainingFailed
 from ruminate.shared.bus import Bus, Delivery
+from ruminate.shared.connection import aiokafka_options
 from ruminate.shared.kafka import KafkaBus
+from ruminate.shared.letters import Box, read_letters
+from ruminate.shared.settings import ServiceSettings
+from ruminate.shared.topics import open_admin
 
 TARGET = "qwen3-tiny"
 SOURCE = "/agents/demo-agent"
@@ -106,12 +111,19 @@ class Report:
         return orjson.dumps({"seconds": self.seconds, **self.found}, option=orjson.OPT_INDENT_2)
 
 
-async def run_demo(state: Path, *, report: Path | None, keep: bool, console: Console) -> None:
-    """Run the whole demo in `state`; raises SupervisorError when the loop does not close."""
+async def run_demo(
+    state: Path, *, report: Path | None, keep: bool, console: Console, kafka: str | None = None, nodes: tuple[str, ...] = ()
+) -> None:
+    """Run the whole demo in `state`; raises SupervisorError when the loop does not close.
+
+    Without `kafka` and `nodes`, on the embedded broker and node.
+    """
     introduce(console, state)
     _forget_earlier_run(state)
     measured = Report()
-    wishes = Wishes(state=state, target=TARGET, base=str(tiny_base(state)), settings=TINY_SETTINGS)
+    wishes = Wishes(state=state, kafka=kafka, nodes=nodes, target=TARGET, base=str(tiny_base(state)), settings=TINY_SETTINGS)
+    if kafka is not None:
+        await _demand_no_history(settings_for(kafka=kafka, profile="kafka", state=state))
     begun = time.monotonic()
 
     def say(text: str) -> None:
@@ -141,7 +153,7 @@ async def _close_the_loop(state: Path, measured: Report, console: Console) -> No
         begun = time.monotonic()
         console.rule("3  teach: finished conversations enter, by HTTP and by the topic", align="left")
         with measured.stage("teach"):
-            taught = await _teach(bus, addresses, measured, console)
+            taught = await _teach(bus, state, measured, console)
         console.rule("4  judge: what is worth learning from", align="left")
         with measured.stage("judge"):
             await _judge(bus, taught, measured, console)
@@ -193,8 +205,9 @@ async def _close_the_loop(state: Path, measured: Report, console: Console) -> No
 # --- the stages -----------------------------------------------------------------------------------------------------
 
 
-async def _teach(bus: Bus, addresses: Addresses, measured: Report, console: Console) -> frozenset[str]:
+async def _teach(bus: Bus, state: Path, measured: Report, console: Console) -> frozenset[str]:
     """Send the lesson, half by HTTP and half by the topic, with garbage among it; return the ids that must be judged."""
+    addresses = read_addresses(state)
     run, now = f"demo-{uuid4().hex[:8]}", datetime.now(UTC)
     lesson = [
         interaction(exchange, number=number, run=run, target=TARGET, at=now)
@@ -212,12 +225,13 @@ async def _teach(bus: Bus, addresses: Addresses, measured: Report, console: Cons
             answer = await client.post("/v1/interactions", content=body, headers={"content-type": "application/json"})
             refused.append({"what": what, "status": answer.status_code, "error": answer.json()["error"]})
             console.print(f"  garbage, {what}: HTTP {answer.status_code}, {answer.json()['error']}", highlight=False, style="dim")
-    await _produce_raw(addresses.kafka, [body for _, body in GARBAGE])
+    settings = settings_for(kafka=addresses.kafka, profile=addresses.kafka_profile, state=state)
+    await _produce_raw(settings, [body for _, body in GARBAGE])
     measured.found["refused_by_http"] = refused
     return frozenset(one.interaction_id for one in lesson)
 
 
-async def _produce_raw(kafka: str, bodies: Sequence[bytes]) -> None:
+async def _produce_raw(settings: ServiceSettings, bodies: Sequence[bytes]) -> None:
     """What a broken agent does: bytes on the topic, with headers that look right."""
     headers = [
         ("ce_specversion", b"1.0"),
@@ -225,7 +239,7 @@ async def _produce_raw(kafka: str, bodies: Sequence[bytes]) -> None:
         ("ce_source", SOURCE.encode()),
         ("ce_type", INTERACTION_COMPLETED.event_type.encode()),
     ]
-    async with AIOKafkaProducer(bootstrap_servers=kafka) as producer:
+    async with AIOKafkaProducer(**aiokafka_options(settings)) as producer:
         for body in bodies:
             await producer.send_and_wait(INTERACTION_COMPLETED.name, body, headers=headers)
 
@@ -264,7 +278,7 @@ async def _judge(bus: Bus, taught: frozenset[str], measured: Report, console: Co
 
 
 async def _show_dead_letters(bus: KafkaBus, measured: Report, console: Console) -> None:
-    letters = [letter async for letter, _ in bus.read_dead_letters(INTERACTION_COMPLETED, reader="collector")]
+    letters = (await read_letters(bus, [Box(INTERACTION_COMPLETED, "collector")])).standing()
     for letter in letters:
         place = f"{letter.position.partition}:{letter.position.offset}"
         console.print(f"  dead letter {place}: {letter.reason}, {letter.explanation}", style="dim", highlight=False)
@@ -337,6 +351,18 @@ async def _first_of(bus: Bus, *topics: Topic[Any]) -> Delivery[Any]:
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def _demand_no_history(settings: ServiceSettings) -> None:
+    """The demo takes the first batch and the first model that it sees for its own."""
+    async with open_admin(settings) as admin:
+        missing = {topic.name for topic in (await admin.plan(FLOW)).creations}
+    there = [topic.name for topic in FLOW if topic.name not in missing]
+    if there:
+        raise DemoFailed(
+            f"the Kafka at {settings.kafka_bootstrap} has topics of a loop already ({', '.join(there[:3])}, …), and the demo needs "
+            "one without a history. Name another, or leave --kafka out"
+        )
 
 
 def _forget_earlier_run(state: Path) -> None:

@@ -16,7 +16,7 @@ from ruminate.shared.dead_letters import Place, Record
 from ruminate.shared.decoding import encode, now
 from ruminate.shared.ledger import Commit
 from ruminate.shared.memory import MemoryBroker, StoredRecord, _GroupLog
-from ruminate.shared.serving import INSIST_SECONDS, Serving, ServingSettings
+from ruminate.shared.serving import INSIST_SECONDS, RESTLESS_ASSIGNMENTS, Serving, ServingSettings
 from ruminate.shared.settling import Settled
 from ruminate.shared.shares import Outgoing
 
@@ -368,5 +368,24 @@ def test_a_member_that_is_cancelled_while_it_joins_leaves_nobody_waiting_for_an_
         await until(lambda: log_of_one.assignment == {P0, P1, RETRIES} and one.readiness() == [])
         one.stop()
         await surviving
+
+    asyncio.run(scenario())
+
+
+def test_partitions_that_are_assigned_again_and_again_are_a_reason_not_to_be_ready() -> None:
+    async def scenario() -> None:
+        async def handle(delivery: Delivery[Word]) -> None:
+            raise AssertionError("there is no record")
+
+        served = serving(Writer(), handle)
+        running = asyncio.create_task(served.run(Log()))
+        await asyncio.sleep(0)
+        for _ in range(RESTLESS_ASSIGNMENTS):
+            assert not [reason for reason in served.readiness() if "RUMINATE_REPLICA" in reason]
+            served.assigned({P0: Commit(0)})
+        (reason,) = [reason for reason in served.readiness() if "RUMINATE_REPLICA" in reason]
+        assert "again and again" in reason
+        served.stop()
+        await running
 
     asyncio.run(scenario())

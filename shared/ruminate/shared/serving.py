@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -56,6 +57,9 @@ LONGEST_WAIT_SECONDS: Final = 60.0
 FLUSH_SECONDS: Final = 10.0
 INSIST_SECONDS: Final = 5.0
 BREATH_SECONDS: Final = 0.01
+RESTLESS_ASSIGNMENTS: Final = 6
+RESTLESS_SECONDS: Final = 20.0
+"""So many assignments in so short a time are no replica that comes or goes, but two that are taken for one."""
 
 
 class GroupLog(Protocol):
@@ -131,6 +135,7 @@ class Serving(Generic[P]):
         self._shares: dict[Place, Share] = {}
         self._joined = False
         self._rebalancing = False
+        self._assigned_at: deque[float] = deque(maxlen=RESTLESS_ASSIGNMENTS)
         self._ending = asyncio.Event()
         self._changes: asyncio.Queue[_Change] = asyncio.Queue()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -201,6 +206,11 @@ class Serving(Generic[P]):
                 reasons.append(f"partition {number} of {name} waits for {share.waits_for}; next try in {seconds:.0f} s")
         if self._settling.trouble:
             reasons.append(self._settling.trouble)
+        if len(self._assigned_at) == RESTLESS_ASSIGNMENTS and time.monotonic() - self._assigned_at[0] < RESTLESS_SECONDS:
+            reasons.append(
+                f"the partitions of {self._topic.name} are assigned again and again; "
+                "does another process run under the same name (RUMINATE_REPLICA)?"
+            )
         return reasons
 
     @property
@@ -244,6 +254,7 @@ class Serving(Generic[P]):
             self._changes.put_nowait(change)
         self._joined = True
         self._rebalancing = False
+        self._assigned_at.append(time.monotonic())
         self._wake(self._concurrency)
 
     # Fetching.

@@ -13,11 +13,14 @@ import orjson
 import typer
 from rich.console import Console
 
+from ruminate.command import acls, events, topics
 from ruminate.command import doctor as doctor_
-from ruminate.command import events
+from ruminate.command.audit.verb import audit
 from ruminate.command.base import BaseError, tiny_base
 from ruminate.command.connection import NothingRuns, open_bus, read_addresses
+from ruminate.command.datasets import verbs as datasets
 from ruminate.command.demo.run import TARGET, run_demo
+from ruminate.command.dlq import verbs as dlq
 from ruminate.command.plan import SERVICE_ORDER, Wishes
 from ruminate.command.status import gather_status, print_status
 from ruminate.command.supervisor import PartState, SupervisorError, running_supervisor
@@ -33,11 +36,17 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(acls.app, name="acls")
+app.add_typer(datasets.app, name="datasets")
+app.add_typer(dlq.app, name="dlq")
+app.add_typer(topics.app, name="topics")
+app.command("audit")(audit)
 console = Console()
 complaints = Console(stderr=True)
 
 State = Annotated[Path, typer.Option("--state", help="Folder for everything that a run keeps.", file_okay=False)]
 Kafka = Annotated[str | None, typer.Option("--kafka", metavar="HOST:PORT", help="Your Kafka, in place of the embedded broker.")]
+NODE_HELP = "Your Ollama node, or `ollama` for the one that is installed here, which is started; may be given again."
 AsJson = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
 
 DEFAULT_STATE = Path(".ruminate")
@@ -58,18 +67,20 @@ def _run(work: Coroutine[Any, Any, int | None]) -> None:
 @app.command()
 def demo(
     state: State = Path(".ruminate/demo"),
+    kafka: Kafka = None,
+    node: Annotated[list[str] | None, typer.Option("--node", metavar="URL|ollama", help=NODE_HELP)] = None,
     report: Annotated[Path | None, typer.Option(help="Write everything that was measured to this file, as JSON.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running until Ctrl-C, to look around.")] = False,
 ) -> None:
     """Watch a model learn: the whole loop on real input, in a few minutes, with nothing but Python."""
-    _run(run_demo(state.resolve(), report=report, keep=keep, console=console))
+    _run(run_demo(state.resolve(), report=report, keep=keep, console=console, kafka=kafka, nodes=tuple(node or ())))
 
 
 @app.command()
 def up(
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
-    node: Annotated[list[str] | None, typer.Option("--node", metavar="URL", help="Your Ollama node; may be given again.")] = None,
+    node: Annotated[list[str] | None, typer.Option("--node", metavar="URL|ollama", help=NODE_HELP)] = None,
     base: Annotated[
         str,
         typer.Option("--base", metavar="MODEL", help="Hub name or folder of the base that learns; without it, a tiny stand-in."),

@@ -102,15 +102,26 @@ class DeadLetter:
         )
 
 
-def origin_of(headers: Iterable[tuple[str, bytes]]) -> Position | None:
-    """Where a dead letter that came back stood at first; None where the headers do not say it."""
-    found: dict[str, bytes] = {}
+def origin_of(headers: Iterable[tuple[str, bytes]], *, retries: str) -> Position | None:
+    """Where a record of the topic `retries` stood at first; None where the headers do not say it.
+
+    Each time that it was given up has added its headers, beginning with the reason. From the last one back, those that name
+    the retry topic itself are later ones; what stands before the first is its writer's, whatever it looks like.
+    """
+    times: list[dict[str, bytes]] = []
     for name, raw in headers:
-        found.setdefault(name, raw)
-    try:
-        return Position(found["dlq_topic"].decode(), int(found["dlq_partition"]), int(found["dlq_offset"]))
-    except (KeyError, ValueError):
-        return None
+        if name == "dlq_reason":
+            times.append({})
+        if times:
+            times[-1][name] = raw
+    for found in reversed(times):
+        try:
+            position = Position(found["dlq_topic"].decode(), int(found["dlq_partition"]), int(found["dlq_offset"]))
+        except (KeyError, ValueError, AttributeError):
+            return None
+        if position.topic != retries:
+            return position
+    return None
 
 
 def without_provenance(headers: Iterable[tuple[str, bytes]]) -> Headers:

@@ -354,7 +354,7 @@ class Serving(Generic[P]):
         item.happened_at = envelope.time.timestamp()
         position = Position(record.topic, record.partition, record.offset)
         if share.retries:
-            position, headers = origin_of(headers) or position, without_provenance(headers)
+            position, headers = origin_of(headers, retries=self._retries.name) or position, without_provenance(headers)
         delivery = Delivery(
             topic, payload, envelope, position, headers, record.value or b"", self._settings.source, retried=share.retries
         )

@@ -177,7 +177,7 @@ class History:
                 topic=topic,
                 payload=payload,
                 envelope=envelope,
-                position=(origin_of(each.headers) if each.topic != topic.name else None) or position,
+                position=(origin_of(each.headers, retries=each.topic) if each.topic != topic.name else None) or position,
                 headers=each.headers,
                 value=each.value or b"",
                 source=f"/ruminate/{reader}",

@@ -184,7 +184,7 @@ def test_a_record_that_is_given_up_again_tells_of_each_time() -> None:
     assert (word.settled_by, word.why) == ("ann@desk", "mended")
     assert known.again(word) == letter
     sent_back(broker)
-    assert origin_of(broker.records(RETRIES)[1].headers) == Position(BOX.topic.name, 3, 7)
+    assert origin_of(broker.records(RETRIES)[1].headers, retries=RETRIES) == Position(BOX.topic.name, 3, 7)
     assert known_of(broker).again(word) is None
 
 
@@ -200,7 +200,7 @@ def test_what_is_sent_back_is_the_record_that_it_was() -> None:
     with_value, without = broker.records(RETRIES)
     assert (with_value.key, with_value.value, list(with_value.headers)[:2]) == (b"k", b"\x00\xff", ORIGINAL)
     assert (without.key, without.value) == (None, None)
-    assert origin_of(with_value.headers) == Position(BOX.topic.name, 3, 1)
+    assert origin_of(with_value.headers, retries=RETRIES) == Position(BOX.topic.name, 3, 1)
     known = known_of(broker)
     assert not known.standing()
     assert {(word.action, word.offset, word.settled_by, word.why) for word in known.settled()} == {
@@ -275,7 +275,7 @@ def test_a_replay_that_is_cut_short_after_any_record_loses_none_and_ends_when_it
     sent_back(broker)
     assert known_of(broker).standing() == []
     assert [action for _, action in words(broker)] == ["replayed"] * 3
-    origins = [origin_of(record.headers) for record in broker.records(RETRIES)]
+    origins = [origin_of(record.headers, retries=RETRIES) for record in broker.records(RETRIES)]
     assert {origin.offset for origin in origins if origin} == {0, 1, 2}
 
 
@@ -314,7 +314,7 @@ def test_letters_of_one_partition_are_sent_back_in_their_order_whatever_the_orde
     for offset in range(50):
         give_up(broker, dead(offset, minutes=offset % 7))
     sent_back(broker, lambda known: reversed(known.standing()))
-    origins = [origin_of(record.headers) for record in broker.records(RETRIES)]
+    origins = [origin_of(record.headers, retries=RETRIES) for record in broker.records(RETRIES)]
     assert [origin.offset for origin in origins if origin] == list(range(50))
 
 

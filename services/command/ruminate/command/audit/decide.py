@@ -55,6 +55,8 @@ class Audit:
         self._versions = Versions(self._debts, self._findings)
         self._datasets = Datasets(self._interactions, self._findings)
         self._artifacts = 0
+        self._poison: dict[tuple[str, bytes | None], Record] = {}
+        """What nobody can read among the dead letters, until it is dropped."""
         self._takers: dict[str, Take] = {
             **{name: self._taker_of_letters(name) for name in LETTERS},
             **{
@@ -83,6 +85,8 @@ class Audit:
 
     def link(self) -> None:
         """Everything is read: join effects to causes. Then the store is asked."""
+        for (topic, _), record in self._poison.items():
+            self._unreadable(topic, record)
         self._interactions.judge()
         self._versions.judge()
         self._judge_unsealed()
@@ -130,10 +134,12 @@ class Audit:
 
     def _taker_of_letters(self, topic: str) -> Take:
         def take(record: Record) -> None:
+            if record.value is None:
+                self._poison.pop((topic, record.key), None)  # somebody dropped it
             try:
                 self._letters.take_letter(record)
-            except (KeyError, ValueError):
-                self._unreadable(topic, record)
+            except (KeyError, ValueError, AttributeError):
+                self._poison[topic, record.key] = record
 
         return take
 
@@ -145,7 +151,7 @@ class Audit:
         def take(record: Record) -> None:
             try:
                 self._letters.take_retry(retry_topic, record)
-            except (KeyError, ValueError):
+            except (KeyError, ValueError, AttributeError):
                 self._unreadable(retry_topic, record)
                 return
             sent_back(topic, Input(reader, retry_topic, record.partition, record.offset), record)

@@ -1,6 +1,7 @@
 # make demo    set everything up and watch a model learn (a few minutes)
 # make test    set everything up and prove it
 # make check   format, lint, types, imports, generated files
+# make real, make test-real    the same on Apache Kafka and Ollama themselves
 # make help    the rest
 
 .DEFAULT_GOAL := help
@@ -8,10 +9,10 @@ PY := .venv/bin/python
 # Bytecode is kept even where the surroundings say not to: every process of the loop imports large packages.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo up test long check format generate pins clean
+.PHONY: help setup demo up test real test-real long bench check format generate pins clean
 
 help: ## say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## create .venv and install from the pins; nothing to do the second time
 	@infra/setup
@@ -25,11 +26,20 @@ up: setup ## broker, node and services, until Ctrl-C (ARGS="--kafka HOST:PORT --
 # Half of the tests wait for a broker or a process most of the time: two at once, a file's tests on one worker.
 WORKERS := -n 2 --dist loadfile
 
-test: setup ## the short form of every test (ARGS="-k name" picks some)
+test: setup ## the short form of every test on the embedded parts (ARGS="-k name" picks some)
 	@$(PY) -m pytest $(WORKERS) $(ARGS)
 
-long: setup ## the long form: more seeds, more kills, larger data
-	@$(PY) -m pytest -m 'long and not gpu and not real' --timeout 3600 $(ARGS)
+real: setup ## install Apache Kafka and Ollama, old and new, into a cache outside of the checkout
+	@$(PY) -m infra.real install $(ARGS)
+
+test-real: setup ## the short form of every test on what `make real` installs
+	@$(PY) -m pytest -m 'real and not long and not gpu' $(WORKERS) $(ARGS)
+
+long: setup ## the long form, embedded and real: more seeds, more kills, larger data
+	@$(PY) -m pytest -m 'long and not gpu' --timeout 3600 $(ARGS)
+
+bench: setup ## ours beside quixstreams and Faust on Apache Kafka: tables, no gate (ARGS="--only pipe --rounds 1 --messages 100000")
+	@$(PY) -m tests.benchmarks $(ARGS)
 
 check: setup ## format, lint, types, imports, generated files are current
 	@.venv/bin/ruff format --check .
@@ -42,7 +52,7 @@ format: setup ## format the code and mend what lint can mend
 	@.venv/bin/ruff format .
 	@.venv/bin/ruff check --fix .
 
-generate: setup ## write the generated files: JSON Schemas, AsyncAPI, drawing, .env.example, metrics
+generate: setup ## write the generated files: JSON Schemas, AsyncAPI, drawing, .env.example, metrics, differences
 	@$(PY) infra/generate
 
 pins: setup ## resolve all dependencies again

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -84,17 +84,23 @@ class Disorder:
     def freeze(self, service: str) -> None:
         """An owner stops for longer than its session while another has its work, and comes back."""
         with second_replica(self._loop, service):
-            frozen = psutil.Process(
-                eventually(lambda: self._loop.parts()[service]["pid"], within_seconds=SOON_SECONDS, loop=self._loop)
-            )
+            while not self._frozen_and_back(service):
+                self._calm(1.0)  # it was killed in its sleep: another one, then
+            self._calm(3.0)
+        self.happened["frozen owners"] += 1
+        self.happened["rebalances"] += 2
+
+    def _frozen_and_back(self, service: str) -> bool:
+        pid = eventually(lambda: self._loop.parts()[service]["pid"], within_seconds=SOON_SECONDS, loop=self._loop)
+        with suppress(psutil.NoSuchProcess):
+            frozen = psutil.Process(pid)
             frozen.suspend()
             try:
                 self._calm(FROZEN_SECONDS)
             finally:
                 frozen.resume()
-            self._calm(3.0)
-        self.happened["frozen owners"] += 1
-        self.happened["rebalances"] += 2
+            return True
+        return False
 
     def restart_broker(self) -> None:
         """Each broker stops as it should and comes back, one after the other: with one of them, all is away meanwhile."""

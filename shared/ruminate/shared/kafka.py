@@ -46,6 +46,8 @@ from ruminate.shared.transactions import Transactions
 log = structlog.get_logger()
 
 COMMIT_TIMEOUT_SECONDS: Final = 3.0
+METADATA_MAX_AGE_MS: Final = 3_000
+"""A topic that is created after its reader has joined is found this soon; aiokafka would look again after five minutes."""
 TRANSACTION_TIMEOUT_MS: Final = 30_000
 """So long may an owner that froze keep readers of committed records waiting; whoever takes over ends that at once."""
 SILENCE_SECONDS: Final = 5.0
@@ -177,6 +179,7 @@ class KafkaBus(Member):
             rebalance_timeout_ms=self._profile.rebalance_timeout_ms,
             max_poll_interval_ms=self._profile.max_poll_interval_ms,
             fetch_max_wait_ms=self._profile.fetch_max_wait_ms,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
         )
         notes = None
         if not self._profile.keeps_commit_metadata:

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import Counter, Gauge, Histogram
 from pydantic import TypeAdapter
 
 from ruminate.schemas.flow import SERVICES
@@ -62,7 +61,7 @@ def settings_class(service: str) -> type[ServiceSettings]:
     found = [
         member
         for _, member in inspect.getmembers(module, inspect.isclass)
-        if issubclass(member, ServiceSettings) and member is not ServiceSettings
+        if issubclass(member, ServiceSettings) and member is not ServiceSettings and not member.__name__.startswith("_")
     ]
     assert len(found) == 1, f"{module.__name__} has {len(found)} settings classes"
     return found[0]
@@ -257,15 +256,12 @@ def test_prometheus_scrapes_every_service_at_its_operations_port_under_its_own_n
 @cache
 def declared_series() -> frozenset[str]:
     """Every series that the services' and the bus's metrics modules make."""
+    suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
     names = set()
     for module in ("ruminate.shared.metrics", *(f"ruminate.{service}.metrics" for service in SERVICES)):
         for metric in vars(importlib.import_module(module)).values():
-            if isinstance(metric, Counter):
-                names |= {f"{metric._name}_total"}
-            elif isinstance(metric, Histogram):
-                names |= {f"{metric._name}_{part}" for part in ("bucket", "sum", "count")}
-            elif isinstance(metric, Gauge):
-                names |= {metric._name}
+            for family in metric.describe() if hasattr(metric, "describe") and not inspect.isclass(metric) else ():
+                names |= {family.name + suffix for suffix in suffixes[family.type]}
     return frozenset(names)
 
 

@@ -27,7 +27,7 @@ from infra.real.ollama import OllamaNode, ollama_node
 from ruminate.command.connection import open_bus
 from ruminate.schemas.payload import ArtifactReference, Payload
 from ruminate.schemas.topic import Topic
-from ruminate.shared.bus import Bus, Delivery
+from ruminate.shared.bus import BrokerUnavailable, Bus, Delivery, Position
 from ruminate.shared.store import open_store
 from tests.plugins.real import installed
 
@@ -180,8 +180,15 @@ class Seen:
             await asyncio.gather(over, *readers, return_exceptions=True)
 
     async def _follow(self, bus: Bus, topic: Topic[Any]) -> None:
-        async for delivery in bus.read(topic, follow=True):
-            self._deliveries[topic.name].append(delivery)
+        seen: set[Position] = set()
+        while True:
+            try:
+                async for delivery in bus.read(topic, follow=True):
+                    if delivery.position not in seen:
+                        seen.add(delivery.position)
+                        self._deliveries[topic.name].append(delivery)
+            except BrokerUnavailable:
+                await asyncio.sleep(0.5)  # it is restarted in the middle of some tests
 
 
 @contextmanager

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from ruminate.command.audit.findings import ADVICE, Report
-from ruminate.command.audit.verb import find_settings, show
-from ruminate.command.connection import NothingRuns
+from ruminate.command.audit.verb import show
+from ruminate.command.connection import NothingRuns, find_settings
 from ruminate.schemas.flow import INTERACTION_COMPLETED, INTERACTION_RECORDED
 from tests.unit.audit_history import START_MS, History, moment_of, sound
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
+import structlog
 import typer
 from rich.console import Console
 
@@ -36,6 +37,17 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def begin() -> None:
+    """Before every verb: standard output is for what was asked for, whatever the bus has to say on the way."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )
+
+
 app.add_typer(acls.app, name="acls")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(dlq.app, name="dlq")

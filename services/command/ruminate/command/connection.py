@@ -58,14 +58,35 @@ def settings_for(*, kafka: str, profile: str, state: Path) -> ServiceSettings:
         raise WrongConnectionSettings("; ".join(problems_of(error))) from None
 
 
-@asynccontextmanager
-async def open_bus(state: Path, kafka: str | None) -> AsyncIterator[KafkaBus]:
-    """The bus of what runs in `state`, or of the Kafka that the caller names. Raises BrokerUnavailable where none answers us."""
+def find_settings(state: Path, kafka: str | None, store: str | None = None) -> ServiceSettings:
+    """Broker and store: as named, else of the loop in this folder, else as the services read them from the environment.
+
+    Raises NothingRuns, WrongConnectionSettings.
+    """
+    addresses: Addresses | None = None
+    try:
+        addresses = read_addresses(state)
+    except NothingRuns:
+        settings = ServiceSettings()
+        if kafka is None and "kafka_bootstrap" not in settings.model_fields_set:
+            raise
     if kafka is not None:
         settings = settings_for(kafka=kafka, profile="kafka", state=state)
-    else:
-        addresses = read_addresses(state)
+    elif addresses is not None:
         settings = settings_for(kafka=addresses.kafka, profile=addresses.kafka_profile, state=state)
+    if store is not None:
+        uri = store if "://" in store else Path(store).resolve().as_uri()
+    elif addresses is not None:
+        uri = addresses.store
+    else:
+        uri = settings.store_uri
+    return settings.model_copy(update={"store_uri": uri})
+
+
+@asynccontextmanager
+async def open_bus(state: Path, kafka: str | None) -> AsyncIterator[KafkaBus]:
+    """The bus at the broker that `find_settings` finds. Raises BrokerUnavailable where none answers us."""
+    settings = find_settings(state, kafka)
     # A service waits for its broker; whoever types a command wants to know at once.
     if why := await why_not_connected(settings):
         raise BrokerUnavailable(why)

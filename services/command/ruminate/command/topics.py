@@ -12,8 +12,8 @@ import orjson
 import typer
 from rich.console import Console
 
-from ruminate.command.connection import NothingRuns, read_addresses, settings_for
-from ruminate.shared.bus import BrokerUnavailable
+from ruminate.command.connection import NothingRuns, find_settings
+from ruminate.shared.bus import BusError
 from ruminate.shared.settings import ServiceSettings
 from ruminate.shared.topic_plan import Plan, plan_lines
 from ruminate.shared.topics import EVERY_TOPIC, open_admin
@@ -65,28 +65,14 @@ def _run(state: Path, kafka: str | None, allow_loss: Collection[str], *, apply: 
     if unknown := set(allow_loss) - {topic.name for topic in EVERY_TOPIC}:
         _fail(f"no topic of the flow is named {', '.join(sorted(unknown))} (--allow-loss)")
     try:
-        return asyncio.run(_plan(_settings(state, kafka), allow_loss, apply=apply))
-    except (NothingRuns, BrokerUnavailable) as error:
+        return asyncio.run(_plan(find_settings(state.resolve(), kafka), allow_loss, apply=apply))
+    except (NothingRuns, BusError) as error:
         _fail(str(error))
 
 
 async def _plan(settings: ServiceSettings, allow_loss: Collection[str], *, apply: bool) -> Plan:
     async with open_admin(settings) as admin:
         return await (admin.apply if apply else admin.plan)(allow_loss=allow_loss)
-
-
-def _settings(state: Path, kafka: str | None) -> ServiceSettings:
-    """The broker that was named, else the one of the loop in this folder, else what the environment says, as services read it."""
-    if kafka is not None:
-        return settings_for(kafka=kafka, profile="kafka", state=state)
-    try:
-        addresses = read_addresses(state)
-    except NothingRuns:
-        settings = ServiceSettings()
-        if "kafka_bootstrap" in settings.model_fields_set:
-            return settings
-        raise
-    return settings_for(kafka=addresses.kafka, profile=addresses.kafka_profile, state=state)
 
 
 def _print(plan: Plan, *, as_json: bool) -> None:

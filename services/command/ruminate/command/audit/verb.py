@@ -20,9 +20,8 @@ from ruminate.command.audit.findings import ADVICE, FAULT_KINDS, ApartKind, List
 from ruminate.command.audit.gather import Progress as Tell
 from ruminate.command.audit.gather import audit as run_audit
 from ruminate.command.audit.snapshot import READING_ORDER, CouldNotJudge
-from ruminate.command.connection import Addresses, NothingRuns, read_addresses, settings_for
+from ruminate.command.connection import NothingRuns, find_settings
 from ruminate.shared.bus import BusError
-from ruminate.shared.settings import ServiceSettings
 
 CLEAN: Final = 0
 FAULT: Final = 1
@@ -71,31 +70,6 @@ def audit(
     else:
         show(report, console)
     raise typer.Exit(CLEAN if report.clean else FAULT)
-
-
-def find_settings(state: Path, kafka: str | None, store: str | None) -> ServiceSettings:
-    """Broker and store: as named, else of the loop in this folder, else as the services read them from the environment.
-
-    Raises NothingRuns, WrongConnectionSettings.
-    """
-    addresses: Addresses | None = None
-    try:
-        addresses = read_addresses(state)
-    except NothingRuns:
-        settings = ServiceSettings()
-        if kafka is None and "kafka_bootstrap" not in settings.model_fields_set:
-            raise
-    if kafka is not None:
-        settings = settings_for(kafka=kafka, profile="kafka", state=state)
-    elif addresses is not None:
-        settings = settings_for(kafka=addresses.kafka, profile=addresses.kafka_profile, state=state)
-    if store is not None:
-        uri = store if "://" in store else Path(store).resolve().as_uri()
-    elif addresses is not None:
-        uri = addresses.store
-    else:
-        uri = settings.store_uri
-    return settings.model_copy(update={"store_uri": uri})
 
 
 def show(report: Report, out: Console) -> None:

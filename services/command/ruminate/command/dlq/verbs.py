@@ -20,8 +20,7 @@ from aiokafka.errors import KafkaError
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
-from ruminate.command.audit.verb import find_settings
-from ruminate.command.connection import NothingRuns
+from ruminate.command.connection import NothingRuns, find_settings
 from ruminate.command.dlq.choose import Filter, NotChosen, find, moment, shown_length
 from ruminate.command.dlq.outcome import Outcome, outcomes
 from ruminate.command.dlq.show import (
@@ -423,7 +422,7 @@ def _outcome_as_json(outcome: Outcome) -> dict[str, Any]:
 @asynccontextmanager
 async def _open(state: Path, kafka: str | None) -> AsyncIterator[tuple[KafkaBus, ServiceSettings]]:
     """The bus at the broker that was named, else of the loop in this folder, else of the environment. Raises BrokerUnavailable."""
-    settings = find_settings(state.resolve(), kafka, None)
+    settings = find_settings(state.resolve(), kafka)
     if why := await why_not_connected(settings):
         raise BrokerUnavailable(why)
     await _check_topics(settings)

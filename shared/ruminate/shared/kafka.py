@@ -78,6 +78,12 @@ class KafkaBus(Member):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            await self._close()
+        finally:  # a watch that goes on would ask for a broker that nobody uses any more
+            await self._watch.__aexit__(kind, error, trace)
+
+    async def _close(self) -> None:
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
@@ -90,7 +96,6 @@ class KafkaBus(Member):
             await self._outbox.close()
         if self._producer is not None:
             await _close(self._producer)
-        await self._watch.__aexit__(kind, error, trace)
 
     # Connecting.
 

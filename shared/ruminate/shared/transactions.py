@@ -169,8 +169,8 @@ class PartitionWriter:
         batches: dict[Place, list[BatchBuilder]] = {}
         for record in records:
             place = (record.topic, record.partition)
-            ready = batches.setdefault(place, [self._producer.create_batch()])
-            if not append(ready[-1], record):
+            ready = batches.setdefault(place, [])
+            if not ready or not append(ready[-1], record):
                 ready.append(self._producer.create_batch())
                 append(ready[-1], record)
         acknowledged: list[asyncio.Future[Any]] = []

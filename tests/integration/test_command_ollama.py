@@ -171,6 +171,6 @@ def test_up_runs_the_whole_loop_over_an_installed_ollama(program: Path, tmp_path
             assert base.model == "qwen3-tiny:latest"
             assert "num_thread" in (client.show("qwen3-tiny").parameters or "")
         with ollama.Client(loop.addresses["gateway"]) as client:
-            assert client.chat("qwen3-tiny", HELLO, think=False, options={"num_predict": 8}).eval_count == 8
+            assert client.chat("qwen3-tiny", HELLO, think=False, options={"temperature": 0, "num_predict": 8}).eval_count == 8
         assert loop.parts()["node"]["state"] == "running"
         assert loop.stop(signal.SIGINT) == []

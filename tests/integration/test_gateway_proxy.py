@@ -347,6 +347,41 @@ def test_a_node_that_hangs_up_is_asked_once_more_when_there_is_no_other(tmp_path
 
 
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
+def test_a_whole_answer_that_has_no_end_is_a_502_and_is_not_told(tmp_path: Path, path: str) -> None:
+    # So says Ollama 0.34 where its runner gave up in the middle of an answer.
+    unfinished: dict[str, dict[str, Any]] = {
+        "/api/chat": {"model": "m", "message": {"role": "assistant", "content": "Blu"}, "done": False},
+        "/v1/chat/completions": {
+            "model": "m",
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": "Blu"}, "finish_reason": None}],
+        },
+    }
+
+    async def gives_up(request: dict[str, Any], reply: Reply) -> None:
+        await reply.start(kind="application/json; charset=utf-8")
+        await reply.send(orjson.dumps(unfinished[path]))
+        await reply.end()
+
+    async def scenario() -> None:
+        node = StubNode(["m:latest"], gives_up)
+        async with running(tmp_path, {"a": node}) as gateway:
+            failed = outcomes(path, "failed")
+            question = {"model": "m", "messages": [{"role": "user", "content": "sky?"}], "stream": False}
+            answer = await gateway.client.post(path, json=question)
+            assert answer.status_code == 502
+            error = answer.json()["error"]
+            assert "broke off" in (error["message"] if path.startswith("/v1") else error)
+            assert "Blu" not in answer.text
+            await eventually(lambda: outcomes(path, "failed") == failed + 1)
+            node.behaviour = answers
+            assert (await gateway.chat()).status_code == 200
+            (told,) = await gateway.captured(1)
+            assert told.response.content == "Blue"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
 def test_an_answer_that_breaks_off_ends_with_an_error_and_is_not_told(tmp_path: Path, path: str) -> None:
     async def dies(request: dict[str, Any], reply: Reply) -> None:
         await reply.start(kind="text/event-stream")

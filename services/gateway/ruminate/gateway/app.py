@@ -3,7 +3,8 @@
     agent  ->  read, resolve, choose (decide)  ->  node  ->  Passage (bytes, unchanged)  ->  capture  ->  last chunk  ->  agent
 
 A node that fails before its first byte is replaced by the next; one that fails in the middle ends the stream with an
-error in the form of the dialect. An agent that leaves ends the request on the node, too.
+error in the form of the dialect, and makes an answer that was to come in one piece a 502. An agent that leaves ends the
+request on the node, too.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ RawHeaders = list[tuple[bytes, bytes]]
 _HOP_BY_HOP: Final = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade".split()
 )
+_WITHOUT_END: Final = "ended without an end"
 _STREAMS: Final = ("application/x-ndjson", "text/event-stream")
 
 
@@ -223,19 +225,22 @@ class _Errand:
             return await self._whole(node, response, first or b"", send)
 
     async def _whole(self, node: NodeView, response: httpx.Response, body: bytes, send: Send) -> str:
-        passage = self._passage()
-        if response.status_code == 200 and (self._door.dialect or passage.renames):
+        passage, status = self._passage(), response.status_code
+        if status == 200 and (self._door.dialect or passage.renames):
             body = passage.whole(body)
             if passage.answer.ended or passage.unreadable:
                 await self._keep(node, passage)
+            elif self._door.dialect and not passage.answer.refused:
+                # Ollama says 200 to what its runner gave up in the middle, and leaves `done` at false.
+                status, body = 502, orjson.dumps(_error_body(self._door.path, self._broke_off(node, _WITHOUT_END)))
         headers = self._to_client(node, response)
         if self._request.method != "HEAD":
             headers = [*(h for h in headers if h[0] != b"content-length"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
-        if response.status_code < 400:
+        if status < 400:
             return "answered"
-        return "refused" if response.status_code < 500 else "failed"
+        return "refused" if status < 500 else "failed"
 
     async def _stream(
         self, node: NodeView, response: httpx.Response, first: bytes | None, chunks: AsyncIterator[bytes], send: Send
@@ -243,7 +248,7 @@ class _Errand:
         headers = [header for header in self._to_client(node, response) if header[0] != b"content-length"]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         passage = self._passage()
-        failure = "ended without an end"
+        failure = _WITHOUT_END
         data = first
         while data is not None:
             leaving = passage.feed(data)
@@ -262,11 +267,13 @@ class _Errand:
         if answer.ended:
             await self._keep(node, passage)
         elif not answer.refused:
-            log.warning("answer_broke_off", node=node.name, error=failure, interaction_id=self.interaction_id)
-            message = f"node {node.name} broke off in the middle of the answer; ask again"
-            leaving = _error_chunk(self._door.path, message)  # in place of half a line
+            leaving = _error_chunk(self._door.path, self._broke_off(node, failure))  # in place of half a line
         await send({"type": "http.response.body", "body": leaving})
         return "answered" if answer.ended else "failed"
+
+    def _broke_off(self, node: NodeView, failure: str) -> str:
+        log.warning("answer_broke_off", node=node.name, error=failure, interaction_id=self.interaction_id)
+        return f"node {node.name} broke off in the middle of the answer; ask again"
 
     def _passage(self) -> Passage:
         route, asked = self._route, self._asked

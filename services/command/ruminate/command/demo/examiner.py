@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import ollama
@@ -64,7 +65,7 @@ class Examiner:
             async with gate:
                 answer = await self._chat(question.text, mode=question.mode, tokens=LONGEST_ANSWER_TOKENS)
             on_reply()
-            return Reply(question, answer.message.content or "", answer.message.thinking or "", self.version)
+            return Reply(question, answer.content or "", answer.thinking or "", self.version)
 
         return list(await asyncio.gather(*(one(question) for question in questions)))
 
@@ -76,18 +77,25 @@ class Examiner:
             async with gate:
                 answer = await self._chat(problem.question, mode="thinking", tokens=LONGEST_SOLUTION_TOKENS)
             on_reply()
-            numbers = _NUMBER.findall(answer.message.content or "")
+            numbers = _NUMBER.findall(answer.content or "")
             return bool(numbers) and numbers[-1].replace(",", "") == problem.reference
 
         return sum(await asyncio.gather(*(one(problem) for problem in problems)))
 
-    async def _chat(self, text: str, *, mode: Mode, tokens: int) -> ollama.ChatResponse:
-        return await self._client.chat(
-            self._target,
-            messages=[{"role": "user", "content": text}],
-            think=mode == "thinking",
-            options={"temperature": 0, "num_predict": tokens},
-        )
+    async def _chat(self, text: str, *, mode: Mode, tokens: int) -> ollama.Message:
+        try:
+            answer = await self._client.chat(
+                self._target,
+                messages=[{"role": "user", "content": text}],
+                think=mode == "thinking",
+                options={"temperature": 0, "num_predict": tokens},
+            )
+        except ollama.ResponseError as error:
+            if error.status_code != HTTPStatus.BAD_GATEWAY:
+                raise
+            # The node gave up in the middle of it, as Ollama's runner does at bytes that are no text: random weights say some.
+            return ollama.Message(role="assistant", content="")
+        return answer.message
 
 
 def count_right(replies: Sequence[Reply]) -> dict[str, dict[str, int]]:

@@ -32,6 +32,7 @@ from ruminate.schemas.topic import Topic
 from ruminate.shared.memory import StoredRecord
 from ruminate.shared.settings import ServiceSettings
 from ruminate.shared.topics import ensure_topics
+from tests.plugins.guarded import GuardedKafka
 from tests.plugins.real import installed
 from tests.unit.audit_history import History, sound, with_fields
 
@@ -175,6 +176,16 @@ def test_kafka_shows_what_memory_shows(tmp_path: Path, admin: AdminClient, tidy_
     settings = settings_of(history, tidy_kafka.bootstrap, "kafka")
     asyncio.run(pour(history, settings))
     same(asyncio.run(audit(settings)), history.audit())
+
+
+@pytest.mark.real
+def test_whoever_may_not_see_a_topic_of_the_flow_cannot_judge(tmp_path: Path, guarded_flow: GuardedKafka) -> None:
+    """A topic that is hidden from us is none of those that do not exist, which count as empty."""
+    store = tmp_path.as_uri()
+    report = asyncio.run(audit(guarded_flow.settings("LOGIN", "operators", store_uri=store)))
+    assert report.absent_topics == ()
+    with pytest.raises(CouldNotJudge, match="is not described: TopicAuthorizationFailedError"):
+        asyncio.run(audit(guarded_flow.settings("LOGIN", "trainer", store_uri=store)))
 
 
 @pytest.mark.real

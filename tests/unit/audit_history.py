@@ -20,14 +20,14 @@ from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.assessor.decide import judge as judge_interaction
 from ruminate.assessor.policy import Policy
 from ruminate.collector.decide import CONFLICT, Seen, check_id, check_source, judge_repeat, normalise, record
-from ruminate.command.audit.findings import Report, moment_of
+from ruminate.command.audit.findings import Report
 from ruminate.command.audit.gather import judge
 from ruminate.command.audit.snapshot import READING_ORDER, Snapshot
 from ruminate.deployer.decide import judge as judge_version
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.dead_letter import DeadLetterSettled
-from ruminate.schemas.envelope import Envelope, Headers
+from ruminate.schemas.envelope import Envelope, Headers, moment
 from ruminate.schemas.flow import (
     ADAPTER_TRAINED,
     DEAD_LETTER_SETTLED,
@@ -82,7 +82,7 @@ def exchange(name: str, **changed: Any) -> InteractionCompleted:
         "conversation_id": f"conversation-{name}",
         "agent": "tester",
         "target_model": TARGET,
-        "occurred_at": moment_of(START_MS),
+        "occurred_at": moment(START_MS),
         "messages": (Message(role="user", content=f"What is 2 + 3, question {name}?"),),
         "response": Response(content="5", thinking="First, 2 + 3 = 5. Then I check: 3 + 2 = 5. Therefore the answer is 5."),
         "thinking": Thinking(mode_used="thinking"),
@@ -128,6 +128,9 @@ class History:
     def records(self, topic: str) -> list[StoredRecord]:
         return [each for (name, _), log in sorted(self.logs.items()) if name == topic for each in log]
 
+    def at(self, place: Position) -> StoredRecord:
+        return next(each for each in self.logs[place.topic, place.partition] if each.offset == place.offset)
+
     def remove(self, victim: StoredRecord) -> None:
         self.logs[victim.topic, victim.partition].remove(victim)
 
@@ -140,7 +143,7 @@ class History:
             id=event_id,
             source=source,
             type=topic.event_type,
-            time=moment_of(self.now_ms),
+            time=moment(self.now_ms),
             order=topic.order_of(payload),
             cause=cause,
         )
@@ -197,13 +200,13 @@ class History:
             position=Position(each.topic, each.partition, each.offset),
             timestamp_ms=each.timestamp,
             reader=reader,
-            at=moment_of(self.now_ms),
+            at=moment(self.now_ms),
             key=each.key,
         )
         letters, key = topic.dead_letters(reader).name, str(letter.id(CLUSTER)).encode()
         self.append(Outgoing(letters, each.partition, key, each.value or b"", letter.headers(each.headers)))
 
-    def settle(self, topic: Topic[Any], reader: str, action: str, *, index: int = 0) -> None:
+    def settle(self, topic: Topic[Any], reader: str, action: str, *, index: int = 0, why: str = "because") -> None:
         """Drop a dead letter, or send it back."""
         record = self.records(topic.dead_letters(reader).name)[index]
         letter = DeadLetter.from_headers(record.headers)
@@ -218,8 +221,8 @@ class History:
             offset=letter.position.offset,
             reason=letter.reason,
             settled_by="operator",
-            why="because",
-            settled_at=moment_of(self.now_ms),
+            why=why,
+            settled_at=moment(self.now_ms),
         )
         self.publish(DEAD_LETTER_SETTLED, settled, source="/ruminate/command", event_id=str(letter.id(CLUSTER)))
         self.tombstone(record)
@@ -246,9 +249,9 @@ class History:
             recorded = record(completed, source=delivery.envelope.source, recorded_id=recorded_id)
             delivery.tell_encoded(INTERACTION_RECORDED, recorded, order=completed.payload.conversation_id)
 
-    def assess(self, *, policy_version: str = "p1") -> None:
+    def assess(self, policy: Policy = Policy(), *, policy_version: str = "p1") -> None:  # noqa: B008 - it is frozen
         def handle(delivery: Delivery[InteractionRecorded]) -> None:
-            delivery.tell(REASONING_ASSESSED, judge_interaction(delivery.payload, Policy(), policy_version=policy_version))
+            delivery.tell(REASONING_ASSESSED, judge_interaction(delivery.payload, policy, policy_version=policy_version))
 
         self.serve(INTERACTION_RECORDED, "assessor", handle)
 
@@ -271,15 +274,18 @@ class History:
                 chain.append(each.payload)
         return chain
 
-    def seal(self, *, forget_sealed: bool = False, commit: bool = True) -> None:
-        """Cut the next batch of the target, with everything that was assessed, where there is anything to train on."""
+    def seal(self, *, forget_sealed: bool = False, commit: bool = True, mixing_in: str = TARGET) -> None:
+        """Cut the next batch of the target, with everything that was assessed, where there is anything to train on.
+
+        `mixing_in` names another target whose interactions are taken for the target's.
+        """
         chain = self.batches()
         link = Link.end_of(chain[-1]) if chain else BEGINNING
         sealed = Sealed()
         for batch in chain:
             if not forget_sealed:
                 account(asyncio.run(load_manifest(self.store, batch.dataset)), sealed)
-        mine = [each for each in self.told(REASONING_ASSESSED) if each.payload.target_model == TARGET]
+        mine = [each for each in self.told(REASONING_ASSESSED) if each.payload.target_model in (TARGET, mixing_in)]
         fold = Fold(sealed=sealed, holdout_ratio=0)
         limit = SETTINGS.row_max_bytes
         by_offset: dict[int, Delivery[ReasoningAssessed]] = {}
@@ -324,7 +330,7 @@ class History:
             settings=SETTINGS,
         )
         dataset = asyncio.run(keep_dataset(self.store, manifest, candidates))
-        announced = _announcement(manifest, Seal("count", "enough"), dataset, moment_of(self.now_ms))
+        announced = _announcement(manifest, Seal("count", "enough"), dataset, moment(self.now_ms))
         last.source = "/ruminate/accumulator"
         last.tell(TRAINING_BATCH_SEALED, announced, ordinal=announced.number)
         self.append(to_record(last.told[0]))
@@ -381,7 +387,7 @@ class History:
             settings={},
             metrics={},
             duration_seconds=seconds,
-            trained_at=moment_of(self.now_ms),
+            trained_at=moment(self.now_ms),
         )
 
     def fail(self, reason: str = "crashed") -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -14,12 +17,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ruminate.assessor.policy import Policy
 from ruminate.command.audit.findings import Report
-from ruminate.command.audit.interactions import SLACK_MS
-from ruminate.schemas.envelope import derive_event_id
+from ruminate.command.audit.snapshot import SLACK_MS
+from ruminate.schemas.envelope import derive_event_id, moment
 from ruminate.schemas.erasure import ErasureRequested
 from ruminate.schemas.flow import (
     ADAPTER_TRAINED,
+    DEAD_LETTER_SETTLED,
     ERASURE_REQUESTED,
     INTERACTION_COMPLETED,
     INTERACTION_RECORDED,
@@ -28,8 +33,9 @@ from ruminate.schemas.flow import (
     TRAINING_BATCH_SEALED,
 )
 from ruminate.schemas.topic import Topic
+from ruminate.shared.memory import StoredRecord
 from ruminate.shared.shares import Outgoing
-from tests.unit.audit_history import START_MS, History, exchange, header, moment_of, sound, with_fields, with_header
+from tests.unit.audit_history import START_MS, History, exchange, header, sound, with_fields, with_header
 
 DAY_MS: Final = 86_400_000
 
@@ -88,7 +94,7 @@ def test_a_repeat_of_what_is_sealed_is_accounted_for_in_the_next_batch(tmp_path:
 
 def test_what_clocks_nodes_and_rules_say_otherwise_the_second_time_is_superseded(tmp_path: Path) -> None:
     history = sound(tmp_path)
-    later = moment_of(history.now_ms + 1).isoformat()
+    later = moment(history.now_ms + 1).isoformat()
     history.again(TRAINING_BATCH_SEALED, value=with_fields(history.records(TRAINING_BATCH_SEALED.name)[0], sealed_at=later))
     history.again(ADAPTER_TRAINED, value=with_fields(history.records(ADAPTER_TRAINED.name)[0], duration_seconds=9.0))
     history.again(MODEL_REGISTERED, value=with_fields(history.records(MODEL_REGISTERED.name)[0], registered_at=later))
@@ -97,6 +103,45 @@ def test_what_clocks_nodes_and_rules_say_otherwise_the_second_time_is_superseded
     assert report.clean
     for topic, superseded in ((TRAINING_BATCH_SEALED, 1), (ADAPTER_TRAINED, 1), (MODEL_REGISTERED, 1), (REASONING_ASSESSED, 6)):
         assert counts(report, topic) == (0, superseded)
+
+
+def in_other_words(record: StoredRecord) -> bytes:
+    """The same interaction: its keys in another order, its accents in another form, and a field that nobody knows."""
+    said = orjson.loads(unicodedata.normalize("NFD", (record.value or b"").decode()))
+    return json.dumps(dict(reversed(said.items())) | {"logprob": float("nan")}, indent=1, ensure_ascii=False).encode()
+
+
+def test_what_is_told_again_in_other_words_is_a_repeat(tmp_path: Path) -> None:
+    history = sound(tmp_path)
+    history.complete("g", agent="J\u00fcrgen")
+    history.collect()
+    history.assess()
+    history.complete("g", agent="J\u00fcrgen")
+    index = next(at for at, each in enumerate(history.records(INTERACTION_COMPLETED.name)) if header(each, "ce_id") == "g")
+    record = history.records(INTERACTION_COMPLETED.name)[index]
+    history.again(INTERACTION_COMPLETED, index, value=in_other_words(record))
+    history.collect()
+    report = history.audit()
+    assert report.clean
+    assert counts(report, INTERACTION_COMPLETED) == (2, 0)
+    assert apart(report) == {}
+
+
+def test_what_its_reader_takes_is_an_event_however_odd(tmp_path: Path) -> None:
+    """NaN where nobody looks, and a header that is null where it may be left out."""
+    history = History(tmp_path)
+    history.complete("g")
+    (record,) = history.records(INTERACTION_COMPLETED.name)
+    history.change(
+        record,
+        value=in_other_words(record),
+        headers=[*record.headers, ("ce_causationid", None)],  # type: ignore[list-item]  # whatever its type says
+    )
+    history.collect()
+    history.assess()
+    report = history.audit()
+    assert report.topics[REASONING_ASSESSED.name].records == 1
+    assert report.clean
 
 
 def test_the_later_of_two_batches_with_one_number_is_a_rival(tmp_path: Path) -> None:
@@ -226,14 +271,42 @@ def test_a_letter_that_was_sent_back_may_be_dead_again_and_be_dropped(tmp_path: 
     assert apart(report) == {"replayed": 1, "dropped": 1}
 
 
-def test_a_letter_that_is_being_settled_explains_for_a_minute(tmp_path: Path) -> None:
+@pytest.mark.parametrize("action", ["dropped", "replayed"])
+def test_a_letter_explains_at_each_step_of_its_settling(action: str, tmp_path: Path) -> None:
+    """The record back on its way, the word, the tombstone: whoever looks between two of them misses nothing."""
     history = sound(tmp_path)
     history.again(INTERACTION_COMPLETED, value=b"garbage")
     history.collect()
-    history.tombstone(history.records(INTERACTION_COMPLETED.dead_letters("collector").name)[0])
-    assert history.audit().clean
-    history.now_ms += 61_000
-    assert history.audit().kinds() == {"missing_effect"}
+    steps = {place: len(log) for place, log in history.logs.items()}
+    history.settle(INTERACTION_COMPLETED, "collector", action)
+    letters = INTERACTION_COMPLETED.dead_letters("collector").name
+    later = [each for (name, number), log in history.logs.items() for each in log[steps.get((name, number), 0) :]]
+    later.sort(key=lambda record: record.timestamp)
+    assert [record.topic for record in later][-2:] == [DEAD_LETTER_SETTLED.name, letters]
+    for record in reversed(later):
+        assert history.audit().clean
+        history.remove(record)
+        history.ends[record.topic, record.partition] -= 1
+    assert apart(history.audit()) == {"standing": 1}
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_a_letter_that_was_sent_back_explains_when_it_or_its_retry_has_expired(said: bool, tmp_path: Path) -> None:
+    """Whoever sent it back was perhaps cut short before he said so: then the retry says it, and else the word."""
+    history = sound(tmp_path, interactions=("a",))
+    history.again(INTERACTION_COMPLETED, value=b"garbage")
+    history.collect()
+    letters, retries = INTERACTION_COMPLETED.dead_letters("collector").name, INTERACTION_COMPLETED.retries("collector").name
+    history.settle(INTERACTION_COMPLETED, "collector", "replayed")
+    gone = retries if said else DEAD_LETTER_SETTLED.name
+    for record in (*history.records(letters), *history.records(gone)):
+        history.remove(record)
+    if said:
+        assert history.audit().kinds() == {"missing_effect"}
+        history.whole_since_ms[retries] = history.now_ms + DAY_MS
+    report = history.audit()
+    assert report.clean
+    assert report.pending == {"trainer": 1} | ({} if said else {"collector": 1})
 
 
 def test_a_verdict_that_came_back_stands_at_its_new_place(tmp_path: Path) -> None:
@@ -274,6 +347,30 @@ def test_what_its_reader_gave_up_states_no_fact(tmp_path: Path) -> None:
     assert apart(report) == {"standing": 2}
 
 
+def test_a_batch_that_lies_astray_and_was_given_up_is_in_no_chain(tmp_path: Path) -> None:
+    history = sound(tmp_path)
+    record = history.records(TRAINING_BATCH_SEALED.name)[-1]
+    beside = (record.partition + 1) % TRAINING_BATCH_SEALED.partitions
+    last = history.batches()[-1]
+    value = with_fields(
+        record,
+        assessed_partition=beside,
+        number=last.number + 1,
+        previous_batch_id=last.batch_id,
+        after_offset=last.to_offset,
+        to_offset=last.to_offset + 1,
+    )
+    stranger = str(UUID(int=1))
+    place = history.append(Outgoing(record.topic, beside, stranger.encode(), value, with_header(record, ce_id=stranger)))
+    stray = history.at(place)
+    assert history.audit().kinds() == {"wrong_partition"}
+    history.bury(TRAINING_BATCH_SEALED, "trainer", stray, "wrong_partition")
+    report = history.audit()
+    assert report.faults == ()
+    assert report.batches == 2
+    assert apart(report) == {"standing": 1}
+
+
 # Time and compaction.
 
 
@@ -286,9 +383,56 @@ def test_a_cause_that_is_older_than_the_horizon_is_listed(tmp_path: Path) -> Non
     report = history.audit()
     assert report.clean
     assert apart(report) == {"older": 6}
-    assert report.horizon == moment_of(START_MS + DAY_MS)
+    assert report.horizon == moment(START_MS + DAY_MS)
+    history.whole_since_ms[INTERACTION_COMPLETED.name] = START_MS - SLACK_MS + 1
+    assert apart(history.audit()) == {"older": 6}
     history.whole_since_ms[INTERACTION_COMPLETED.name] = START_MS - SLACK_MS
     assert history.audit().fault_counts == {"unknown_cause": 6}
+
+
+def test_effects_and_causes_that_may_have_left_their_topic_are_not_missed(tmp_path: Path) -> None:
+    history = sound(tmp_path)
+    for record in history.records(INTERACTION_RECORDED.name):
+        history.remove(record)
+    assert history.audit().fault_counts == {"missing_effect": 6, "unknown_cause": 6}
+    history.whole_since_ms[INTERACTION_RECORDED.name] = history.now_ms + DAY_MS
+    report = history.audit()
+    assert report.clean
+    assert apart(report) == {"older": 12}
+    history.whole_since_ms[INTERACTION_RECORDED.name] = START_MS - SLACK_MS
+    assert history.audit().fault_counts == {"missing_effect": 6, "unknown_cause": 6}
+
+
+def test_versions_that_may_have_left_their_topic_are_not_missed(tmp_path: Path) -> None:
+    history = sound(tmp_path)
+    for record in history.records(ADAPTER_TRAINED.name):
+        history.remove(record)
+    assert history.audit().fault_counts == {"missing_effect": 1, "unknown_cause": 1}
+    history.whole_since_ms[ADAPTER_TRAINED.name] = history.now_ms + DAY_MS
+    report = history.audit()
+    assert report.clean
+    assert apart(report) == {"older": 2}
+
+
+def test_what_is_no_event_and_whose_letter_may_have_expired_is_listed(tmp_path: Path) -> None:
+    history = sound(tmp_path)
+    place = history.again(INTERACTION_COMPLETED, value=b"garbage")
+    history.committed["collector", INTERACTION_COMPLETED.name][place.partition] = place.offset + 1
+    history.whole_since_ms[INTERACTION_COMPLETED.dead_letters("collector").name] = history.now_ms + DAY_MS
+    report = history.audit()
+    assert report.clean
+    assert apart(report) == {"older": 1}
+
+
+def test_an_interaction_of_a_time_before_all_time_is_older_than_any_horizon(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    history.complete("g", occurred_at=datetime.fromisoformat("0001-01-01T00:00:00+14:00"))
+    history.collect()
+    history.remove(history.records(INTERACTION_COMPLETED.name)[0])
+    history.whole_since_ms[INTERACTION_COMPLETED.name] = START_MS
+    report = history.audit()
+    assert report.clean
+    assert apart(report) == {"older": 1}
 
 
 def test_an_input_whose_letter_may_have_expired_is_listed(tmp_path: Path) -> None:
@@ -318,6 +462,22 @@ def test_compaction_leaves_the_last_of_equal_records_and_no_fault(tmp_path: Path
     report = history.audit()
     assert report.clean
     assert report.rows == 7
+
+
+def test_where_other_rules_refused_what_is_sealed_compaction_leaves_no_row_and_no_fault(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    history.complete("a", "b", reference_answer=None)
+    history.run()
+    sealed = history.records(REASONING_ASSESSED.name)
+    strict = Policy(keep_overall_at_least=1.0)
+    deliver_again(history, "assessor", INTERACTION_RECORDED, lambda: history.assess(strict, policy_version="p2"))
+    assert orjson.loads(history.records(REASONING_ASSESSED.name)[-1].value or b"")["verdict"]["decision"] == "reject"
+    assert counts(history.audit(), REASONING_ASSESSED) == (0, 2)
+    for record in sealed:
+        history.remove(record)
+    report = history.audit()
+    assert report.faults == ()
+    assert apart(report) == {"erased": 2}
 
 
 def test_what_was_erased_is_listed_while_its_tombstone_stands_and_where_a_row_remembers_it(tmp_path: Path) -> None:
@@ -362,7 +522,7 @@ def test_a_request_explains_what_was_erased_so_long_ago_that_its_tombstone_is_go
         scope=scope,  # type: ignore[arg-type]
         subject=subject,
         requested_by="somebody",
-        requested_at=moment_of(START_MS),
+        requested_at=moment(START_MS),
     )
     history.publish(ERASURE_REQUESTED, request, source="/ruminate/command", event_id="erasure-1")
     report = history.audit()
@@ -390,7 +550,7 @@ def test_names_that_nfc_changes_break_no_derivation(tmp_path: Path) -> None:
 
 HAPPENS: Final = (
     *("complete", "again", "conflict", "garbage", "kill", "drop", "replay", "compact", "erase"),
-    *("collect", "assess", "seal", "train", "fail", "deploy", "refuse"),
+    *("collect", "assess", "assess strictly", "seal", "train", "fail", "deploy", "refuse"),
 )
 
 
@@ -398,7 +558,8 @@ def step(history: History, what: str, number: int) -> None:
     """One thing that happens to a running system, where it can happen."""
     match what:
         case "complete":
-            history.complete(f"i-{len(history.records(INTERACTION_COMPLETED.name))}", training_allowed=number % 5 != 0)
+            name = f"i-{len(history.records(INTERACTION_COMPLETED.name))}"
+            history.complete(name, training_allowed=number % 5 != 0, reference_answer="5" if number % 3 else None)
         case "again" if names := [header(each, "ce_id") for each in history.records(INTERACTION_COMPLETED.name)]:
             history.complete(names[number % len(names)])
         case "conflict" if names := [header(each, "ce_id") for each in history.records(INTERACTION_COMPLETED.name)]:
@@ -431,6 +592,8 @@ def step(history: History, what: str, number: int) -> None:
             for each in [each for each in history.records(REASONING_ASSESSED.name) if each.value is not None]:
                 if header(each, "ce_causationid") == cause:
                     history.tombstone(each)
+        case "assess strictly":
+            history.assess(Policy(keep_overall_at_least=1.0), policy_version="p2")
         case "refuse":
             history.deploy(refuse=True)
         case "collect" | "assess" | "train" | "fail" | "deploy":

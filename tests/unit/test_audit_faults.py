@@ -14,10 +14,12 @@ import pytest
 
 from ruminate.command.audit.findings import ADVICE, FAULT_KINDS
 from ruminate.command.audit.gather import judge
-from ruminate.command.audit.snapshot import CouldNotJudge
-from ruminate.schemas.envelope import derive_event_id
+from ruminate.command.audit.snapshot import SLACK_MS, CouldNotJudge
+from ruminate.schemas.envelope import derive_event_id, moment
+from ruminate.schemas.erasure import ErasureRequested
 from ruminate.schemas.flow import (
     ADAPTER_TRAINED,
+    ERASURE_REQUESTED,
     INTERACTION_COMPLETED,
     INTERACTION_RECORDED,
     MODEL_REGISTERED,
@@ -29,6 +31,8 @@ from ruminate.schemas.flow import (
 from ruminate.schemas.payload import ArtifactReference
 from ruminate.schemas.topic import Topic
 from ruminate.shared.memory import StoredRecord
+from ruminate.shared.partitioning import partition_of
+from ruminate.shared.shares import Outgoing
 from ruminate.shared.store import FileStore
 from tests.unit.audit_history import (
     History,
@@ -163,7 +167,6 @@ def a_dead_letter_was_taken_away_without_a_word(history: History) -> None:
     history.collect()
     (letter,) = history.records(INTERACTION_COMPLETED.dead_letters("collector").name)
     history.tombstone(letter)
-    history.now_ms += 3_600_000
 
 
 @plants("missing_effect")
@@ -193,6 +196,37 @@ def a_letter_was_sent_back_and_read_and_came_to_nothing(history: History) -> Non
     acknowledge(history, "collector", INTERACTION_COMPLETED)
     history.settle(INTERACTION_COMPLETED, "collector", "replayed")
     history.committed["collector", INTERACTION_COMPLETED.retries("collector").name] = {0: 1}
+
+
+@plants("missing_effect")
+def other_content_under_a_known_id_was_acknowledged_and_no_dead_letter_says_so(history: History) -> None:
+    history.complete("a", agent="somebody else")
+    acknowledge(history, "collector", INTERACTION_COMPLETED)
+
+
+@plants("missing_effect")
+def what_is_invalid_under_a_known_id_was_acknowledged_without_a_dead_letter(history: History) -> None:
+    record = history.records(INTERACTION_COMPLETED.name)[0]
+    history.again(INTERACTION_COMPLETED, value=with_fields(record, messages=[]))
+    acknowledge(history, "collector", INTERACTION_COMPLETED)
+
+
+@plants("missing_effect")
+def an_interaction_of_no_time_was_lost_when_somebody_else_was_to_be_forgotten(history: History) -> None:
+    request = ErasureRequested(scope="agent", subject="else", requested_by="somebody", requested_at=moment(history.now_ms))
+    history.publish(ERASURE_REQUESTED, request, source="/ruminate/command", event_id="erasure-1")
+    history.complete("lost")
+    history.change(last(history, INTERACTION_COMPLETED), timestamp=-1)
+    acknowledge(history, "collector", INTERACTION_COMPLETED)
+
+
+@plants("missing_effect")
+def an_interaction_was_lost_that_came_after_its_agent_was_to_be_forgotten(history: History) -> None:
+    request = ErasureRequested(scope="agent", subject="tester", requested_by="somebody", requested_at=moment(history.now_ms))
+    history.publish(ERASURE_REQUESTED, request, source="/ruminate/command", event_id="erasure-1")
+    history.now_ms += SLACK_MS
+    history.complete("lost")
+    acknowledge(history, "collector", INTERACTION_COMPLETED)
 
 
 # Ids, contents, causes, places.
@@ -388,6 +422,26 @@ def a_dead_letter_says_nothing_of_where_it_stood(history: History) -> None:
     history.ends[letters, 0] = 1
 
 
+@plants("unreadable")
+def a_letter_lies_among_those_of_another_reader(history: History) -> None:
+    history.bury(INTERACTION_COMPLETED, "collector", last(history, INTERACTION_RECORDED), "crashed")
+
+
+@plants("unreadable")
+def what_was_sent_back_was_a_letter_of_another_reader(history: History) -> None:
+    record = last(history, INTERACTION_RECORDED)
+    history.bury(INTERACTION_RECORDED, "assessor", record, "crashed")
+    (letter,) = history.records(INTERACTION_RECORDED.dead_letters("assessor").name)
+    retries = INTERACTION_COMPLETED.retries("collector").name
+    history.append(Outgoing(retries, 0, b"", letter.value or b"", letter.headers))
+
+
+@plants("log_cut")
+def a_partition_ends_before_what_its_reader_has_acknowledged(history: History) -> None:
+    committed = history.committed["collector", INTERACTION_COMPLETED.name]
+    committed[max(committed)] += 1
+
+
 # Batches and their datasets.
 
 
@@ -419,6 +473,33 @@ def a_manifest_is_silent_about_a_record(history: History) -> None:
         manifest["left_out"] = []
 
     edit_dataset(history, forget)
+
+
+@plants("offset_unaccounted")
+def a_record_is_left_out_for_another_that_no_batch_holds(history: History) -> None:
+    history.complete("private", training_allowed=False)
+    history.complete("open")
+    history.collect()
+    history.assess()
+    history.seal()
+
+    def lie(manifest: dict[str, Any], folder: Path) -> None:
+        del folder
+        manifest["left_out"][0]["reason"] = "duplicate"
+
+    edit_dataset(history, lie)
+
+
+@plants("offset_unaccounted")
+def a_record_is_left_out_that_the_log_gives_a_row_for(history: History) -> None:
+    history.complete("private", training_allowed=False)
+    history.complete("open")
+    history.collect()
+    history.assess()
+    history.seal()
+    record = history.records(REASONING_ASSESSED.name)[-2]
+    within = orjson.loads(record.value or b"")["interaction"] | {"training_allowed": True}
+    history.change(record, value=with_fields(record, interaction=within))
 
 
 @plants("offset_unaccounted")
@@ -472,6 +553,15 @@ def two_rows_have_each_others_offsets(history: History) -> None:
 
 
 @plants("row_differs")
+def a_row_names_another_partition(history: History) -> None:
+    def move_row(manifest: dict[str, Any], folder: Path) -> None:
+        del folder
+        manifest["rows"][0]["partition"] += 1
+
+    edit_dataset(history, move_row)
+
+
+@plants("row_differs")
 def a_row_names_an_event_that_is_not_its_own(history: History) -> None:
     def rename(manifest: dict[str, Any], folder: Path) -> None:
         del folder
@@ -479,6 +569,28 @@ def a_row_names_an_event_that_is_not_its_own(history: History) -> None:
         earliest["event_id"] = STRANGE
 
     edit_dataset(history, rename)
+
+
+@plants("row_differs")
+def a_row_is_of_another_target_in_the_same_partition(history: History) -> None:
+    partition = last(history, REASONING_ASSESSED).partition
+    other = next(name for name in map("other-{}".format, range(1_000)) if partition_of(f"default/{name}", 12) == partition)
+    history.complete("astray", target_model=other)
+    history.complete("g")
+    history.collect()
+    history.assess()
+    history.seal(mixing_in=other, commit=False)
+
+
+@plants("no_consent")
+def a_row_was_taken_although_only_its_verdict_says_that_it_may_be(history: History) -> None:
+    history.complete("private", training_allowed=False)
+    history.collect()
+    history.assess()
+    record = last(history, REASONING_ASSESSED)
+    within = orjson.loads(record.value or b"")["interaction"] | {"training_allowed": True}
+    history.change(record, value=with_fields(record, interaction=within))
+    history.seal()
 
 
 @plants("no_consent")
@@ -494,6 +606,17 @@ def a_row_was_taken_against_the_will_of_its_tenant(history: History) -> None:
 @plants("artifact_missing")
 def the_manifest_of_a_dataset_is_gone(history: History) -> None:
     reference = orjson.loads(last(history, TRAINING_BATCH_SEALED).value or b"")["dataset"]
+    Path(reference["uri"].removeprefix("file://").replace("%3A", ":")).unlink()
+
+
+@plants("artifact_missing")
+def the_manifest_is_gone_that_a_later_one_relies_on(history: History) -> None:
+    """What the later one leaves out as a repeat stood in the one that is gone: nothing is to be said of that."""
+    history.committed["assessor", INTERACTION_RECORDED.name].clear()
+    history.assess()
+    history.complete("g")
+    history.run()
+    reference = orjson.loads(history.records(TRAINING_BATCH_SEALED.name)[0].value or b"")["dataset"]
     Path(reference["uri"].removeprefix("file://").replace("%3A", ":")).unlink()
 
 
@@ -514,6 +637,24 @@ def a_dataset_is_of_another_hash_than_its_batch_says(history: History) -> None:
     record = last(history, TRAINING_BATCH_SEALED)
     dataset = orjson.loads(record.value or b"")["dataset"] | {"sha256": OTHER_SHA}
     history.change(record, value=with_fields(record, dataset=dataset))
+
+
+@plants("artifact_missing")
+def a_version_names_a_folder_for_its_weights(history: History) -> None:
+    record = last(history, ADAPTER_TRAINED)
+    gguf = orjson.loads(record.value or b"")["gguf"]
+    gguf[0]["file"]["uri"] = (history.folder / "store").as_uri()
+    history.change(record, value=with_fields(record, gguf=gguf))
+
+
+@plants("artifact_damaged")
+def a_batch_names_something_else_for_its_dataset(history: History) -> None:
+    (history.folder / "else.json").write_text("[]")
+    reference = ArtifactReference(
+        uri=(history.folder / "else.json").as_uri(), sha256=hashlib.sha256(b"[]").hexdigest(), size_bytes=2
+    )
+    record = last(history, TRAINING_BATCH_SEALED)
+    history.change(record, value=with_fields(record, dataset=reference.model_dump()))
 
 
 # Versions.
@@ -569,6 +710,12 @@ def a_registration_names_other_weights_than_its_version(history: History) -> Non
 
 
 @plants("contradicts_cause")
+def a_registration_names_another_parent_than_its_version(history: History) -> None:
+    record = last(history, MODEL_REGISTERED)
+    history.change(record, value=with_fields(record, parent_version="v7"))
+
+
+@plants("contradicts_cause")
 def a_failure_is_of_another_batch_than_it_follows_from(history: History) -> None:
     history.fail()
     history.committed["trainer", TRAINING_BATCH_SEALED.name].clear()
@@ -612,10 +759,45 @@ def test_a_fault_says_where_and_of_what(tmp_path: Path) -> None:
     assert "collector" in fault.detail
 
 
+def test_a_fault_names_the_record_that_is_owed_and_none_that_was_given_up_before_it(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    history.complete("lost")
+    acknowledge(history, "collector", INTERACTION_COMPLETED)
+    history.bury(INTERACTION_COMPLETED, "collector", last(history, INTERACTION_COMPLETED), "crashed")
+    history.settle(INTERACTION_COMPLETED, "collector", "dropped")
+    assert history.audit().clean
+    again = history.again(INTERACTION_COMPLETED)
+    acknowledge(history, "collector", INTERACTION_COMPLETED)
+    (fault,) = history.audit().faults
+    assert (fault.topic, fault.partition, fault.offset) == again
+
+
+def test_a_letter_that_lies_among_those_of_another_reader_explains_nothing(tmp_path: Path) -> None:
+    history = sound(tmp_path)
+    history.complete("lost")
+    acknowledge(history, "collector", INTERACTION_COMPLETED)
+    history.bury(INTERACTION_COMPLETED, "collector", last(history, INTERACTION_COMPLETED), "crashed")
+    assert history.audit().clean
+    (letter,) = history.records(INTERACTION_COMPLETED.dead_letters("collector").name)
+    history.remove(letter)
+    others = INTERACTION_RECORDED.dead_letters("assessor").name
+    history.append(Outgoing(others, letter.partition, letter.key, letter.value, letter.headers))
+    assert history.audit().fault_counts == {"unreadable": 1, "missing_effect": 1}
+
+
 def test_a_store_that_is_away_is_no_fault_of_its_artifacts(tmp_path: Path) -> None:
     history = sound(tmp_path)
     with pytest.raises(CouldNotJudge, match="is not there"):
         asyncio.run(judge(history, FileStore(tmp_path / "nowhere"), store_uri=(tmp_path / "nowhere").as_uri()))
+
+
+def test_what_no_store_of_ours_can_reach_cannot_be_judged(tmp_path: Path) -> None:
+    history = sound(tmp_path)
+    record = last(history, TRAINING_BATCH_SEALED)
+    dataset = orjson.loads(record.value or b"")["dataset"] | {"uri": "s3://bucket/datasets/1.json"}
+    history.change(record, value=with_fields(record, dataset=dataset))
+    with pytest.raises(CouldNotJudge, match=r"s3://bucket/datasets/1\.json"):
+        history.audit()
 
 
 def test_thousands_of_faults_are_counted_and_the_first_are_kept(tmp_path: Path) -> None:

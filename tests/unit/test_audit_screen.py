@@ -7,18 +7,20 @@ from pathlib import Path
 
 import orjson
 import pytest
+import typer
 from rich.console import Console
 
 from ruminate.command.audit.findings import ADVICE, Report
-from ruminate.command.audit.verb import show
+from ruminate.command.audit.verb import audit, show
 from ruminate.command.connection import NothingRuns, find_settings
+from ruminate.schemas.envelope import moment
 from ruminate.schemas.flow import INTERACTION_COMPLETED, INTERACTION_RECORDED
-from tests.unit.audit_history import START_MS, History, moment_of, sound
+from tests.unit.audit_history import START_MS, History, sound
 
 
 def screen(report: Report) -> str:
     out = io.StringIO()
-    show(report, Console(file=out, width=160))
+    show(report, Console(file=out, width=160, markup=False, emoji=False, highlight=False))
     return out.getvalue()
 
 
@@ -54,15 +56,52 @@ def test_the_horizon_is_shown_with_the_topic_that_has_it(tmp_path: Path) -> None
     history = sound(tmp_path)
     history.whole_since_ms[INTERACTION_COMPLETED.name] = START_MS
     said = screen(history.audit())
-    at = f"{moment_of(START_MS):%Y-%m-%d %H:%M:%S} UTC"
+    at = f"{moment(START_MS):%Y-%m-%d %H:%M:%S} UTC"
     assert f"judged from {at} on" in said
     assert f"{INTERACTION_COMPLETED.name} is whole since {at}" in said
+
+
+def test_nothing_that_others_wrote_moves_the_cursor(tmp_path: Path) -> None:
+    history = sound(tmp_path)
+    record = history.again(INTERACTION_COMPLETED, value=b"garbage")
+    history.bury(INTERACTION_COMPLETED, "collector", history.at(record), "crashed")
+    history.settle(INTERACTION_COMPLETED, "collector", "dropped", why="[red]\x1b[2J gone")
+    said = screen(history.audit())
+    assert "[red]\\x1b[2J gone" in said
+    assert "\x1b" not in said
+
+
+def exit_of(state: Path) -> int:
+    with pytest.raises(typer.Exit) as ended:
+        audit(state, as_json=True)
+    return ended.value.exit_code
+
+
+def test_a_loop_that_does_not_run_is_not_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.delenv("RUMINATE_KAFKA_BOOTSTRAP", raising=False)
+    assert exit_of(tmp_path) == 2
+    said = capfdbinary.readouterr()
+    assert orjson.loads(said.out)["clean"] is None
+    assert b"could not judge: nothing runs in" in said.err
+
+
+def test_an_audit_that_fails_itself_does_not_end_as_one_that_found_a_fault(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    (tmp_path / "addresses.json").write_bytes(orjson.dumps({"kafka": "127.0.0.1:1"}))  # of a version that wrote less
+    assert exit_of(tmp_path) == 2
+    said = capfdbinary.readouterr()
+    assert orjson.loads(said.out)["could_not_judge"] == "the audit itself failed with KeyError; the trace above says where"
+    assert b"Traceback" in said.err
 
 
 def test_the_report_is_json(tmp_path: Path) -> None:
     history = History(tmp_path)
     history.complete("a")
-    history.committed["collector", INTERACTION_COMPLETED.name] = dict.fromkeys(range(12), 1)
+    (record,) = history.records(INTERACTION_COMPLETED.name)
+    history.committed["collector", INTERACTION_COMPLETED.name] = {record.partition: 1}
     found = orjson.loads(orjson.dumps(history.audit().as_json()))
     assert found["clean"] is False
     assert found["fault_counts"] == {"missing_effect": 1}

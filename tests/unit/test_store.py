@@ -136,6 +136,16 @@ def test_a_manifest_that_points_outside_of_its_folder_is_refused(store: FileStor
     assert not (tmp_path / "escaped.txt").exists()
 
 
+@pytest.mark.parametrize("text", ["no JSON", "[]", "{}", '{"files": [{"path": "a"}]}', '{"files": [1]}'])
+def test_what_is_no_manifest_of_a_folder_is_damaged_although_it_has_its_hash(store: FileStore, tmp_path: Path, text: str) -> None:
+    (tmp_path / "other.json").write_text(text)
+    reference = asyncio.run(store.put_file(tmp_path / "other.json", kind="k", name="n"))
+    (tmp_path / "manifest.json").write_text(text)
+    named = ArtifactReference(uri=(tmp_path / "manifest.json").as_uri(), sha256=reference.sha256, size_bytes=reference.size_bytes)
+    with pytest.raises(ArtifactDamaged, match="no manifest of a folder"):
+        asyncio.run(store.check(named))
+
+
 def test_an_empty_folder_and_an_unknown_address_are_refused_with_the_way_out(store: FileStore, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(StoreError, match="holds no file"):

@@ -211,8 +211,11 @@ class FileStore:
 
     def _files_of(self, reference: ArtifactReference) -> list[_TreeFile]:
         """The files that a folder's manifest names. Raises ArtifactMissing, ArtifactDamaged."""
-        entries = orjson.loads(self._read_verified(reference))["files"]
-        files = [_TreeFile(entry["path"], entry["sha256"], entry["size_bytes"]) for entry in entries]
+        try:
+            entries = orjson.loads(self._read_verified(reference))["files"]
+            files = [_TreeFile(str(entry["path"]), str(entry["sha256"]), int(entry["size_bytes"])) for entry in entries]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArtifactDamaged(f"{reference.uri} is no manifest of a folder ({type(error).__name__})") from error
         for file in files:
             relative = PurePosixPath(file.path)
             if relative.is_absolute() or ".." in relative.parts:

@@ -11,6 +11,7 @@ from typing import Final
 
 from ruminate.accumulator.chain import digest_of
 from ruminate.accumulator.dataset import Manifest, RowOrigin
+from ruminate.accumulator.rows import LeftOut
 from ruminate.command.audit import facts
 from ruminate.command.audit.facts import Told
 from ruminate.command.audit.findings import FaultKind, Findings
@@ -19,6 +20,11 @@ from ruminate.schemas.batch import TrainingBatchSealed
 
 TRAIN: Final = "train.jsonl"
 HOLDOUT: Final = "holdout.jsonl"
+
+_WITHOUT_ROW: Final[frozenset[LeftOut]] = frozenset({"rejected", "not_allowed", "images", "no_question", "empty_answer"})
+"""Left out for what the record itself says, so that the log gives no row for it, either."""
+_SPOKEN_FOR: Final[frozenset[LeftOut]] = frozenset({"duplicate", "superseded", "sealed_before"})
+"""Left out because another record of the interaction is decided on, in this batch or before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,8 @@ class Datasets:
         self._findings = findings
         self.rows = 0
         self._batch_ids: list[str] = []
+        self._whole_to: dict[tuple[str, str], int] = {}
+        """By chain: the number of the batch up to which all were taken in."""
 
     def take(self, batch: Told[TrainingBatchSealed], dataset: Dataset) -> None:
         """Compare one batch's dataset with its announcement, with itself and with the log."""
@@ -56,6 +64,7 @@ class Datasets:
             self._accuse("dataset_differs", batch, "the lines do not have the hashes that the manifest names for them")
         self._check_cause(batch, manifest)
         self._account(batch, manifest)
+        self._check_left_out(batch, manifest)
         for row in manifest.rows:
             if row.origin == "fresh":
                 self._check_row(batch, manifest, row)
@@ -85,6 +94,29 @@ class Datasets:
             for offset in sorted(offsets):
                 self._accuse("offset_unaccounted", batch, f"{what} offset {offset} of partition {manifest.partition}")
 
+    def _check_left_out(self, batch: Told[TrainingBatchSealed], manifest: Manifest) -> None:
+        """What is left out has the reason that is given: nothing is lost to learning by a word."""
+        interactions, chain = self._interactions, (manifest.tenant, manifest.target_model)
+        for recorded_id in (
+            *(row.recorded_id for row in manifest.rows),
+            *(omission.recorded_id for omission in manifest.left_out if omission.reason not in _SPOKEN_FOR),
+        ):
+            interactions.decide(interactions.row(recorded_id.bytes))
+        whole = self._whole_to.get(chain, 0) == manifest.number - 1
+        if whole:
+            self._whole_to[chain] = manifest.number
+        for omission in manifest.left_out:
+            number = interactions.row(omission.recorded_id.bytes)
+            judged = interactions.at(packed(manifest.partition, omission.offset), number)
+            if omission.reason in _WITHOUT_ROW and judged is not None and judged.line != facts.NO_ROW:
+                why_not = "the log gives a row for it"
+            elif omission.reason in _SPOKEN_FOR and whole and not interactions.is_decided(number):
+                why_not = f"no batch holds or refuses {omission.recorded_id}"
+            else:
+                continue
+            where = f"offset {omission.offset} of partition {manifest.partition}"
+            self._accuse("offset_unaccounted", batch, f"{where} is left out as {omission.reason}, and {why_not}")
+
     def _check_row(self, batch: Told[TrainingBatchSealed], manifest: Manifest, row: RowOrigin) -> None:
         interactions = self._interactions
         number = interactions.row(row.recorded_id.bytes)
@@ -93,13 +125,16 @@ class Datasets:
             self._accuse("fresh_twice", batch, f"{row.recorded_id} is new in {self._batch_ids[before]}, too")
         interactions.fresh_in[number] = len(self._batch_ids) - 1
         where = f"row of {row.recorded_id} at {row.partition}:{row.offset}"
+        chain = interactions.chains.get((manifest.tenant, manifest.target_model))
         judged = interactions.at(packed(row.partition, row.offset), number)
+        mine = judged is not None and chain is not None and chain.holds(row.offset)
+        if row.partition != manifest.partition or (not mine and interactions.is_taken(row.partition, row.offset)):
+            self._accuse("row_differs", batch, f"{where}: another event stands there, or one of another tenant or target")
+            return
         if judged is None:
-            if interactions.is_taken(row.partition, row.offset) or row.partition != manifest.partition:
-                self._accuse("row_differs", batch, f"{where}: another event stands there")
-                return
             judged = interactions.anywhere(number, row.revision)
-            if judged is None:
+            # Where other rules have judged again and refused, compaction leaves what has no row.
+            if judged is None or (judged.allowed and judged.line == facts.NO_ROW):
                 self._findings.set_apart("erased", f"{manifest.batch_id}: {where} is gone from the log")
                 return
         if not judged.allowed:

@@ -20,14 +20,13 @@ from ruminate.command.audit.facts import Told
 from ruminate.command.audit.findings import FaultKind, Findings, Report
 from ruminate.command.audit.interactions import Interactions
 from ruminate.command.audit.letters import DeadLetters, Input
-from ruminate.command.audit.snapshot import LETTERS, Snapshot
+from ruminate.command.audit.snapshot import Snapshot
 from ruminate.command.audit.versions import Artifact, Versions
 from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.flow import (
     ADAPTER_TRAINED,
     DEAD_LETTER_SETTLED,
     ERASURE_REQUESTED,
-    GROUP_READERS,
     INTERACTION_COMPLETED,
     INTERACTION_RECORDED,
     MODEL_REGISTERED,
@@ -39,6 +38,7 @@ from ruminate.schemas.flow import (
 from ruminate.schemas.topic import Topic
 from ruminate.shared.bus import Position
 from ruminate.shared.dead_letters import Record
+from ruminate.shared.letters import BOXES, Box
 
 Take = Callable[[Record], None]
 
@@ -52,18 +52,13 @@ class Audit:
         self._letters = DeadLetters(snapshot)
         self._debts = Debts(snapshot, self._letters)
         self._interactions = Interactions(snapshot, self._debts, self._findings)
-        self._versions = Versions(self._debts, self._findings)
+        self._versions = Versions(snapshot, self._debts, self._findings)
         self._datasets = Datasets(self._interactions, self._findings)
-        self._artifacts = 0
-        self._poison: dict[tuple[str, bytes | None], Record] = {}
-        """What nobody can read among the dead letters, until it is dropped."""
+        self._poison: dict[tuple[str, bytes | None], tuple[Position, str]] = {}
+        """What nobody can read among the dead letters, where it stands and why, until it is dropped."""
         self._takers: dict[str, Take] = {
-            **{name: self._taker_of_letters(name) for name in LETTERS},
-            **{
-                topic.retries(reader).name: self._taker_of_retries(topic, reader)
-                for reader, topics in GROUP_READERS.items()
-                for topic in topics
-            },
+            **{box.letters.name: self._taker_of_letters(box) for box in BOXES},
+            **{box.retries.name: self._taker_of_retries(box) for box in BOXES},
             **{
                 topic.name: self._taker_of_versions(topic)
                 for topic in (TRAINING_BATCH_SEALED, ADAPTER_TRAINED, TRAINING_FAILED, MODEL_REGISTERED, MODEL_ROLLED_BACK)
@@ -85,8 +80,9 @@ class Audit:
 
     def link(self) -> None:
         """Everything is read: join effects to causes. Then the store is asked."""
-        for (topic, _), record in self._poison.items():
-            self._unreadable(topic, record)
+        for position, why in self._poison.values():
+            self._findings.accuse("unreadable", position, "", f"no dead letter: {why}")
+        self._judge_ends()
         self._interactions.judge()
         self._versions.judge()
         self._judge_unsealed()
@@ -108,7 +104,6 @@ class Audit:
 
     def take_artifact(self, artifact: Artifact, fault: FaultKind | None, says: str) -> None:
         """What the store says of an artifact: whole, or what is wrong with it."""
-        self._artifacts += 1
         if fault is not None:
             self._findings.accuse(fault, artifact.named_by, artifact.event_id, f"{artifact.what}: {says}")
 
@@ -126,35 +121,36 @@ class Audit:
             faults=tuple(findings.faults),
             batches=len(self._versions.batches),
             rows=self._datasets.rows,
-            artifacts=self._artifacts,
+            artifacts=len(self.artifacts),
         )
 
     def _taker_of_versions(self, topic: Topic[Any]) -> Take:
         return lambda record: self._versions.take(topic, record)
 
-    def _taker_of_letters(self, topic: str) -> Take:
+    def _taker_of_letters(self, box: Box) -> Take:
+        topic = box.letters.name
+
         def take(record: Record) -> None:
-            if record.value is None:
-                self._poison.pop((topic, record.key), None)  # somebody dropped it
+            self._poison.pop((topic, record.key), None)  # what comes under its key takes its place
             try:
-                self._letters.take_letter(record)
-            except (KeyError, ValueError, AttributeError):
-                self._poison[topic, record.key] = record
+                self._letters.take_letter(box, record)
+            except ValueError as error:
+                self._poison[topic, record.key] = (Position(topic, record.partition, record.offset), str(error))
 
         return take
 
-    def _taker_of_retries(self, topic: Topic[Any], reader: str) -> Take:
-        retry_topic = topic.retries(reader).name
-        of_versions = topic in (TRAINING_BATCH_SEALED, ADAPTER_TRAINED)
+    def _taker_of_retries(self, box: Box) -> Take:
+        topic, of_versions = box.retries.name, box.topic in (TRAINING_BATCH_SEALED, ADAPTER_TRAINED)
         sent_back = self._versions.take_sent_back if of_versions else self._interactions.take_sent_back
 
         def take(record: Record) -> None:
             try:
-                self._letters.take_retry(retry_topic, record)
-            except (KeyError, ValueError, AttributeError):
-                self._unreadable(retry_topic, record)
+                self._letters.take_retry(box, record)
+            except ValueError as error:
+                position = Position(topic, record.partition, record.offset)
+                self._findings.accuse("unreadable", position, "", f"nothing that was sent back: {error}")
                 return
-            sent_back(topic, Input(reader, retry_topic, record.partition, record.offset), record)
+            sent_back(box.topic, Input(box.reader, topic, record.partition, record.offset), record)
 
         return take
 
@@ -170,11 +166,20 @@ class Audit:
         if told is None:
             self._unreadable(ERASURE_REQUESTED.name, record)
         else:
-            self._interactions.erasures.add(told.payload)
+            self._interactions.erasures.add(told.payload, told.at_ms)
 
     def _unreadable(self, topic: str, record: Record) -> None:
         position = Position(topic, record.partition, record.offset)
         self._findings.accuse("unreadable", position, "", "no event of this topic")
+
+    def _judge_ends(self) -> None:
+        """No reader can have acknowledged what the log does not reach: what is committed was asked for before the ends."""
+        for (reader, topic), offsets in self._snapshot.committed.items():
+            for partition, offset in offsets.items():
+                end = self._snapshot.ends.get(topic, {}).get(partition, 0)
+                if offset > end:
+                    detail = f"{reader} has acknowledged what lies before offset {offset}, and the partition ends at {end}"
+                    self._findings.accuse("log_cut", Position(topic, partition, end), "", detail)
 
     def _judge_unsealed(self) -> None:
         """What stands behind the end of a chain waits for the next batch; the accumulator must not have acknowledged it."""
@@ -192,6 +197,5 @@ class Audit:
         for place, reason in self._letters.standing():
             says = f"{place.reader}: {place.topic} {place.partition}:{place.offset} {reason}"
             self._findings.set_apart("standing", says)
-        for settled in self._letters.settled():
-            says = f"{settled.reader}: {settled.topic} {settled.partition}:{settled.offset} by {settled.settled_by}"
-            self._findings.set_apart(settled.action, f"{says}: {settled.why}")
+        for place, word in self._letters.settled():
+            self._findings.set_apart(word.action, f"{place.reader}: {place.topic} {place.partition}:{place.offset} {word.says}")

@@ -7,6 +7,8 @@ is 64 bits of its SHA-256: enough to tell apart what one id says twice.
 from __future__ import annotations
 
 import hashlib
+import json
+import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
@@ -14,12 +16,15 @@ from uuid import UUID
 
 import orjson
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from ruminate.accumulator.rows import build
+from ruminate.command.audit.snapshot import SLACK_MS
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.envelope import derive_event_id
 from ruminate.schemas.erasure import ErasureRequested
 from ruminate.schemas.flow import INTERACTION_RECORDED, REASONING_ASSESSED
+from ruminate.schemas.interaction import InteractionCompleted
 from ruminate.schemas.payload import Payload
 from ruminate.schemas.topic import Topic
 from ruminate.shared.bus import Position, Unprocessable
@@ -54,6 +59,7 @@ class Recorded:
     tenant: str
     digest: int
     born_ms: int
+    allowed: bool
     placed: bool
 
 
@@ -89,17 +95,18 @@ class Told(Generic[P]):
 
 
 class Erasures:
-    """What was asked to be forgotten."""
+    """What was asked to be forgotten, and when: what comes later under the same name is not meant."""
 
     def __init__(self) -> None:
-        self._asked: set[tuple[str, str, str]] = set()
+        self._asked: dict[tuple[str, str, str], int] = {}
 
-    def add(self, request: ErasureRequested) -> None:
+    def add(self, request: ErasureRequested, at_ms: int) -> None:
         """Note a request."""
-        self._asked.add((request.scope, request.tenant, request.subject))
+        name = (request.scope, request.tenant, request.subject)
+        self._asked[name] = max(at_ms, self._asked.get(name, at_ms))
 
-    def cover(self, tenant: str, payload: dict[str, Any], recorded_id: bytes) -> bool:
-        """Whether somebody asked to forget this interaction, by whichever of its names."""
+    def cover(self, tenant: str, payload: dict[str, Any], recorded_id: bytes, at_ms: int) -> bool:
+        """Whether somebody asked to forget this interaction, by whichever of its names, after it was there."""
         if not self._asked:
             return False
         names = (
@@ -109,21 +116,33 @@ class Erasures:
             ("agent", str(payload.get("agent"))),
             ("tenant", tenant),
         )
-        return any((scope, tenant, name) in self._asked for scope, name in names)
+        asked = (self._asked.get((scope, tenant, name)) for scope, name in names)
+        return any(each is not None and at_ms < each + SLACK_MS for each in asked)
 
 
 def completed(record: Record, erasures: Erasures) -> Completed | None:
     """A completed interaction, as far as its name goes; whether it is valid, its reader knows."""
     try:
         said = _said(record)
-        payload = orjson.loads(record.value or b"")
+        payload = _parsed(record.value or b"")
         tenant = payload.get("tenant", "default")
         recorded_id = derive_event_id(
             tenant=tenant, cause_source=said["ce_source"], cause_id=said["ce_id"], topic=INTERACTION_RECORDED.name
         ).bytes
+        erased = erasures.cover(tenant, payload, recorded_id, record.timestamp)
     except (KeyError, ValueError, TypeError, AttributeError):
         return None
-    return Completed(recorded_id, digest(record.value or b""), erasures.cover(tenant, payload, recorded_id))
+    return Completed(recorded_id, digest(record.value or b""), erased)
+
+
+def content(value: bytes | None) -> int | None:
+    """What a completed interaction says, and its record after it, however that is spelled; None where it says nothing valid."""
+    try:
+        interaction = InteractionCompleted.model_validate_json(value or b"")
+    except ValidationError:
+        return None
+    text = unicodedata.normalize("NFC", interaction.model_dump_json())
+    return digest(json.dumps(json.loads(text), sort_keys=True).encode())  # the standard library's has integers of any size
 
 
 def recorded(record: Record) -> Recorded | None:
@@ -145,9 +164,10 @@ def recorded(record: Record) -> Recorded | None:
         order, occurred = payload["conversation_id"], datetime.fromisoformat(payload["occurred_at"])
         placed = partition_of(order, INTERACTION_RECORDED.partitions) == record.partition
         born_ms = min(record.timestamp, int(occurred.timestamp() * 1000))
+        allowed = payload.get("training_allowed") is True
     except (KeyError, ValueError, TypeError, AttributeError):
         return None
-    return Recorded(event_id, derived_id, tenant, digest(record.value or b""), born_ms, placed)
+    return Recorded(event_id, derived_id, tenant, digest(record.value or b""), born_ms, allowed, placed)
 
 
 def assessed(record: Record) -> Assessed | None:
@@ -224,5 +244,16 @@ def id_bytes(event_id: str) -> bytes:
     return plain if len(plain) == 16 else hashlib.blake2b(event_id.encode(), digest_size=16).digest()
 
 
+def _parsed(value: bytes) -> Any:
+    """JSON, as lenient as those who read the topic: they take NaN in fields that they do not know. Raises ValueError."""
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return from_json(value)
+
+
 def _said(record: Record) -> dict[str, str]:
-    return {lowered: raw.decode() for name, raw in record.headers if (lowered := name.lower()).startswith("ce_")}
+    # A header may be null, whatever its type says; readers mind that in some of them, and then it is theirs to say so.
+    return {
+        lowered: raw.decode() for name, raw in record.headers if raw is not None and (lowered := name.lower()).startswith("ce_")
+    }

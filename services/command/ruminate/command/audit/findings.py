@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, Literal, get_args
 
+from ruminate.schemas.envelope import moment
 from ruminate.shared.bus import Position
 
 FaultKind = Literal[
@@ -18,6 +19,7 @@ FaultKind = Literal[
     "unknown_cause",
     "wrong_partition",
     "unreadable",
+    "log_cut",
     "chain_broken",
     "fresh_twice",
     "offset_unaccounted",
@@ -73,8 +75,12 @@ ADVICE: Final[Mapping[FaultKind, Advice]] = {
         "Find the writer: it partitions by something else than the ordering key by murmur2. Then erase the record.",
     ),
     "unreadable": Advice(
-        "The record is no event of its topic, and nobody makes dead letters there.",
+        "The record is no event of its topic and nobody makes dead letters there, or it is no dead letter of its reader.",
         "Find the writer and take its right to write to this topic away; readers pass the record over.",
+    ),
+    "log_cut": Advice(
+        "A reader has acknowledged offsets that the log does not reach: records are gone from its end, whatever they were.",
+        "Find what lost acknowledged writes: an unclean leader election, a disk, a copy older than the groups' offsets.",
     ),
     "chain_broken": Advice(
         "The batch extends no chain: its number, predecessor or interval does not follow, so nobody takes it for a batch.",
@@ -85,7 +91,7 @@ ADVICE: Final[Mapping[FaultKind, Advice]] = {
         "Keep the later version from serving until it is retrained on a batch without these rows.",
     ),
     "offset_unaccounted": Advice(
-        "The manifest does not say what became of a record of its interval, or speaks of one outside of it or twice.",
+        "The manifest does not say what became of a record of its interval, says what is not so, or speaks of another or twice.",
         "The record reached no decision: rebuild the dataset and compare. A manifest written by hand does this, too.",
     ),
     "dataset_differs": Advice(
@@ -206,7 +212,7 @@ class Report:
     @property
     def horizon(self) -> datetime | None:
         """From when on every topic is whole; None where all of them still have their beginning."""
-        return moment_of(max(self.whole_since_ms.values())) if self.whole_since_ms else None
+        return moment(max(self.whole_since_ms.values())) if self.whole_since_ms else None
 
     def kinds(self) -> set[str]:
         """The kinds of fault that were found."""
@@ -216,9 +222,9 @@ class Report:
         """The whole report as JSON values."""
         return {
             "clean": self.clean,
-            "taken_at": moment_of(self.taken_at_ms).isoformat(),
+            "taken_at": moment(self.taken_at_ms).isoformat(),
             "horizon": self.horizon.isoformat() if self.horizon else None,
-            "whole_since": {topic: moment_of(since).isoformat() for topic, since in self.whole_since_ms.items()},
+            "whole_since": {topic: moment(since).isoformat() for topic, since in self.whole_since_ms.items()},
             "absent_topics": list(self.absent_topics),
             "topics": {name: asdict(counts) for name, counts in self.topics.items()},
             "pending": dict(self.pending),
@@ -229,8 +235,3 @@ class Report:
             "fault_counts": dict(self.fault_counts),
             "faults": [asdict(fault) | asdict(ADVICE[fault.kind]) for fault in self.faults],
         }
-
-
-def moment_of(milliseconds: int) -> datetime:
-    """A time in the log's own unit."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)

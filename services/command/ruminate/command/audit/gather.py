@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from ruminate.accumulator.dataset import load_manifest
 from ruminate.command.audit.datasets import HOLDOUT, TRAIN, Dataset
 from ruminate.command.audit.decide import Audit
-from ruminate.command.audit.facts import Told
 from ruminate.command.audit.findings import FaultKind, Report
 from ruminate.command.audit.kafka_log import KafkaLog
 from ruminate.command.audit.snapshot import READING_ORDER, CouldNotJudge, Log
-from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.payload import ArtifactReference
 from ruminate.shared.settings import ServiceSettings
 from ruminate.shared.store import ArtifactDamaged, ArtifactMissing, Store, StoreError, open_store
+
+T = TypeVar("T")
 
 Progress = Callable[[str, int, int], None]
 """Called with what is looked at, how much of it, and of how much."""
@@ -65,34 +65,38 @@ async def _ask_store(auditing: Audit, store: Store, store_uri: str, progress: Pr
     for done, artifact in enumerate(auditing.artifacts, start=1):
         reference = artifact.reference
         if reference not in seen:
-            seen[reference] = await _look(store_uri, store.check(reference))
+            _, seen[reference] = await _look(store_uri, store.check(reference))
         auditing.take_artifact(artifact, *seen[reference])
         progress(STORE, done, len(auditing.artifacts))
     for batch, artifact in auditing.datasets:
         if seen[artifact.reference] == WHOLE:
-            outcome = await _look(store_uri, _take_dataset(auditing, batch, store))
-            if outcome != WHOLE:
+            dataset, outcome = await _look(store_uri, _read_dataset(store, artifact.reference))
+            if dataset is None:
                 auditing.take_artifact(artifact, *outcome)
+            else:
+                auditing.take_dataset(batch, dataset)
 
 
-async def _take_dataset(auditing: Audit, batch: Told[TrainingBatchSealed], store: Store) -> None:
-    reference = batch.payload.dataset
+async def _read_dataset(store: Store, reference: ArtifactReference) -> Dataset:
     manifest = await load_manifest(store, reference)
-    train, holdout = await store.read_file(reference, TRAIN), await store.read_file(reference, HOLDOUT)
-    auditing.take_dataset(batch, Dataset(manifest, train, holdout))
+    return Dataset(manifest, await store.read_file(reference, TRAIN), await store.read_file(reference, HOLDOUT))
 
 
-async def _look(store_uri: str, looking: Awaitable[None]) -> Outcome:
-    """What the store says. Raises CouldNotJudge where it says nothing."""
+async def _look(store_uri: str, looking: Awaitable[T]) -> tuple[T | None, Outcome]:
+    """What lies in the store, and what is to be said of it. Raises CouldNotJudge where the store says nothing."""
     try:
-        await looking
+        return await looking, WHOLE
     except ArtifactMissing as error:
-        return "artifact_missing", str(error)
+        return None, ("artifact_missing", str(error))
     except ArtifactDamaged as error:
-        return "artifact_damaged", str(error)
+        return None, ("artifact_damaged", str(error))
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        return None, ("artifact_missing", f"{error.filename} is no file")
+    except (LookupError, TypeError, ValueError) as error:
+        # Its bytes have their hash, and are of something else: whoever named it wrote the event by hand.
+        return None, ("artifact_damaged", f"what lies there is no folder's manifest ({type(error).__name__})")
     except (StoreError, OSError) as error:
         raise CouldNotJudge(f"the store {store_uri} could not be read: {error}") from error
-    return WHOLE
 
 
 def _is_away(store_uri: str) -> bool:

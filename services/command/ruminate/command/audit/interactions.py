@@ -17,10 +17,11 @@ from typing import Any, Final
 from uuid import UUID
 
 from ruminate.command.audit import facts
-from ruminate.command.audit.debts import OWED, PENDING, SETTLED, TOO_OLD, Debts
-from ruminate.command.audit.findings import Findings, moment_of
+from ruminate.command.audit.debts import OWED, PENDING, TOO_OLD, Debts, judge_unreadable
+from ruminate.command.audit.findings import Findings
 from ruminate.command.audit.letters import Input
 from ruminate.command.audit.snapshot import Snapshot
+from ruminate.schemas.envelope import moment
 from ruminate.schemas.flow import INTERACTION_COMPLETED, INTERACTION_RECORDED, REASONING_ASSESSED
 from ruminate.schemas.topic import Topic
 from ruminate.shared.bus import Position
@@ -29,13 +30,12 @@ from ruminate.shared.dead_letters import Record
 ABSENT: Final = -1
 GIVEN_UP: Final = 0
 """In place of a digest: its reader made a dead letter of it, so it is there and states no fact. A later record may."""
-SLACK_MS: Final = 3_600_000
-"""Clocks of agents and brokers differ; a cause is only missed when it is younger than the horizon by this much."""
 
 # Bits of a row. The first two triples are what the collector and the assessor owe.
 RECORD_SHIFT, VERDICT_SHIFT = 0, 3
 _SHIFTS: Final = {INTERACTION_COMPLETED.name: RECORD_SHIFT, INTERACTION_RECORDED.name: VERDICT_SHIFT}
 ALLOWED, ODD_RECORDED, ODD_ASSESSED, ERASED, SENT_BACK, PASSED_ON, STANDS = 64, 128, 256, 512, 1024, 2048, 4096
+FORBIDDEN, DECIDED = 8192, 16384
 
 _PARTITION_SHIFT = 48
 _OFFSET_MASK = (1 << _PARTITION_SHIFT) - 1
@@ -117,6 +117,8 @@ class Interactions:
         self._odd_ids: dict[tuple[str, int], bytes] = {}
         self._sent_back: list[_SentBack] = []
         self._owed_on_retry: dict[tuple[int, int], Position] = {}  # by row and shift
+        self._otherwise: defaultdict[int, list[tuple[Position, int | None]]] = defaultdict(list)
+        """By row: where an interaction was completed once more in other bytes, and what those say."""
         self._erased: defaultdict[str, set[bytes]] = defaultdict(set)
 
     # Rows.
@@ -148,15 +150,17 @@ class Interactions:
         debt = self._debts.of(topic, given, record.timestamp)
         fact = facts.completed(record, self.erasures)
         if fact is None:
-            self._unreadable(given, debt)
+            judge_unreadable(self._findings, given, debt)
             return
         row = self.row(fact.recorded_id)
         self._flags[row] |= debt << RECORD_SHIFT | (ERASED if fact.erased else 0)
-        if self._completed[row] == ABSENT:
+        given_up = self._debts.given_up(given)
+        if self._completed_digest[row] == GIVEN_UP:
             self._completed[row] = packed(record.partition, record.offset)
-            self._completed_digest[row] = fact.digest
-        elif self._completed_digest[row] == fact.digest or debt != SETTLED:
-            # Said again, perhaps spelled otherwise: other content would have made a dead letter.
+            self._completed_digest[row] = GIVEN_UP if given_up else fact.digest
+        elif self._completed_digest[row] != fact.digest and debt == OWED:
+            self._otherwise[row].append((given.position, facts.content(record.value)))
+        elif not given_up:
             self._findings.topics[topic.name].repeats += 1
 
     def take_recorded(self, record: Record) -> None:
@@ -168,7 +172,7 @@ class Interactions:
         debt = self._debts.of(topic, given, record.timestamp)
         fact = facts.recorded(record)
         if fact is None:
-            self._unreadable(given, debt)
+            judge_unreadable(self._findings, given, debt)
             return
         row, odd = self.find(fact.event_id), False
         if row is None or not self._has_cause(row):
@@ -182,10 +186,13 @@ class Interactions:
             self._recorded[row] = packed(record.partition, record.offset)
             self._recorded_digest[row] = GIVEN_UP if given_up else fact.digest
             self._born_ms[row] = fact.born_ms
+            self._flags[row] = self._flags[row] & ~FORBIDDEN | (0 if fact.allowed else FORBIDDEN)
             self._tenant[row] = self._tenants.setdefault(fact.tenant, len(self._tenants))
             if odd and not given_up:
                 self._flags[row] |= ODD_RECORDED
                 self._odd_ids[topic.name, row] = fact.event_id
+            if row in self._otherwise:
+                self._compare_completed(row, fact.event_id, facts.content(record.value))
         elif not given_up and self._same_id(topic.name, row, fact.event_id, odd=odd, first_odd=ODD_RECORDED, position=position):
             self._compare(topic.name, position, fact.event_id, same=self._recorded_digest[row] == fact.digest)
 
@@ -197,7 +204,7 @@ class Interactions:
         given = Input("accumulator", topic.name, record.partition, record.offset)
         fact = facts.assessed(record)
         if fact is None:
-            self._unreadable(given, self._debts.of(topic, given, record.timestamp))
+            judge_unreadable(self._findings, given, self._debts.of(topic, given, record.timestamp))
             return
         row = self.row(fact.recorded_id)
         position = Position(topic.name, record.partition, record.offset)
@@ -211,13 +218,16 @@ class Interactions:
             self._findings.accuse(
                 "wrong_partition", position, _text(fact.event_id), "its tenant and target are in another partition"
             )
+        allowed = fact.allowed and not self._flags[row] & FORBIDDEN
         rules = self._known_rules.setdefault(fact.rules, len(self._known_rules))
         if self._assessed_digest[row] == GIVEN_UP:
             self._assessed[row] = packed(record.partition, record.offset)
             self._assessed_digest[row] = GIVEN_UP if given_up else fact.digest
             self._line[row] = fact.row
             self._rules[row] = rules
-            self._flags[row] = self._flags[row] & ~ALLOWED | (ALLOWED if fact.allowed else 0)
+            if self._recorded[row] == ABSENT:
+                self._born_ms[row] = record.timestamp
+            self._flags[row] = self._flags[row] & ~ALLOWED | (ALLOWED if allowed else 0)
             self._revision.pop(row, None)
             if fact.revision:
                 self._revision[row] = fact.revision
@@ -225,7 +235,7 @@ class Interactions:
                 self._flags[row] |= ODD_ASSESSED
                 self._odd_ids[topic.name, row] = fact.event_id
             return
-        self._later[packed(record.partition, record.offset)] = Judged(row, fact.revision, fact.row, fact.allowed)
+        self._later[packed(record.partition, record.offset)] = Judged(row, fact.revision, fact.row, allowed)
         if given_up or fact.revision != self._revision.get(row, 0):
             return
         odd = not fact.derived
@@ -258,7 +268,7 @@ class Interactions:
         for each in self._sent_back:
             debt = self._debts.of(each.topic, each.given, each.at_ms)
             if each.row is None:
-                self._unreadable(each.given, debt)
+                judge_unreadable(self._findings, each.given, debt)
                 continue
             shift = _SHIFTS.get(each.topic.name)
             if shift is not None:
@@ -276,12 +286,6 @@ class Interactions:
         self._erased[topic].add(facts.id_bytes(event_id))
         self._findings.set_apart("erased", f"{topic} {record.partition}:{record.offset} {event_id}")
         return True
-
-    def _unreadable(self, given: Input, debt: int) -> None:
-        if debt == PENDING:
-            self._findings.pending[given.reader] += 1
-        elif debt == OWED:
-            self._findings.accuse("missing_effect", given.position, "", f"no event, and {given.reader} made no dead letter of it")
 
     def _same_id(self, topic: str, row: int, event_id: bytes, *, odd: bool, first_odd: int, position: Position) -> bool:
         """Whether this event has the id of the first of its subject; two ids are a fault."""
@@ -301,13 +305,20 @@ class Interactions:
         else:
             self._findings.accuse("two_contents", position, _text(event_id), "an earlier record of this id has other bytes")
 
+    def _compare_completed(self, row: int, recorded_id: bytes, recorded: int | None) -> None:
+        """Said again, what is recorded is a repeat, however it is spelled; anything else owes a dead letter."""
+        for position, said in self._otherwise.pop(row):
+            if said is not None and said == recorded:
+                self._findings.topics[position.topic].repeats += 1
+            elif not self._flags[row] & ERASED:
+                detail = "collector has acknowledged it with other content than was recorded, and made no dead letter of it"
+                self._findings.accuse("missing_effect", position, _text(recorded_id), detail)
+
     # Judging.
 
     def judge(self) -> None:
         """Say for every interaction what is missing, and what has no cause."""
         self._owe_what_was_sent_back()
-        since = self._snapshot.whole_since_ms.get(INTERACTION_COMPLETED.name)
-        oldest_cause_ms = None if since is None else since + SLACK_MS
         for recorded_id, row in self._rows.items():
             flags = self._flags[row]
             if flags & ERASED or recorded_id in self._erased[INTERACTION_RECORDED.name]:
@@ -317,9 +328,9 @@ class Interactions:
             if self._recorded[row] == ABSENT:
                 self._judge_debt(row, recorded_id, flags >> RECORD_SHIFT, "collector", RECORD_SHIFT)
                 if self._assessed_digest[row] != GIVEN_UP:
-                    self._accuse_cause(REASONING_ASSESSED.name, self._assessed[row], recorded_id, INTERACTION_RECORDED.name)
+                    self._judge_cause(REASONING_ASSESSED, self._assessed[row], row, recorded_id, INTERACTION_RECORDED)
                 continue
-            self._judge_recorded(row, recorded_id, flags, oldest_cause_ms)
+            self._judge_recorded(row, recorded_id, flags)
             if self._assessed[row] == ABSENT:
                 if not self._verdict_erased(row, recorded_id):
                     self._judge_debt(row, recorded_id, flags >> VERDICT_SHIFT, "assessor", VERDICT_SHIFT)
@@ -345,18 +356,21 @@ class Interactions:
         elif debt & PENDING:
             self._findings.pending[reader] += 1
 
-    def _judge_recorded(self, row: int, recorded_id: bytes, flags: int, oldest_cause_ms: int | None) -> None:
+    def _judge_recorded(self, row: int, recorded_id: bytes, flags: int) -> None:
         if self._has_cause(row):
             if flags & ODD_RECORDED:
                 self._accuse_id(INTERACTION_RECORDED.name, row, self._recorded[row])
-        elif oldest_cause_ms is not None and self._born_ms[row] < oldest_cause_ms:
-            born = moment_of(self._born_ms[row]).isoformat(timespec="seconds")
-            self._findings.set_apart("older", f"{INTERACTION_RECORDED.name} {_text(recorded_id)} of {born}")
         elif self._recorded_digest[row] != GIVEN_UP:
-            self._accuse_cause(INTERACTION_RECORDED.name, self._recorded[row], recorded_id, INTERACTION_COMPLETED.name)
+            self._judge_cause(INTERACTION_RECORDED, self._recorded[row], row, recorded_id, INTERACTION_COMPLETED)
 
-    def _accuse_cause(self, topic: str, place: int, event_id: bytes, cause_topic: str) -> None:
-        self._findings.accuse("unknown_cause", unpacked(topic, place), _text(event_id), f"{cause_topic} holds no cause of it")
+    def _judge_cause(self, topic: Topic[Any], place: int, row: int, recorded_id: bytes, cause: Topic[Any]) -> None:
+        """There is none: it was forgotten, or it never was."""
+        if self._snapshot.may_have_lost(cause.name, self._born_ms[row]):
+            born = moment(self._born_ms[row]).isoformat(timespec="seconds")
+            self._findings.set_apart("older", f"{topic.name} {_text(recorded_id)} of {born}")
+        else:
+            detail = f"{cause.name} holds no cause of it"
+            self._findings.accuse("unknown_cause", unpacked(topic.name, place), _text(recorded_id), detail)
 
     def _accuse_id(self, topic: str, row: int, place: int) -> None:
         event_id = _text(self._odd_ids[topic, row])
@@ -392,6 +406,14 @@ class Interactions:
         """The id under which that assessment stands in the log."""
         odd = self._odd_ids.get((REASONING_ASSESSED.name, row))
         return odd if odd is not None else facts.assessed_id(tenant, recorded_id, revision)
+
+    def decide(self, row: int) -> None:
+        """A manifest says what became of this interaction."""
+        self._flags[row] |= DECIDED
+
+    def is_decided(self, row: int) -> bool:
+        """Whether any manifest has said it."""
+        return bool(self._flags[row] & DECIDED)
 
     def is_taken(self, partition: int, offset: int) -> bool:
         """Whether any record stands at this place of the assessed log."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError, UnknownTopicOrPartitionError, for_code
+from aiokafka.protocol.metadata import MetadataRequest
 
 from ruminate.command.audit.snapshot import READING_ORDER, CouldNotJudge, Offsets, Snapshot, cut
 from ruminate.schemas.flow import GROUP_READERS
@@ -124,13 +126,13 @@ class KafkaLog:
 
     async def _find_partitions(self) -> dict[str, list[int]]:
         """The topics of ours that exist, with their partitions."""
-        existing = set(await self._admin.list_topics())
-        names = [name for name in READING_ORDER if name in existing]
-        if not names:
+        # By name: a list of all topics leaves out what we may not see, and aiokafka's own question by name would create them.
+        answer = await self._admin._send_request(MetadataRequest(list(READING_ORDER), allow_auto_topic_creation=False))
+        found = partitions_of(answer.to_object()["topics"])
+        if not found:
             where = self._settings.kafka_bootstrap
             raise CouldNotJudge(f"no topic of the flow exists at {where}; is it the right broker (RUMINATE_KAFKA_BOOTSTRAP)?")
-        described = await self._admin.describe_topics(names)
-        return {topic["topic"]: sorted(each["partition"] for each in topic["partitions"]) for topic in described}
+        return {name: found[name] for name in READING_ORDER if name in found}
 
     async def committed(self) -> dict[tuple[str, str], dict[int, int]]:
         """See Cuttable."""
@@ -139,9 +141,9 @@ class KafkaLog:
         for reader, topics in GROUP_READERS.items():
             names = [name for topic in topics for name in (topic.name, topic.retries(reader).name) if name in partitions]
             places = _places({name: partitions[name] for name in names})
-            found = await self._admin.list_consumer_group_offsets(reader, partitions=places)
+            found = await committed_by(self._admin, reader, places, seconds=self._profile.delivery_timeout_seconds)
             for place, offset in found.items():
-                committed.setdefault((reader, place.topic), {})[place.partition] = max(0, offset.offset)
+                committed.setdefault((reader, place.topic), {})[place.partition] = offset
         return committed
 
     async def ends(self, topics: Sequence[str]) -> Offsets:
@@ -207,7 +209,7 @@ class KafkaLog:
             kept_ms, limited_by_bytes = retention[place.topic]
             first_ms = firsts[place][1] if place in firsts else None
             kept_since = now_ms if limited_by_bytes or kept_ms == _UNLIMITED else now_ms - kept_ms
-            whole = kept_since if first_ms is None else first_ms if limited_by_bytes else min(first_ms, kept_since)
+            whole = kept_since if first_ms is None else min(first_ms, kept_since)
             since[place.topic] = max(since.get(place.topic, 0), whole)
         return since
 
@@ -216,12 +218,51 @@ class KafkaLog:
         resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in topics]
         found: dict[str, tuple[int, bool]] = {}
         for response in await self._admin.describe_configs(resources):
-            for resource in response.resources:
-                values = {entry[0]: entry[1] for entry in resource[4]}
+            for code, _, _, name, entries in (resource[:5] for resource in response.resources):
+                if code:
+                    raise CouldNotJudge(f"how long {name} keeps its records is not said: {for_code(code).__name__}")
+                values = {entry[0]: entry[1] for entry in entries}
                 by_time = "delete" in values["cleanup.policy"]
                 kept_ms = int(values["retention.ms"]) if by_time else _UNLIMITED
-                found[resource[3]] = (kept_ms, int(values["retention.bytes"]) != _UNLIMITED)
+                found[name] = (kept_ms, int(values["retention.bytes"]) != _UNLIMITED)
         return found
+
+
+def partitions_of(described: Iterable[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """The partitions of the topics that exist. Raises CouldNotJudge where it is not said whether one does.
+
+    What we may not see would count as empty, and all that came to it or from it as lost.
+    """
+    found: dict[str, list[int]] = {}
+    for topic in described:
+        if topic["error_code"] == 0:
+            found[topic["topic"]] = sorted(each["partition"] for each in topic["partitions"])
+        elif topic["error_code"] != UnknownTopicOrPartitionError.errno:
+            why = for_code(topic["error_code"]).__name__
+            raise CouldNotJudge(f"{topic['topic']} is not described: {why}; an audit has to see every topic of the flow")
+    return found
+
+
+async def committed_by(
+    admin: AIOKafkaAdminClient, reader: str, places: Collection[TopicPartition], *, seconds: float
+) -> dict[TopicPartition, int]:
+    """What a group has committed of each of these places, 0 where nothing. Raises KafkaError, CouldNotJudge.
+
+    A coordinator that is just starting answers without any place, and aiokafka passes that on as if nothing were committed:
+    then everything would be pending, and nothing missed.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            found = await admin.list_consumer_group_offsets(reader, partitions=list(places))
+            if found.keys() >= set(places):
+                return {place: max(0, found[place].offset) for place in places}
+        except KafkaError as error:
+            if not error.retriable:
+                raise
+        if time.monotonic() > deadline:
+            raise CouldNotJudge(f"what {reader} has committed is not said; its group's coordinator may be starting: run it again")
+        await asyncio.sleep(_TURN_MS / 1000)
 
 
 def _places(topics: Mapping[str, Iterable[int]]) -> list[TopicPartition]:

@@ -70,6 +70,10 @@ READING_ORDER: Final[tuple[str, ...]] = (
 """The order in which `Audit.take` wants them: what explains comes before what is explained."""
 
 
+SLACK_MS: Final = 3_600_000
+"""Clocks of agents, operators and brokers differ: a record is only missed when it is younger than the horizon by this much."""
+
+
 class CouldNotJudge(Exception):
     """The audit cannot say anything: what is away or was lost meanwhile, and what to do."""
 
@@ -92,6 +96,11 @@ class Snapshot:
     def absent_topics(self) -> tuple[str, ...]:
         """Topics of the flow that do not exist: they count as empty."""
         return tuple(name for name in READING_ORDER if name not in self.ends)
+
+    def may_have_lost(self, topic: str, at_ms: int) -> bool:
+        """Whether a record of this time may have left the topic with its beginning."""
+        since = self.whole_since_ms.get(topic)
+        return since is not None and at_ms < since + SLACK_MS
 
     def offsets(self, topics: Iterable[str]) -> int:
         """How many offsets there are to read, gaps included."""

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, NoReturn
 
-import orjson
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ruminate.command.audit.findings import ADVICE, FAULT_KINDS, ApartKind, Listed, Report, moment_of
+from ruminate.command.audit.findings import ADVICE, FAULT_KINDS, ApartKind, Listed, Report
 from ruminate.command.audit.gather import Progress as Tell
 from ruminate.command.audit.gather import audit as run_audit
 from ruminate.command.audit.snapshot import READING_ORDER, CouldNotJudge
 from ruminate.command.connection import NothingRuns, find_settings
+from ruminate.command.terminal import DEFAULT_STATE, INTERRUPTED, AsJson, Kafka, State, complaints, console, line, write_json
+from ruminate.schemas.envelope import moment
 from ruminate.shared.bus import BusError
 
 CLEAN: Final = 0
@@ -39,45 +39,52 @@ _APART: Final[dict[ApartKind, str]] = {
     "rivals": "batches that came second to another of their number, ignored by everyone",
 }
 
-console = Console()
-complaints = Console(stderr=True)
-
 
 def audit(
-    state: Annotated[Path, typer.Option("--state", help="State folder of what `up` runs.", file_okay=False)] = Path(".ruminate"),
-    kafka: Annotated[
-        str | None, typer.Option("--kafka", metavar="HOST:PORT", help="Your Kafka; else the one in --state, else RUMINATE_*.")
-    ] = None,
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
     store: Annotated[
         str | None, typer.Option("--store", metavar="URI", help="Where artifacts lie; else as for --kafka, or RUMINATE_STORE_URI.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON, for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Prove from topics and store that nothing was lost or doubled. Exit 0: clean, 1: a fault, 2: could not judge, and why."""
-    try:
-        settings = find_settings(state.resolve(), kafka, store)
-        with _progress() as tell:
-            report = asyncio.run(run_audit(settings, progress=tell))
-    except (CouldNotJudge, NothingRuns, BusError, ValidationError) as error:
-        if as_json:
-            _write({"clean": None, "could_not_judge": str(error)})
-        complaints.print(f"ruminate: could not judge: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
-        raise typer.Exit(NOT_JUDGED) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+    report = _judge(state, kafka, store, as_json=as_json)
     if as_json:
-        _write(report.as_json())
+        write_json(report.as_json())
     else:
         show(report, console)
     raise typer.Exit(CLEAN if report.clean else FAULT)
 
 
+def _judge(state: Path, kafka: str | None, store: str | None, *, as_json: bool) -> Report:
+    try:
+        settings = find_settings(state.resolve(), kafka, store)
+        with _progress() as tell:
+            return asyncio.run(run_audit(settings, progress=tell))
+    except (CouldNotJudge, NothingRuns, BusError) as error:
+        _end_unjudged(str(error), as_json=as_json)
+    except Exception as error:
+        # Python would end with 1, and that says that something was lost or doubled.
+        traceback.print_exc()
+        _end_unjudged(f"the audit itself failed with {type(error).__name__}; the trace above says where", as_json=as_json)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _end_unjudged(why: str, *, as_json: bool) -> NoReturn:
+    if as_json:
+        write_json({"clean": None, "could_not_judge": why})
+    line(complaints, f"ruminate: could not judge: {why}", style="red")
+    raise typer.Exit(NOT_JUDGED)
+
+
 def show(report: Report, out: Console) -> None:
     """The report on one screen."""
     whole = "every topic has its beginning" if report.horizon is None else f"judged from {report.horizon:%Y-%m-%d %H:%M:%S} UTC on"
-    out.print(f"audit of {moment_of(report.taken_at_ms):%Y-%m-%d %H:%M:%S} UTC; {whole}", highlight=False)
+    line(out, f"audit of {moment(report.taken_at_ms):%Y-%m-%d %H:%M:%S} UTC; {whole}")
     for topic, since in report.whole_since_ms.items():
-        out.print(f"  {topic} is whole since {moment_of(since):%Y-%m-%d %H:%M:%S} UTC", style="dim", highlight=False)
+        line(out, f"  {topic} is whole since {moment(since):%Y-%m-%d %H:%M:%S} UTC", style="dim")
     table = Table("topic", box=None, header_style="dim")
     for name in ("records", "repeats", "superseded"):
         table.add_column(name, justify="right")
@@ -86,11 +93,11 @@ def show(report: Report, out: Console) -> None:
         if counts is not None and counts.records:
             table.add_row(topic, f"{counts.records:,}", f"{counts.repeats:,}", f"{counts.superseded:,}")
     out.print(table)
-    out.print(f"{report.batches:,} batches, {report.rows:,} rows, {report.artifacts:,} artifacts in the store", highlight=False)
+    line(out, f"{report.batches:,} batches, {report.rows:,} rows, {report.artifacts:,} artifacts in the store")
     for reader, count in report.pending.items():
-        out.print(f"pending at {reader}: {count:,}", highlight=False)
+        line(out, f"pending at {reader}: {count:,}")
     if report.absent_topics:
-        out.print(f"topics that do not exist: {', '.join(report.absent_topics)}", style="dim", highlight=False)
+        line(out, f"topics that do not exist: {', '.join(report.absent_topics)}", style="dim")
     for kind, says in _APART.items():
         listed = report.apart.get(kind)
         if listed is not None:
@@ -99,30 +106,30 @@ def show(report: Report, out: Console) -> None:
 
 
 def _show_listed(title: str, listed: Listed, out: Console) -> None:
-    out.print(title, highlight=False)
-    for line in listed.first[:_SHOWN]:
-        out.print(f"  {line}", style="dim", highlight=False, markup=False, soft_wrap=True)
+    line(out, title)
+    for says in listed.first[:_SHOWN]:
+        line(out, f"  {says}", style="dim")
     if listed.count > _SHOWN:
-        out.print(f"  and {listed.count - _SHOWN:,} more (--json)", style="dim", highlight=False)
+        line(out, f"  and {listed.count - _SHOWN:,} more (--json)", style="dim")
 
 
 def _show_faults(report: Report, out: Console) -> None:
     if report.clean:
-        out.print("no fault: nothing was lost, nothing doubled", style="green", highlight=False)
+        line(out, "no fault: nothing was lost, nothing doubled", style="green")
         return
     for kind in FAULT_KINDS:
         count = report.fault_counts.get(kind, 0)
         if not count:
             continue
-        out.print(f"{kind}: {count:,}", style="red", highlight=False)
-        out.print(f"  {ADVICE[kind].means}", highlight=False, soft_wrap=True)
-        out.print(f"  {ADVICE[kind].do}", highlight=False, soft_wrap=True)
+        line(out, f"{kind}: {count:,}", style="red")
+        line(out, f"  {ADVICE[kind].means}")
+        line(out, f"  {ADVICE[kind].do}")
         for fault in [each for each in report.faults if each.kind == kind][:_SHOWN]:
             place = f"{fault.topic} {fault.partition}:{fault.offset}"
-            out.print(f"    {place} {fault.event_id}: {fault.detail}", highlight=False, markup=False, soft_wrap=True)
+            line(out, f"    {place} {fault.event_id}: {fault.detail}")
         if count > _SHOWN:
-            out.print(f"    and {count - _SHOWN:,} more (--json)", highlight=False)
-    out.print("what each fault means and what to do: docs/runbooks/audit.md", style="red", highlight=False)
+            line(out, f"    and {count - _SHOWN:,} more (--json)")
+    line(out, "what each fault means and what to do: docs/runbooks/audit.md", style="red")
 
 
 @contextmanager
@@ -138,7 +145,3 @@ def _progress() -> Iterator[Tell]:
             bars.update(tasks[what], completed=done, total=max(of, done))
 
         yield tell
-
-
-def _write(values: object) -> None:
-    sys.stdout.buffer.write(orjson.dumps(values, option=orjson.OPT_INDENT_2) + b"\n")

@@ -15,10 +15,11 @@ from typing import Any, Final, TypeVar
 
 from ruminate.accumulator.chain import BEGINNING, Link
 from ruminate.command.audit import facts
-from ruminate.command.audit.debts import OWED, PENDING, SETTLED, TOO_OLD, Debts
+from ruminate.command.audit.debts import OWED, PENDING, SETTLED, TOO_OLD, Debts, judge_unreadable
 from ruminate.command.audit.facts import Told
 from ruminate.command.audit.findings import Findings
 from ruminate.command.audit.letters import Input
+from ruminate.command.audit.snapshot import Snapshot
 from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.envelope import derive_event_id
 from ruminate.schemas.flow import (
@@ -39,9 +40,8 @@ P = TypeVar("P", bound=Payload)
 Subject = tuple[str, ...]
 
 ASSESSOR_SOURCE: Final = "/ruminate/assessor"
-ACCUMULATOR_SOURCE: Final = "/ruminate/accumulator"
-TRAINER_SOURCE: Final = "/ruminate/trainer"
 
+_SOURCES: Final = {TRAINING_BATCH_SEALED.name: "/ruminate/accumulator", ADAPTER_TRAINED.name: "/ruminate/trainer"}
 _READERS: Final = {TRAINING_BATCH_SEALED.name: "trainer", ADAPTER_TRAINED.name: "deployer"}
 _BEFORE_IT_SERVED: Final = frozenset({"upload", "create", "probe", "alias"})
 
@@ -59,7 +59,8 @@ class Artifact:
 class Versions:
     """What a model went through, from the batch to the node. Take everything, then `judge`."""
 
-    def __init__(self, debts: Debts, findings: Findings) -> None:
+    def __init__(self, snapshot: Snapshot, debts: Debts, findings: Findings) -> None:
+        self._snapshot = snapshot
         self._debts = debts
         self._findings = findings
         self._owed: dict[tuple[str, str], int] = {}
@@ -96,9 +97,9 @@ class Versions:
             self._findings.accuse("unreadable", position, "", "no event of this topic")
         if told is None:
             return
-        if told.placed or given_up:
+        if told.placed:
             self._lists[topic.name].append(told)
-        else:
+        elif not given_up:
             self._findings.accuse("wrong_partition", position, told.event_id, "its target is in another partition")
 
     def take_sent_back(self, topic: Topic[Any], given: Input, record: Record) -> None:
@@ -110,10 +111,8 @@ class Versions:
         if told is not None:
             place = (topic.name, told.event_id)
             self._owed[place] = self._owed.get(place, SETTLED) | debt
-        elif debt == PENDING:
-            self._findings.pending[given.reader] += 1
-        elif debt == OWED:
-            self._findings.accuse("missing_effect", given.position, "", f"no event, and {given.reader} made no dead letter of it")
+        else:
+            judge_unreadable(self._findings, given, debt)
 
     # Judging.
 
@@ -131,11 +130,11 @@ class Versions:
             self._judge_batch(batch, trained.get(_of_batch(batch)), failed.get(_of_batch(batch)))
         self._check_versions(trained)
         for subject, result in trained.items():
-            cause = self._cause_of(result, sealed, ACCUMULATOR_SOURCE)
+            cause = self._cause_of(result, sealed, TRAINING_BATCH_SEALED)
             if cause is not None:
                 self._check_trained(result, cause.payload, in_chain=subject in accepted)
         for failure in failed.values():
-            cause = self._cause_of(failure, sealed, ACCUMULATOR_SOURCE)
+            cause = self._cause_of(failure, sealed, TRAINING_BATCH_SEALED)
             if cause is not None and failure.payload.batch_id != cause.payload.batch_id:
                 self._contradicts(failure, f"batch {failure.payload.batch_id}, its cause {cause.payload.batch_id}")
         self._judge_deployments({result.event_id: result for subject, result in trained.items() if subject in accepted})
@@ -232,11 +231,11 @@ class Versions:
         registered = self._firsts(self._registered, _of_version)
         refused = self._firsts((told for told in self._rolled_back if told.payload.stage in _BEFORE_IT_SERVED), _of_version)
         for told in registered.values():
-            version = self._cause_of(told, trained, TRAINER_SOURCE)
+            version = self._cause_of(told, trained, ADAPTER_TRAINED)
             if version is not None and _lineage(told.payload) not in _lineages(version.payload):
                 self._contradicts(told, "a batch, version or file that is not its cause's")
         for subject, rolled_back in refused.items():
-            version = self._cause_of(rolled_back, trained, TRAINER_SOURCE)
+            version = self._cause_of(rolled_back, trained, ADAPTER_TRAINED)
             if version is not None and version.payload.version != rolled_back.payload.version:
                 self._contradicts(rolled_back, f"{rolled_back.payload.version}, its cause {version.payload.version}")
             if subject in registered:
@@ -246,12 +245,15 @@ class Versions:
             if _of_version(version) not in registered and _of_version(version) not in refused:
                 self._judge_debt(version, f"{version.payload.version} was neither registered nor rolled back")
 
-    def _cause_of(self, told: Told[Any], causes: Mapping[str, Told[P]], cause_source: str) -> Told[P] | None:
-        """What an event follows from. None where that is not known, and said."""
-        if told.event_id in self._doubled or not self._check_id(told, cause_source):
+    def _cause_of(self, told: Told[Any], causes: Mapping[str, Told[P]], topic: Topic[P]) -> Told[P] | None:
+        """What an event follows from, of this topic. None where that is not known, and said."""
+        if told.event_id in self._doubled or not self._check_id(told, _SOURCES[topic.name]):
             return None
         cause = causes.get(told.cause or "")
-        if cause is None:
+        if cause is None and self._snapshot.may_have_lost(topic.name, told.at_ms):
+            place = f"{told.position.partition}:{told.position.offset}"
+            self._findings.set_apart("older", f"{told.position.topic} {place} follows from {told.cause}")
+        elif cause is None:
             self._findings.accuse("unknown_cause", told.position, told.event_id, f"no accepted event has the id {told.cause}")
         return cause
 
@@ -285,10 +287,14 @@ def _of_version(told: Told[Any]) -> Subject:
 
 def _lineage(model: ModelRegistered) -> Subject:
     """What of a registration is no matter of clocks and nodes."""
-    return (model.batch_id, model.version, str(model.number), model.dataset.sha256, model.adapter.sha256, model.weights.sha256)
+    return (*_origin(model), model.weights.sha256)
 
 
 def _lineages(trained: AdapterTrained) -> set[Subject]:
     """What a registration of this version may say, one for each of its files."""
-    same = (trained.batch_id, trained.version, str(trained.number), trained.dataset.sha256, trained.adapter.sha256)
-    return {(*same, file.file.sha256) for file in trained.gguf}
+    return {(*_origin(trained), file.file.sha256) for file in trained.gguf}
+
+
+def _origin(model: AdapterTrained | ModelRegistered) -> Subject:
+    parent = "" if model.parent_version is None else model.parent_version
+    return (model.batch_id, model.version, str(model.number), parent, model.dataset.sha256, model.adapter.sha256)

@@ -28,9 +28,12 @@ from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.flow import INTERACTION_RECORDED, REASONING_ASSESSED
 from ruminate.schemas.interaction import InteractionRecorded, Message, Response, Thinking
 from ruminate.shared.bus import Bus
+from ruminate.shared.decoding import encode
 from ruminate.shared.kafka import KafkaBus
 from ruminate.shared.memory import MemoryBroker, MemoryBus
+from ruminate.shared.partitioning import partition_of
 from ruminate.shared.settings import ServiceSettings
+from ruminate.shared.shares import Outgoing
 from ruminate.shared.topics import ensure_topics
 
 DEADLINE_SECONDS = 30.0
@@ -109,6 +112,28 @@ def test_every_recorded_interaction_gets_one_verdict_that_carries_it() -> None:
         ids = [dict(record.headers)["ce_id"] for record in broker.records(REASONING_ASSESSED.name)]
         assert len(ids) == 3
         assert len(set(ids)) == 2  # what is delivered again is told again under the same id
+
+    asyncio.run(scenario())
+
+
+def test_the_interaction_is_passed_on_as_it_was_recorded_with_what_this_assessor_does_not_know() -> None:
+    async def scenario() -> None:
+        broker = MemoryBroker()
+        interaction = recorded("newer")
+        async with MemoryBus(broker, reader="assessor") as bus:
+            value = encode(interaction)[:-1] + b', "mood": ["calm", 1.50]}'
+            envelope = bus.begin(INTERACTION_RECORDED, interaction, event_id=str(interaction.recorded_id))
+            place = partition_of(INTERACTION_RECORDED.order_of(interaction), INTERACTION_RECORDED.partitions)
+            await bus.write([Outgoing(INTERACTION_RECORDED.name, place, b"key", value, envelope.to_headers())])
+            serving = asyncio.create_task(
+                bus.serve(INTERACTION_RECORDED, partial(assess_one, policy=Policy(), policy_version="policy-1"))
+            )
+            found = await assessed(bus, 1)
+            await bus.stop()
+            await serving
+        assert found["newer"].interaction == interaction
+        (record,) = broker.records(REASONING_ASSESSED.name)
+        assert record.value is not None and record.value.endswith(b',"interaction":' + value + b"}")
 
     asyncio.run(scenario())
 

@@ -60,6 +60,16 @@ def judge(interaction: InteractionRecorded, policy: Policy, *, policy_version: s
     )
 
 
+def around(recorded: bytes, assessed: ReasoningAssessed) -> bytes:
+    """The JSON of the assessed event, with its interaction in the very bytes that were recorded.
+
+    So an assessor that is older than the collector passes on what it does not know; and to write the interaction once more
+    would cost as much as to read it.
+    """
+    verdict = assessed.__pydantic_serializer__.to_json(assessed, exclude={"interaction"})
+    return b'%b,"interaction":%b}' % (verdict[:-1], recorded)
+
+
 def _weigh(answer: Score, reasoning: ReasoningQuality, mode: Score, weights: Weights, reading: Reading) -> tuple[Score, float]:
     """The weighted mean of the parts that know, and the share of the weight that they hold.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ruminate.assessor.decide import judge
+from ruminate.assessor.decide import around, judge
 from ruminate.assessor.metrics import ASSESSMENT_SECONDS, INTERACTIONS_ASSESSED, OVERALL_SCORE, REJECTIONS
 from ruminate.assessor.policy import Policy
 from ruminate.schemas.assessment import Verdict
@@ -16,7 +16,8 @@ async def assess_one(delivery: Delivery[InteractionRecorded], *, policy: Policy,
     with ASSESSMENT_SECONDS.time():
         assessed = judge(delivery.payload, policy, policy_version=policy_version)
     _count(assessed.verdict)
-    delivery.tell(REASONING_ASSESSED, assessed)
+    value = around(delivery.value, assessed)
+    delivery.tell_encoded(REASONING_ASSESSED, value, order=REASONING_ASSESSED.order_of(assessed))
 
 
 def _count(verdict: Verdict) -> None:

@@ -50,7 +50,7 @@ JOBS: Final = (
         source=NOTES_IN,
         sink=NOTES_OUT,
         messages=500_000,
-        contestants=("ruminate", "quixstreams", "aiokafka", "faust"),
+        contestants=("ruminate", "transactions", "quixstreams", "aiokafka", "faust"),
     ),
     Job(
         name="collector",
@@ -77,6 +77,9 @@ JOBS: Final = (
 
 SLOW: Final = {"faust": 4, "aiokafka": 2}
 """These get a part of the messages, so that their runs last about as long."""
+
+OURS: Final[Mapping[str, Mapping[str, str]]] = {"ruminate": {}, "transactions": {"RUMINATE_KAFKA_TRANSACTIONS": "true"}}
+"""Our own ways to do it, with the settings that make them; both write to the topic of the flow."""
 
 _PEERS: Final = {"quixstreams": "quix", "faust": "faust_app", "aiokafka": "plain_aiokafka"}
 
@@ -117,11 +120,11 @@ class Course:
         """Let it work its input off. Raises where an output is missing or there twice."""
         sink = output_of(job, contestant)
         self.topics.renew({sink: job.sink.partitions})
-        group = job.name if contestant == "ruminate" else f"{contestant}-{job.name}"
+        group = job.name if contestant in OURS else f"{contestant}-{job.name}"
         self.topics.forget_group(group)
         expected = messages_of(job, contestant)
         with self.started(job, contestant, group=group, source=input_of(job, contestant), sink=sink) as (process, port):
-            progress = self._progress(job, contestant, sink, port)
+            progress = self._progress(job, contestant, group, sink, port)
             deadline = time.monotonic() + _DEADLINE_SECONDS
             while (first := progress()) == 0:
                 look(process, deadline, f"the first output of {contestant}")
@@ -157,8 +160,8 @@ class Course:
     ) -> Iterator[tuple[Measured, int]]:
         """The contestant's process, and the port of its metrics."""
         port = _free_port()
-        environment = {**_settings(self), "RUMINATE_OPERATIONS_PORT": str(port), **(settings or {})}
-        if contestant == "ruminate":
+        environment = {**_settings(self), "RUMINATE_OPERATIONS_PORT": str(port), **OURS.get(contestant, {}), **(settings or {})}
+        if contestant in OURS:
             command = [sys.executable, "-m", job.module]
         else:
             python = quixstreams_python() if contestant == "quixstreams" else sys.executable
@@ -179,10 +182,12 @@ class Course:
         finally:
             process.stop()
 
-    def _progress(self, job: Job, contestant: str, sink: str, port: int) -> Callable[[], int]:
+    def _progress(self, job: Job, contestant: str, group: str, sink: str, port: int) -> Callable[[], int]:
+        if contestant == "transactions":  # its markers have offsets, too
+            return lambda: self.topics.committed(group, job.source.name)
         if job.name != "accumulator":
             return lambda: self.topics.count(sink)
-        metric = "ruminate_held" if contestant == "ruminate" else FOLDED
+        metric = "ruminate_held" if contestant in OURS else FOLDED
         return lambda: _metric(port, metric)
 
     def _verify(self, job: Job, contestant: str, sink: str, expected: int, done: int) -> None:
@@ -215,7 +220,7 @@ def input_of(job: Job, contestant: str) -> str:
 
 def output_of(job: Job, contestant: str) -> str:
     """Everyone writes to a topic of its own, made anew for each run."""
-    return job.sink.name if contestant == "ruminate" else f"bench-{contestant}-{job.sink.name}"
+    return job.sink.name if contestant in OURS else f"bench-{contestant}-{job.sink.name}"
 
 
 def _settings(course: Course) -> Mapping[str, str]:

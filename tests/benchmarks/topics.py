@@ -69,7 +69,7 @@ class Topics:
             raise RuntimeError(f"{name} could not be filled: {failures[:1] or 'no acknowledgement'}")
 
     def count(self, name: str) -> int:
-        """Records in the topic, by its end offsets: nothing here writes transactions or removes records."""
+        """Records in the topic, by its end offsets: for topics without transactions, and from which nothing is removed."""
         places = {TopicPartition(name, number): OffsetSpec.latest() for number in range(self._partitions[name])}
         return sum(found.result().offset for found in self._admin.list_offsets(places).values())
 
@@ -81,14 +81,23 @@ class Topics:
         return sum(max(0, place.offset) for place in found.topic_partitions)
 
     def keys(self, name: str) -> list[bytes]:
-        """The record keys of the whole topic."""
-        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "unused", "auto.offset.reset": "earliest"})
-        expected, keys = self.count(name), list[bytes]()
+        """The record keys of the whole topic, those of aborted transactions left out."""
+        settings = {"group.id": "unused", "auto.offset.reset": "earliest", "enable.partition.eof": True}
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, **settings})
+        keys, ended = list[bytes](), set[int | None]()
         try:
             consumer.assign([TopicPartition(name, number, 0) for number in range(self._partitions[name])])
             deadline = time.monotonic() + _DEADLINE_SECONDS
-            while len(keys) < expected and time.monotonic() < deadline:
-                keys += [key for record in consumer.consume(10_000, 1.0) if isinstance(key := record.key(), bytes)]
+            while len(ended) < self._partitions[name]:
+                for record in consumer.consume(10_000, 1.0):
+                    if (error := record.error()) is None:
+                        keys += [key] if isinstance(key := record.key(), bytes) else []
+                    elif error.code() == KafkaError._PARTITION_EOF:
+                        ended.add(record.partition())
+                    else:
+                        raise RuntimeError(f"{name} could not be read: {error}")
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{name} was not read to its end within {_DEADLINE_SECONDS:.0f} s")
         finally:
             consumer.close()
         return keys

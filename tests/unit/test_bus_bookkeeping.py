@@ -48,6 +48,25 @@ def test_a_parked_partition_waits_whole_and_goes_on_with_the_item_that_was_given
     assert turns.take() == b
 
 
+def test_what_comes_while_its_partition_waits_stays_behind_the_others_of_its_key() -> None:
+    turns: Turns[Item] = Turns()
+    a1, a2, b, a3 = items((0, b"a"), (0, b"a"), (0, b"b"), (0, b"a"))
+    for item in (a1, a2, b):
+        turns.add(item)
+    assert turns.take() == a1
+    assert turns.take() == b
+    turns.park(b)
+    turns.add(a3)
+    assert turns.take() is None
+    turns.finish(a1)
+    assert turns.take() is None
+    turns.go_on(0)
+    assert turns.take() == b
+    assert turns.take() == a2
+    turns.finish(a2)
+    assert turns.take() == a3
+
+
 def test_what_is_dropped_never_comes_and_its_keys_are_free_again() -> None:
     turns: Turns[Item] = Turns()
     a1, a2, b, other = items((0, b"a"), (0, b"a"), (0, b"b"), (1, b"c"))
@@ -64,23 +83,27 @@ def test_what_is_dropped_never_comes_and_its_keys_are_free_again() -> None:
     assert turns.take() == a2
 
 
+ACTIONS = ("add", "take", "finish", "park", "go_on")
+
+
 @given(
-    st.lists(st.tuples(st.integers(0, 2), st.sampled_from([b"a", b"b", b"c"])), max_size=30),
-    st.lists(st.tuples(st.sampled_from(["take", "finish", "park", "go_on"]), st.integers(0, 100)), max_size=120),
+    st.lists(st.tuples(st.integers(0, 1), st.sampled_from([b"a", b"b"])), min_size=10, max_size=30),
+    st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 100)), min_size=60, max_size=120),
 )
 def test_whatever_happens_a_key_is_handled_in_order_and_one_at_a_time(
     places: list[tuple[int, bytes]], steps: list[tuple[str, int]]
 ) -> None:
     turns: Turns[Item] = Turns()
     everything = items(*places)
-    for item in everything:
-        turns.add(item)
+    coming = iter(everything)
     running: list[Item] = []
     finished: list[Item] = []
     parked: set[int] = set()
 
     def step(action: str, choice: int) -> None:
-        if action == "take" and (item := turns.take()) is not None:
+        if action == "add" and (item := next(coming, None)) is not None:
+            turns.add(item)
+        elif action == "take" and (item := turns.take()) is not None:
             assert item.share not in parked
             assert (item.share, item.key) not in {(other.share, other.key) for other in running}
             running.append(item)
@@ -100,7 +123,7 @@ def test_whatever_happens_a_key_is_handled_in_order_and_one_at_a_time(
     for action, choice in steps:
         step(action, choice)
     for _ in range(3 * len(everything) + 3):  # and to the end
-        for action in ("go_on", "take", "finish"):
+        for action in ("add", "go_on", "take", "finish"):
             step(action, 0)
     assert sorted(item.number for item in finished) == list(range(len(everything)))
     for place in {(item.share, item.key) for item in everything}:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from aiokafka import partitioner
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
@@ -17,7 +18,7 @@ from ruminate.schemas.payload import FiniteJson, Payload, Text
 from ruminate.schemas.topic import Topic
 from ruminate.shared.bus import Unprocessable
 from ruminate.shared.decoding import decode, encode
-from ruminate.shared.partitioning import partition_of
+from ruminate.shared.partitioning import murmur2, partition_of
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -116,3 +117,8 @@ def test_partitions_are_those_of_kafkas_own_clients() -> None:
     # From org.apache.kafka.common.utils.UtilsTest: murmur2 of these, before the sign is cleared.
     for key, hashed in {"21": -973932308, "foobar": -790332482, "a-little-bit-long-string": -985981536}.items():
         assert partition_of(key, 12) == (hashed & 0x7FFFFFFF) % 12
+
+
+@given(st.binary(max_size=100))
+def test_our_murmur2_is_that_of_aiokafka(data: bytes) -> None:
+    assert murmur2(data) == partitioner.murmur2(data)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
+
 import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
 
+from ruminate.shared import lenient_records
 from ruminate.shared.lenient_records import _LenientRecords
 
-_CRC_AT, _ATTRIBUTES_AT = 17, 21
+_LENGTH_AT, _COUNTED_FROM, _CRC_AT, _ATTRIBUTES_AT, _RECORDS_AT = 8, 12, 17, 21, 61
+_GZIP = 1
 
 
-def _batch(*names: str, base_offset: int = 0) -> bytearray:
+def _batch(*names: str, base_offset: int = 0, compressed: bool = False) -> bytearray:
     """A batch of one record a name; a name `zz` becomes two bytes that are no UTF-8."""
     builder = DefaultRecordBatchBuilder(
         magic=2, compression_type=0, is_transactional=False, producer_id=-1, producer_epoch=-1, base_sequence=-1, batch_size=1 << 20
@@ -22,12 +27,17 @@ def _batch(*names: str, base_offset: int = 0) -> bytearray:
     raw = bytearray(builder.build())
     raw[0:8] = base_offset.to_bytes(8, "big")
     raw = raw.replace(b"zz", b"\xff\xfe")
+    if compressed:
+        raw[_RECORDS_AT:] = gzip.compress(raw[_RECORDS_AT:])
+        struct.pack_into(">i", raw, _LENGTH_AT, len(raw) - _COUNTED_FROM)
+        struct.pack_into(">h", raw, _ATTRIBUTES_AT, _GZIP)
     raw[_CRC_AT : _CRC_AT + 4] = calc_crc32c(memoryview(raw)[_ATTRIBUTES_AT:]).to_bytes(4, "big")
     return raw
 
 
-def test_records_before_in_and_after_a_bad_name_all_arrive_once() -> None:
-    raw = bytes(_batch("a", "zz", "b") + _batch("c", base_offset=3))
+@pytest.mark.parametrize("compressed", [False, True])
+def test_records_before_in_and_after_a_bad_name_all_arrive_once(compressed: bool) -> None:
+    raw = bytes(_batch("a", "zz", "b", compressed=compressed) + _batch("c", base_offset=3))
     with pytest.raises(UnicodeDecodeError):
         list(MemoryRecords(raw).next_batch())
     records, found = _LenientRecords(raw), []
@@ -42,7 +52,8 @@ def test_records_before_in_and_after_a_bad_name_all_arrive_once() -> None:
     assert found[2][2:] == (b"k", [("ce_id", b"1"), ("b", b"v")])
 
 
-def test_good_names_are_read_by_the_fast_parser_alone() -> None:
+def test_good_names_are_read_by_the_fast_parser_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(lenient_records, "_SlowBatch")
     raw = bytes(_batch("a", "ü"))
     fast = [(record.offset, record.value, record.headers, record.timestamp) for record in MemoryRecords(raw).next_batch()]
     same = [(record.offset, record.value, record.headers, record.timestamp) for record in _LenientRecords(raw).next_batch()]

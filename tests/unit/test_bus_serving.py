@@ -199,6 +199,25 @@ def test_a_handler_that_takes_its_cancellation_for_something_away_does_not_keep_
     asyncio.run(scenario())
 
 
+def test_a_handler_that_nobody_has_cancelled_and_that_ends_as_if_somebody_had_is_a_crash() -> None:
+    async def scenario() -> None:
+        log = Log([record(0)])
+
+        async def handle(delivery: Delivery[Word]) -> None:
+            raise asyncio.CancelledError
+
+        served = serving(Writer(), handle)
+        running = asyncio.create_task(served.run(log))
+        await asyncio.sleep(0)
+        served.assigned({P0: Commit(0)})
+        done, _ = await asyncio.wait((running,), timeout=INSIST_SECONDS)
+        assert done, "its worker has ended, and nobody handles anything any more"
+        assert running.exception() is not None
+        assert log.commits[-1][P0].crashes == {0: 1}
+
+    asyncio.run(scenario())
+
+
 def test_a_service_that_is_cancelled_again_while_it_ends_leaves_nothing_behind_that_polls() -> None:
     async def scenario() -> None:
         begun, ending, story = asyncio.Event(), asyncio.Event(), list[str]()

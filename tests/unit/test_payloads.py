@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ruminate.schemas.envelope import Envelope, EnvelopeError, derive_event_id
+from ruminate.schemas.envelope import Envelope, EnvelopeError, derive_event_id, derive_event_id_text
 from ruminate.schemas.interaction import InteractionCompleted
 
 LEAST: dict[str, Any] = {
@@ -80,6 +80,7 @@ def test_derived_ids_are_equal_exactly_when_everything_they_come_from_is(
     one = derive_event_id(tenant=t1, cause_source=s1, cause_id=i1, topic=n1, ordinal=o1)
     two = derive_event_id(tenant=t2, cause_source=s2, cause_id=i2, topic=n2, ordinal=o2)
     assert (one == two) == ((t1, s1, i1, n1, o1) == (t2, s2, i2, n2, o2))
+    assert derive_event_id_text(tenant=t1, cause_source=s1, cause_id=i1, topic=n1, ordinal=o1) == str(one)
 
 
 def test_an_envelope_comes_back_from_its_headers() -> None:

@@ -30,14 +30,24 @@ def derive_event_id(*, tenant: str, cause_source: str, cause_id: str, topic: str
     A CloudEvents id is unique only within its source, so the source takes part; `ordinal` tells apart several events
     that one cause has on one topic.
     """
+    return UUID(int=_derive(tenant, cause_source, cause_id, topic, ordinal))
+
+
+def derive_event_id_text(*, tenant: str, cause_source: str, cause_id: str, topic: str, ordinal: int = 0) -> str:
+    """The same as headers and keys spell it, without the object: every event that is told has one."""
+    text = f"{_derive(tenant, cause_source, cause_id, topic, ordinal):032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def _derive(tenant: str, cause_source: str, cause_id: str, topic: str, ordinal: int) -> int:
     # Lengths keep ("a", "b/c") and ("a/b", "c") apart without forbidding any character.
     name = (
         f"{len(tenant)}:{tenant}{len(cause_source)}:{cause_source}{len(cause_id)}:{cause_id}{len(topic)}:{topic}"
         f"{len(str(ordinal))}:{ordinal}"
     )
-    # uuid5 of the standard library, at half of its cost: every event that is told has one.
+    # uuid5 of the standard library, at half of its cost.
     number = int.from_bytes(hashlib.sha1(_NAMESPACE + name.encode(), usedforsecurity=False).digest()[:16], "big")
-    return UUID(int=number & _WITHOUT_VERSION | _VERSION_5)
+    return number & _WITHOUT_VERSION | _VERSION_5
 
 
 class Envelope(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from typing import Generic, Literal, TypeVar
 from uuid import UUID
 
@@ -36,7 +37,7 @@ class Topic(Generic[P]):
     retention: timedelta | None = None
     max_message_bytes: int = MEBIBYTE
 
-    @property
+    @cached_property
     def event_type(self) -> str:
         """CloudEvents `type`: `dev.ruminate.` and the topic's name."""
         return f"dev.ruminate.{self.name}"

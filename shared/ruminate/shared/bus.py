@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
-from ruminate.schemas.envelope import Envelope, derive_event_id
+from ruminate.schemas.envelope import Envelope, derive_event_id, derive_event_id_text
 from ruminate.schemas.payload import Payload
 from ruminate.schemas.topic import Topic
 
@@ -126,41 +126,45 @@ class Delivery(Generic[P]):
     source: str
     retried: bool = False
     told: list[Told] = field(default_factory=list)
-    _derived: tuple[str, int, UUID] | None = None  # the last id that was asked for is asked for again, by `tell`
+    _derived: tuple[str, int, UUID] | None = None  # an id that was asked for is asked for again, by `tell`
     held: Hold | None = None
 
     def derived_id(self, topic: Topic[Any], *, ordinal: int = 0) -> UUID:
         """The id that `tell(topic, …, ordinal=ordinal)` will give: the same however often this record is delivered."""
         if self._derived is None or self._derived[:2] != (topic.name, ordinal):
-            envelope = self.envelope
+            cause = self.envelope
             derived = derive_event_id(
-                tenant=self.payload.tenant, cause_source=envelope.source, cause_id=envelope.id, topic=topic.name, ordinal=ordinal
+                tenant=self.payload.tenant, cause_source=cause.source, cause_id=cause.id, topic=topic.name, ordinal=ordinal
             )
             self._derived = (topic.name, ordinal, derived)
         return self._derived[2]
 
     def follow(self, topic: Topic[Q], payload: Q, *, ordinal: int = 0) -> Envelope:
         """The envelope of an event that follows from this one: derived id, same trace."""
-        return self._envelope(topic, self.derived_id(topic, ordinal=ordinal), topic.order_of(payload))
+        return self._envelope(topic, ordinal, topic.order_of(payload))
 
-    def _envelope(self, topic: Topic[Any], event_id: UUID, order: str) -> Envelope:
+    def _envelope(self, topic: Topic[Any], ordinal: int, order: str) -> Envelope:
         cause = self.envelope
-        return Envelope(
-            str(event_id), self.source, topic.event_type, datetime.now(UTC), cause.traceparent, order=order, cause=cause.id
-        )
+        if self._derived is not None and self._derived[:2] == (topic.name, ordinal):
+            event_id = str(self._derived[2])
+        else:
+            event_id = derive_event_id_text(
+                tenant=self.payload.tenant, cause_source=cause.source, cause_id=cause.id, topic=topic.name, ordinal=ordinal
+            )
+        return Envelope(event_id, self.source, topic.event_type, datetime.now(UTC), cause.traceparent, order, cause.id)
 
-    def tell(self, topic: Topic[Q], payload: Q, *, ordinal: int = 0) -> UUID:
+    def tell(self, topic: Topic[Q], payload: Q, *, ordinal: int = 0) -> str:
         """Enqueue an event that follows from this delivery, and give its id."""
-        event_id = self.derived_id(topic, ordinal=ordinal)
         order = topic.order_of(payload)
-        self.told.append(Told(topic, payload, self._envelope(topic, event_id, order), order))
-        return event_id
+        envelope = self._envelope(topic, ordinal, order)
+        self.told.append(Told(topic, payload, envelope, order))
+        return envelope.id
 
-    def tell_encoded(self, topic: Topic[Any], value: bytes, *, order: str) -> UUID:
+    def tell_encoded(self, topic: Topic[Any], value: bytes, *, order: str) -> str:
         """`tell` for who has the event's JSON already, and knows its ordering key. Its record key has to be its event id."""
-        event_id = self.derived_id(topic)
-        self.told.append(Told(topic, value, self._envelope(topic, event_id, order), order))
-        return event_id
+        envelope = self._envelope(topic, 0, order)
+        self.told.append(Told(topic, value, envelope, order))
+        return envelope.id
 
     def pass_on(self) -> None:
         """Put this event on its topic once more, unchanged: for a reader to whom the place in the log matters."""

@@ -143,9 +143,7 @@ class Serving(Generic[P]):
         self._turns: Turns[Item] = Turns()
         self._idle: list[asyncio.Future[None]] = []
         self._running: set[Item] = set()
-        self._none_running = asyncio.Event()
-        self._none_running.set()
-        self._in_flight = 0
+        self._last_has_ended = asyncio.Event()
         self._in_flight_bytes = 0
         self._room = asyncio.Event()
         self._dead_letters_in_a_row = 0
@@ -262,7 +260,7 @@ class Serving(Generic[P]):
     async def _poll(self) -> None:
         while True:
             self.turned_at = time.monotonic()
-            self._in_flight_gauge.set(self._in_flight)
+            self._in_flight_gauge.set(sum(share.in_flight for share in self._shares.values()))
             self._held_gauge.set(sum(share.held for share in self._shares.values()))
             room = self._room_for()
             wanted = [share.place for share in self._shares.values() if share.opened and not share.waits_for] if room else []
@@ -274,7 +272,8 @@ class Serving(Generic[P]):
     def _room_for(self) -> int:
         if self._ending.is_set() or self._rebalancing or self._in_flight_bytes >= self._max_in_flight_bytes:
             return 0
-        room = self._max_in_flight - self._in_flight
+        # What is in flight of a partition that waits takes no room from the others, as long as there is memory for it.
+        room = self._max_in_flight - sum(share.in_flight for share in self._shares.values() if not share.waits_for)
         # A fetch for one record at a time costs as much as a fetch for many.
         return room if room >= max(1, self._max_in_flight // 4) else 0
 
@@ -291,9 +290,9 @@ class Serving(Generic[P]):
             length = 0 if value is None else len(value)
             # With one worker the order of the partition is kept whole, not only that of a key.
             self._turns.add(Item(share, record, _ordering_key(record) if by_key else None, length))
+            share.in_flight += 1
             size += length
             count += 1
-        self._in_flight += count
         self._in_flight_bytes += size
         self._wake(count)
 
@@ -315,13 +314,12 @@ class Serving(Generic[P]):
                 self._breathed_at = monotonic()
             item.worker = worker
             running.add(item)
-            self._none_running.clear()
             try:
                 await self._handle(item)
             finally:
                 running.discard(item)
-                if not running:
-                    self._none_running.set()
+                if self._ending.is_set() and not running:
+                    self._last_has_ended.set()
 
     async def _handle(self, item: Item) -> None:
         share = item.share
@@ -332,12 +330,15 @@ class Serving(Generic[P]):
             else:
                 await self._deliver(item)
         except asyncio.CancelledError:
-            if not share.lost or self._ending.is_set():
+            if share.lost and not self._ending.is_set():
+                # The partition went elsewhere: the handler was cancelled, the worker goes on.
+                while item.worker is not None and item.worker.uncancel():
+                    continue
+                self._leave_flight(item)
+            elif item.worker is None or item.worker.cancelling():
                 raise
-            # The partition went elsewhere: the handler was cancelled, the worker goes on.
-            while item.worker is not None and item.worker.uncancel():
-                continue
-            self._leave_flight(item)
+            else:  # something within it was cancelled, and it let that through: our worker must not end of it
+                self._crash(item, RuntimeError("the handler ended as if it had been cancelled"))
         except Unprocessable as error:
             self._bury(item, error.reason, error.explanation)
         except Unavailable as error:
@@ -362,10 +363,9 @@ class Serving(Generic[P]):
         outgoing = [to_record(told) for told in delivery.told] if delivery.told else ()
         if delivery.held is not None and not delivery.held.released and not share.lost:
             item.held = True
-            item.record = Emptied(record.topic, record.partition, record.offset, record.timestamp)
             share.held += 1
             delivery.held.on_release = lambda: self._release(item)
-            self._leave_flight(item)
+            self.set_aside(item)
         self._dead_letters_in_a_row = 0
         self._tell(item, outgoing)
 
@@ -385,7 +385,7 @@ class Serving(Generic[P]):
     def _leave_flight(self, item: Item) -> None:
         if item.in_flight:
             item.in_flight = False
-            self._in_flight -= 1
+            item.share.in_flight -= 1
             self._in_flight_bytes -= item.in_flight_bytes
             self._room.set()
 
@@ -402,6 +402,12 @@ class Serving(Generic[P]):
             return
         item.share.ledger.finish(item.record.offset)
         self._tally.settled(item.outcome, time.time() - item.happened_at if item.happened_at else None)
+
+    def set_aside(self, item: Item) -> None:
+        """It is handled, and finishes who knows when: it takes no room until then."""
+        record = item.record
+        item.record = Emptied(record.topic, record.partition, record.offset, record.timestamp)
+        self._leave_flight(item)
 
     async def commit_to_group(self, commits: Mapping[Place, Commit]) -> bool:
         """See `GroupLog.commit`."""
@@ -573,7 +579,9 @@ class Serving(Generic[P]):
             log.warning("acknowledgements_missing", topic=self._topic.name, seconds=seconds)
 
     async def _wait_for_handlers(self) -> None:
-        handlers = asyncio.create_task(self._none_running.wait())
+        if not self._running:
+            return
+        handlers = asyncio.create_task(self._last_has_ended.wait())
         await asyncio.wait((handlers, self._failure), timeout=self._settings.grace_seconds, return_when=asyncio.FIRST_COMPLETED)
         handlers.cancel()
 

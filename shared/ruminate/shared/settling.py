@@ -19,7 +19,7 @@ from ruminate.shared import metrics
 from ruminate.shared.bus import BrokerUnavailable
 from ruminate.shared.dead_letters import Place
 from ruminate.shared.ledger import Commit
-from ruminate.shared.shares import NO_RECORDS, Item, Outgoing, Share
+from ruminate.shared.shares import NO_RECORDS, AtomicWriter, Item, Outgoing, Share
 
 log = structlog.get_logger()
 
@@ -59,6 +59,10 @@ class Host(Protocol):
 
     async def commit_to_group(self, commits: Mapping[Place, Commit]) -> bool:
         """Commit; False when the group refused because it has moved on. Raises BrokerUnavailable."""
+        ...
+
+    def set_aside(self, item: Item) -> None:
+        """It is handled, and finishes who knows when: it takes no room until then."""
         ...
 
     def fenced(self, share: Share) -> None:
@@ -166,7 +170,10 @@ class Transacted:
 
     def settle(self, item: Item, outgoing: Sequence[Outgoing]) -> None:
         item.outgoing = outgoing
-        if not item.held:
+        if item.held:
+            for behind in list(item.share.handled.values()):
+                self._host.set_aside(behind)
+        else:
             self._add(item)
 
     def release(self, item: Item) -> None:
@@ -181,14 +188,18 @@ class Transacted:
     async def commit(self) -> None:
         """Write the counts of crashes, too, which no record is written with."""
         for share in list(self._host.shares()):
-            commit = share.ledger.commit()
-            if share.atomic is None or share.lost or share.handled or commit == share.committed:
-                continue
-            await self._write(share, [], commit)
+            async with share.one_write:
+                commit = share.ledger.commit()
+                if share.atomic is None or share.lost or commit == share.committed or self._next(share):
+                    continue
+                await self._write(share, share.atomic, [], commit)
 
     def _add(self, item: Item) -> None:
-        item.share.handled[item.record.offset] = item
-        item.share.has_handled.set()
+        share = item.share
+        share.handled[item.record.offset] = item
+        share.has_handled.set()
+        if share.held:  # perhaps it stands behind one that is held, for as long as that is
+            self._host.set_aside(item)
 
     def _next(self, share: Share) -> list[Item]:
         """The handled records from the first unfinished one on, without a gap, as many as one transaction takes."""
@@ -208,30 +219,39 @@ class Transacted:
             while not share.lost:
                 await share.has_handled.wait()
                 share.has_handled.clear()
-                while (items := self._next(share)) and not share.lost:
-                    outgoing = [record for item in items for record in item.outgoing]
-                    if not await self._write(
-                        share, outgoing, share.ledger.commit_after([item.record.offset for item in items]), items
-                    ):
-                        return
+                while not share.lost and (written := await self._write_next(share)) is not None:
+                    if not written:
+                        return  # `opened` begins anew, once the group has said whose it is
         except Exception as error:  # whatever it is, `run` raises it
             self._host.fail(error)
         finally:
             self._written.set()
 
-    async def _write(self, share: Share, outgoing: Sequence[Outgoing], commit: Commit, items: Sequence[Item] = ()) -> bool:
-        if share.atomic is None:
-            raise RuntimeError(f"{share.place} was assigned without a writer of transactions")
+    async def _write_next(self, share: Share) -> bool | None:
+        """One transaction. None where there is nothing to write, False where somebody else owns the partition."""
+        # What is committed is chosen when it is its turn, or the second of two would take the first one back.
+        async with share.one_write:
+            if not (items := self._next(share)):
+                return None
+            if share.atomic is None:
+                raise RuntimeError(f"{share.place} was assigned without a writer of transactions")
+            outgoing = [record for item in items for record in item.outgoing]
+            commit = share.ledger.commit_after([item.record.offset for item in items])
+            if not await self._write(share, share.atomic, outgoing, commit):
+                return False
+            for item in items:
+                del share.handled[item.record.offset]
+                item.outgoing = NO_RECORDS
+                self._host.finished(item)
+            self._written.set()
+            return True
+
+    async def _write(self, share: Share, atomic: AtomicWriter, outgoing: Sequence[Outgoing], commit: Commit) -> bool:
         with metrics.TRANSACTION_SECONDS.labels(*self._labels).time():
-            written = await share.atomic.write(outgoing, commit)
+            written = await atomic.write(outgoing, commit)
         if not written:
             metrics.COMMITS_REFUSED.labels(*self._labels).inc()
             self._host.fenced(share)
             return False
-        for item in items:
-            del share.handled[item.record.offset]
-            item.outgoing = NO_RECORDS
-            self._host.finished(item)
         share.committed = commit
-        self._written.set()
         return True

@@ -40,12 +40,14 @@ class Share:
     atomic: AtomicWriter | None = None
     opened: bool = False
     lost: bool = False
+    in_flight: int = 0
     held: int = 0
     waits_for: str = ""
     wakes_at: float = 0.0
     handled: dict[int, Item] = field(default_factory=dict)
     """With transactions: handled, and not yet written, by offset."""
     has_handled: asyncio.Event = field(default_factory=asyncio.Event)
+    one_write: asyncio.Lock = field(default_factory=asyncio.Lock)
     writing: asyncio.Task[None] | None = None
 
 

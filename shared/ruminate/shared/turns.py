@@ -47,15 +47,16 @@ class Turns(Generic[T]):
         while self._ready:
             item = self._ready.popleft()
             place = (item.share, item.key)
-            if item.share in self._parked:
+            if place in self._busy:  # also where its partition waits: it stays behind those of its key
+                if (waiting := self._busy[place]) is None:
+                    self._busy[place] = deque((item,))
+                else:
+                    waiting.append(item)
+            elif item.share in self._parked:
                 self._parked[item.share].append(item)
-            elif place not in self._busy:
+            else:
                 self._busy[place] = None
                 return item
-            elif (waiting := self._busy[place]) is None:
-                self._busy[place] = deque((item,))
-            else:
-                waiting.append(item)
         return None
 
     def finish(self, item: T) -> None:

@@ -17,7 +17,7 @@ from uuid import UUID
 from ruminate.accumulator.chain import Fold, Sealed, item_of
 from ruminate.accumulator.decide import Progress, reason_to_seal
 from ruminate.accumulator.settings import AccumulatorSettings
-from ruminate.assessor.decide import judge
+from ruminate.assessor.decide import around, judge
 from ruminate.assessor.policy import Policy
 from ruminate.collector.decide import Seen, check_id, check_source, judge_repeat, normalise, record
 from ruminate.schemas.envelope import Headers, derive_event_id
@@ -71,7 +71,7 @@ def assess(value: bytes, headers: RawHeaders, *, policy: Policy, policy_version:
     assessed = judge(interaction, policy, policy_version=policy_version)
     event_id = _derived(cause, assessed, REASONING_ASSESSED)
     order = REASONING_ASSESSED.order_of(assessed)
-    return _output(REASONING_ASSESSED, _json(assessed), event_id, order, cause, b"/ruminate/assessor")
+    return _output(REASONING_ASSESSED, around(value, assessed), event_id, order, cause, b"/ruminate/assessor")
 
 
 class Accumulate:

@@ -128,7 +128,7 @@ async def wait_for(settings: ServiceSettings, recorded: int) -> Report:
         while True:
             report = await audit(settings)
             assert report.faults == ()
-            done = not report.pending.keys() & {"collector", "assessor"}
+            done = report.batches > 0 and not report.pending.keys() & {"collector", "assessor"}
             counts = report.topics.get(REASONING_ASSESSED.name)
             if done and counts is not None and counts.records - counts.repeats >= recorded:
                 return report

@@ -119,6 +119,30 @@ def test_a_batch_is_shown_with_its_policy_and_lineage(loop: Loop) -> None:
     assert (unknown.exit_code, "the last of each chain: qwen3_8b-000005" in unknown.stderr) == (2, True)
 
 
+def test_a_tenant_or_target_that_nothing_is_sealed_or_recorded_for_is_no_success(loop: Loop) -> None:
+    (loop.state / "default.toml").touch()
+    for words in (("list",), ("verify",), ("rebuild",), ("rebuild", "--policy", str(loop.state / "default.toml"))):
+        said = loop.type(*words, "--tenant", "nobody", "--target", "qwen3:8b")
+        assert (said.exit_code, said.stdout) == (2, "")
+        assert said.stderr.endswith(" for qwen3:8b of nobody; there is something for qwen3:8b of default\n")
+    assert not (loop.state / "store" / "replays").exists()
+
+
+def test_a_loop_elsewhere_is_found_in_the_environment_as_the_services_find_it(loop: Loop, tmp_path: Path) -> None:
+    addresses = json.loads((loop.state / "addresses.json").read_bytes())
+    environment = {
+        "RUMINATE_KAFKA_BOOTSTRAP": addresses["kafka"],
+        "RUMINATE_KAFKA_PROFILE": "embedded",
+        "RUMINATE_STORE_URI": addresses["store"],
+    }
+    said = CliRunner().invoke(app, ["verify", "--state", str(tmp_path)], env=environment)
+    assert said.exit_code == 0, said.stderr
+    assert said.stdout.splitlines() == [f"qwen3_8b-00000{n}: sound" for n in range(1, 6)]
+    (loop.state / "store").rename(tmp_path / "moved")
+    said = loop.type("verify", "--store", str(tmp_path / "moved"))
+    assert (said.exit_code, said.stdout.count(": 1 problem\n")) == (1, 5), "the sealed records point to where it lay before"
+
+
 def test_a_file_with_another_policy_gives_the_same_replay_twice(loop: Loop) -> None:
     file = loop.state / "stricter.toml"
     file.write_text("[assessment]\nkeep_evidence_at_least = 0.6\nkeep_overall_at_least = 0\n[batch]\nseal_at_rows = 5\n")

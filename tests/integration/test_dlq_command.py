@@ -1,4 +1,4 @@
-"""`ruminate dlq` over real brokers and the real collector: records are given up, looked at, sent back, dropped; none is lost."""
+"""`ruminate dlq` over real brokers and real readers: records are given up, looked at, sent back, dropped; none is lost."""
 
 from __future__ import annotations
 
@@ -9,33 +9,39 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from infra.real.kafka import KafkaCluster
+from ruminate.accumulator.dataset import load_manifest
+from ruminate.accumulator.rebuild import read_chains
 from ruminate.command.__main__ import app
 from ruminate.command.audit.findings import Report
 from ruminate.command.audit.gather import audit
+from ruminate.command.dlq.outcome import outcomes
 from ruminate.embedded.broker import embedded_broker
-from ruminate.schemas.flow import DEAD_LETTER_SETTLED, INTERACTION_COMPLETED, INTERACTION_RECORDED
-from ruminate.schemas.interaction import InteractionCompleted
+from ruminate.schemas.envelope import derive_event_id
+from ruminate.schemas.flow import DEAD_LETTER_SETTLED, INTERACTION_COMPLETED, INTERACTION_RECORDED, REASONING_ASSESSED
+from ruminate.schemas.interaction import InteractionRecorded
 from ruminate.shared.bus import Delivery, Position, Unprocessable
 from ruminate.shared.dead_letters import DeadLetter, Record
 from ruminate.shared.decoding import now
 from ruminate.shared.kafka import KafkaBus
-from ruminate.shared.letters import BOXES, Letter, read_letters
+from ruminate.shared.letters import BOXES, Box, Letter, SentBack, letter_of, read_letters
+from ruminate.shared.memory import StoredRecord
 from ruminate.shared.settings import ServiceSettings
 from ruminate.shared.shares import Outgoing
+from ruminate.shared.store import FileStore
 from ruminate.shared.topics import ensure_topics
+from tests.integration.recorded_log import assess, interaction, record
 from tests.plugins.guarded import GuardedKafka, environment_of
 from tests.unit.audit_history import exchange
 
@@ -94,9 +100,9 @@ class World:
         return asyncio.run(audit(self.settings))
 
     @contextmanager
-    def collecting(self) -> Iterator[None]:
-        """The collector, as it is."""
-        process = subprocess.Popen([sys.executable, "-m", "ruminate.collector"], env=os.environ | self.environment)
+    def running(self, service: str, **settings: str) -> Iterator[None]:
+        """A service, as it is."""
+        process = subprocess.Popen([sys.executable, "-m", f"ruminate.{service}"], env=os.environ | self.environment | settings)
         try:
             yield
         finally:
@@ -131,20 +137,29 @@ async def until(condition: Callable[[], Awaitable[object]]) -> None:
 def give_up(world: World, *names: str, others: int = 0) -> None:
     """A collector that cannot read these yet gives them up, and whatever else there is that is no event."""
 
-    async def too_new(delivery: Delivery[InteractionCompleted]) -> None:
-        raise Unprocessable("too_new", "this collector is older than its writer")
+    async def complete(bus: KafkaBus) -> None:
+        for name in names:
+            interaction = exchange(name, response={"content": SECRET})
+            envelope = bus.begin(INTERACTION_COMPLETED, interaction, event_id=name, source=SOURCE)
+            await bus.publish(INTERACTION_COMPLETED, interaction, envelope)
+
+    give_up_at(world, BOX, complete, len(names) + others)
+
+
+def give_up_at(world: World, box: Box, write: Callable[[KafkaBus], Awaitable[None]], count: int) -> None:
+    """A reader that cannot read what is written yet gives up so many."""
+
+    async def too_new(delivery: Delivery[Any]) -> None:
+        raise Unprocessable("too_new", f"this {box.reader} is older than its writer")
 
     async def scenario() -> None:
-        async with KafkaBus(world.settings, reader="collector") as bus:
-            before = len((await read_letters(bus, [BOX])).standing())
-            for name in names:
-                interaction = exchange(name, response={"content": SECRET})
-                envelope = bus.begin(INTERACTION_COMPLETED, interaction, event_id=name, source=SOURCE)
-                await bus.publish(INTERACTION_COMPLETED, interaction, envelope)
-            serving = asyncio.create_task(bus.serve(INTERACTION_COMPLETED, too_new))
+        async with KafkaBus(world.settings, reader=box.reader) as bus:
+            before = len((await read_letters(bus, [box])).standing())
+            await write(bus)
+            serving = asyncio.create_task(bus.serve(box.topic, too_new))
 
             async def given_up() -> bool:
-                return len((await read_letters(bus, [BOX])).standing()) == before + len(names) + others
+                return len((await read_letters(bus, [box])).standing()) == before + count
 
             await until(given_up)
             await bus.stop()
@@ -215,7 +230,7 @@ def look_send_back_and_drop(world: World) -> None:
     assert "1 waiting" in patient.stdout
     assert "Does it run?" in patient.stdout
 
-    with world.collecting():
+    with world.running("collector"):
         mended = world.dlq("replay", *too_new, "--wait", "--by", "ann@desk", "--why", "mended", typed="y\n")
         assert mended.exit_code == 0, mended.output
         assert "is settled already: replayed" in mended.stdout
@@ -287,12 +302,13 @@ def test_letters_are_looked_at_sent_back_and_dropped_on_kafka_and_settled_ones_a
         assert "30 days" in it.dlq("replay", stood["id"]).stderr
 
 
-def kill_at_each_step(world: World) -> None:
-    def settle_and_be_killed(settle: str, letter: Letter, steps: int) -> None:
-        command = (sys.executable, "-m", "tests.integration.dlq_cut_short", settle, str(letter.id), str(steps))
-        ended = subprocess.run(command, env=os.environ | world.environment, timeout=DEADLINE_SECONDS, check=False)
-        assert ended.returncode == -signal.SIGKILL
+def settle_and_be_killed(world: World, settle: str, letter: Letter, steps: int) -> None:
+    command = (sys.executable, "-m", "tests.integration.dlq_cut_short", settle, str(letter.id), str(steps))
+    ended = subprocess.run(command, env=os.environ | world.environment, timeout=DEADLINE_SECONDS, check=False)
+    assert ended.returncode == -signal.SIGKILL
 
+
+def kill_at_each_step(world: World) -> None:
     put(world, INTERACTION_COMPLETED.name, b"garbage")
     give_up(world, "i-0", "i-1", "i-2", "i-3", others=1)
     letters = world.standing()
@@ -301,7 +317,7 @@ def kill_at_each_step(world: World) -> None:
 
     said = sent = 0
     for steps, letter in enumerate(letters):
-        settle_and_be_killed("replay", letter, steps)
+        settle_and_be_killed(world, "replay", letter, steps)
         assert (letter in world.standing()) == (steps < 3), "only the last step takes it away"
         assert len(world.records(BOX.retries)) == sent + (steps > 0)
         assert len(world.records(DEAD_LETTER_SETTLED)) == said + (steps > 1)
@@ -313,7 +329,7 @@ def kill_at_each_step(world: World) -> None:
     assert sent == len(letters) + 1, "only between what is sent back and the word about it, something is sent twice"
 
     for steps in range(2):
-        settle_and_be_killed("drop", garbage, steps)
+        settle_and_be_killed(world, "drop", garbage, steps)
         assert world.standing() == [garbage]
     ended = world.dlq("drop", str(garbage.id), "--why", "garbage")
     assert (ended.exit_code, ended.stdout) == (0, "1 dropped\n")
@@ -322,7 +338,7 @@ def kill_at_each_step(world: World) -> None:
     async def recorded() -> bool:
         return "collector" not in (await audit(world.settings)).pending
 
-    with world.collecting():
+    with world.running("collector"):
         asyncio.run(until(recorded))
     assert world.recorded() == {f"i-{number}": 1 for number in range(4)}
     assert world.audited().faults == ()
@@ -339,6 +355,146 @@ def test_a_settling_that_is_killed_at_any_step_on_kafka_loses_none_and_doubles_n
 ) -> None:
     with world(tmp_path, kafka_of_one.bootstrap, "kafka") as it:
         kill_at_each_step(it)
+
+
+def send_all_back_and_one_of_them_twice(world: World, box: Box, count: int) -> None:
+    """Somebody dies after the first step of one; the command ends that one, and does nothing more when it is typed again."""
+    first, *_ = letters = world.standing()
+    assert len(letters) == count
+    settle_and_be_killed(world, "replay", first, 1)
+    sent = world.dlq("replay", "--reader", box.reader, "--yes", "--wait")
+    assert sent.exit_code == 0, sent.output
+    assert f"{count} done" in sent.stdout
+    assert "nothing is sent back" in world.dlq("replay", "--reader", box.reader, "--yes").stdout
+    assert len(world.records(box.retries)) == count + 1
+
+
+def test_what_comes_back_to_the_assessor_has_the_one_verdict_that_it_would_have_had_at_first(tmp_path: Path) -> None:
+    box = next(box for box in BOXES if box.reader == "assessor")
+    interactions = [interaction(number) for number in range(3)]
+    with embedded_world(tmp_path) as it:
+        give_up_at(it, box, lambda bus: record(bus, *interactions), 3)
+        with it.running("assessor"):
+            send_all_back_and_one_of_them_twice(it, box, 3)
+        first_ids = {
+            str(
+                derive_event_id(
+                    tenant="default",
+                    cause_source="/ruminate/collector",
+                    cause_id=str(each.recorded_id),
+                    topic=REASONING_ASSESSED.name,
+                )
+            ).encode()
+            for each in interactions
+        }
+        verdicts = it.records(REASONING_ASSESSED)
+        assert {each.key for each in verdicts} == first_ids
+        assert len(verdicts) == 4, "the second of an id is a repeat, and counts nowhere"
+
+
+def test_what_comes_back_to_the_accumulator_goes_into_a_later_batch_and_once(tmp_path: Path) -> None:
+    box = next(box for box in BOXES if box.reader == "accumulator")
+    interactions = [interaction(number) for number in range(6)]
+    settings = {"RUMINATE_SEAL_AT_ROWS": "3", "RUMINATE_SEAL_AFTER_MIN_ROWS": "3", "RUMINATE_HOLDOUT_RATIO": "0"}
+
+    async def batches(it: World) -> list[list[int]]:
+        """The interactions of each, by number."""
+        async with KafkaBus(it.settings, reader="tests") as bus:
+            (chain,) = await read_chains(bus) or [None]
+        manifests = [
+            await load_manifest(FileStore(tmp_path / "store"), batch.dataset) for batch in (chain.batches if chain else ())
+        ]
+        return [sorted(row.recorded_id.int for row in manifest.rows) for manifest in manifests]
+
+    async def fill(it: World, more: Sequence[InteractionRecorded], sealed: int) -> None:
+        async def are_sealed() -> bool:
+            return len(await batches(it)) == sealed
+
+        async with KafkaBus(it.settings, reader="tests") as bus:
+            await assess(bus, *more)
+        await until(are_sealed)
+
+    with embedded_world(tmp_path) as it:
+        give_up_at(it, box, lambda bus: assess(bus, *interactions[:2]), 2)
+        with it.running("accumulator", **settings):
+            asyncio.run(fill(it, interactions[2:5], 1))
+            send_all_back_and_one_of_them_twice(it, box, 2)
+            asyncio.run(fill(it, interactions[5:], 2))
+        assert asyncio.run(batches(it)) == [[2, 3, 4], [0, 1, 5]]
+        rebuilt = CliRunner().invoke(app, ["datasets", "rebuild", "--state", str(tmp_path / "none")], env=it.environment | settings)
+        assert rebuilt.exit_code == 0, rebuilt.output
+        assert "2 records of the interval are in no account" in rebuilt.stdout
+
+
+def test_what_cannot_be_settled_is_left_out_and_hinders_no_other(tmp_path: Path) -> None:
+    with embedded_world(tmp_path) as it:
+        for key in (None, b"poison"):
+            put(it, BOX.letters.name, b"poison", key=key)
+        sent = it.dlq("replay", "--reason", "unreadable")
+        assert (sent.exit_code, sent.stdout) == (0, "nothing is sent back\n")
+        assert "left out: 2 dead letters, such as this: " in sent.stderr
+        dropped = it.dlq("drop", "--reason", "unreadable", "--why", "poison")
+        assert (dropped.exit_code, dropped.stdout) == (0, "1 dropped\n")
+        assert "left out: 1 dead letter, such as this: " in dropped.stderr
+        assert "it goes when its topic forgets it" in dropped.stderr
+
+
+def test_whoever_is_asked_can_go_at_once_and_nothing_is_done(tmp_path: Path) -> None:
+    with embedded_world(tmp_path) as it:
+        put(it, INTERACTION_COMPLETED.name, b"garbage")
+        put(it, INTERACTION_COMPLETED.name, b"garbage")
+        give_up(it, others=2)
+        command = (sys.executable, "-m", "ruminate.command", "dlq", "replay", "--reader", "collector", "--state", str(tmp_path))
+        pipe = subprocess.PIPE
+        asked = subprocess.Popen(command, env=os.environ | it.environment, stdin=pipe, stdout=pipe, stderr=pipe)
+        with asked:
+            try:
+                said = b""
+                while b"send back 2 dead letters?" not in said:
+                    said += os.read(asked.stderr.fileno(), 4096)
+                asked.send_signal(signal.SIGINT)
+                assert asked.wait(DEADLINE_SECONDS) == 1
+            finally:
+                asked.kill()
+        assert len(it.standing()) == 2
+        assert not it.records(BOX.retries)
+
+
+@pytest.mark.real
+def test_a_letter_that_an_open_transaction_still_hides_is_waited_for(tmp_path: Path, kafka_of_one: KafkaCluster) -> None:
+    """The marker of a reader's transaction reaches its group's offsets before it reaches the letter that it wrote."""
+    retried = DeadLetter(
+        reason="conflict",
+        explanation="",
+        position=Position(BOX.retries.name, 0, 0),
+        timestamp_ms=0,
+        reader=BOX.reader,
+        at=now(),
+        key=None,
+    )
+    first = replace(retried, position=Position(BOX.topic.name, 2, 0))
+    headers = retried.headers(first.headers([]))
+    sent = SentBack(letter_of(BOX, StoredRecord(BOX.letters.name, 2, 0, 0, b"k", b"{}", first.headers([]))), 0)
+
+    async def scenario(settings: ServiceSettings) -> None:
+        place = TopicPartition(BOX.retries.name, 0)
+        async with (
+            KafkaBus(settings, reader="command") as bus,
+            AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap, group_id=BOX.reader, enable_auto_commit=False) as group,
+            AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap, transactional_id="a-reader") as reader,
+        ):
+            await reader.begin_transaction()
+            await reader.send_and_wait(BOX.letters.name, b"{}", key=b"again", headers=headers, partition=0)
+            group.assign([place])
+            await group.commit({place: 1})
+            asking = asyncio.create_task(outcomes(bus, settings, [sent], seconds=DEADLINE_SECONDS))
+            done, _ = await asyncio.wait((asking,), timeout=2)
+            assert not done
+            await reader.commit_transaction()
+            assert [(each.fate, each.says) for each in await asking] == [("dead again", "conflict: ")]
+
+    with world(tmp_path, kafka_of_one.bootstrap, "kafka") as it:
+        asyncio.run(scenario(it.settings))
 
 
 @pytest.mark.real

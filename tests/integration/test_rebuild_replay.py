@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from ruminate.accumulator.dataset import load_manifest
 from ruminate.accumulator.replay import ReplayManifest
 from ruminate.accumulator.settings import AccumulatorSettings
+from ruminate.assessor.decide import judge
 from ruminate.assessor.policy import Policy
 from ruminate.command.datasets.policy import ReplayPolicy
 from ruminate.command.datasets.replay import Replay, replay
@@ -230,6 +231,29 @@ def test_every_row_names_its_interaction_and_every_interaction_its_place_in_the_
                 assert found.recorded_id == each.recorded_id
                 ranks.append(each.rank)
             assert sorted(ranks) == list(range(manifest.to_rank + 1))
+
+    asyncio.run(scenario())
+
+
+def test_every_interaction_is_assessed_anew_and_the_verdicts_do_not_depend_on_the_order_of_arrival(tmp_path: Path) -> None:
+    strict = replace(of_live(), assessment=Policy(keep_overall_at_least=0, keep_evidence_at_least=0.6))
+    interactions = [*some(0, 32), *(each.model_copy(update={"target_model": "other"}) for each in some(32, 40))]
+
+    async def verdicts(arrived: Sequence[InteractionRecorded], store: FileStore) -> bytes:
+        bus = MemoryBus(MemoryBroker(), reader="command")
+        await record(bus, *arrived)
+        return await store.read_file((await replay(bus, store, strict)).summary, "assessments.jsonl")
+
+    async def scenario() -> None:
+        store = FileStore(tmp_path)
+        found = await verdicts(interactions, store)
+        assert found == await verdicts([*reversed(interactions), *interactions[::3]], store)
+        lines = [json.loads(line) for line in found.splitlines()]
+        by_chain = sorted(interactions, key=lambda each: (each.target_model != "other", each.occurred_at, str(each.recorded_id)))
+        assert [line["recorded_id"] for line in lines] == [str(each.recorded_id) for each in by_chain]
+        for line, each in zip(lines, by_chain, strict=True):
+            assert line["verdict"] == judge(each, strict.assessment, policy_version="p").verdict.model_dump(mode="json")
+        assert {line["verdict"]["decision"] for line in lines} == {"keep", "reject"}
 
     asyncio.run(scenario())
 

@@ -8,7 +8,8 @@ from uuid import UUID, uuid5
 import pytest
 
 from ruminate.command.dlq.choose import Filter, NotChosen, find, moment, shown_length
-from ruminate.command.dlq.show import contents, counted, letter_as_json, printable
+from ruminate.command.dlq.show import contents, counted, letter_as_json
+from ruminate.command.terminal import printable
 from ruminate.schemas.dead_letter import DeadLetterSettled
 from ruminate.shared.bus import Position
 from ruminate.shared.dead_letters import DeadLetter

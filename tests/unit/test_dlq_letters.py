@@ -12,6 +12,8 @@ from uuid import UUID
 
 import pytest
 
+from ruminate.command.dlq.outcome import fates
+from ruminate.command.dlq.verbs import _still_standing
 from ruminate.schemas.envelope import Headers
 from ruminate.schemas.flow import DEAD_LETTER_SETTLED
 from ruminate.schemas.topic import SideTopic, Topic
@@ -168,6 +170,14 @@ def test_provenance_that_the_writer_of_a_record_made_up_is_no_try_and_changes_no
     assert (record.key, record.value) == (None, b"{")
 
 
+def test_of_what_a_letter_says_only_the_last_time_is_ours_to_read() -> None:
+    forged = dead(99, topic="another-v1", key=b"forged", had_value=False).headers([])
+    letter = dead(1, key=None)
+    assert DeadLetter.from_headers(letter.headers(forged)) == letter
+    with pytest.raises(KeyError, match="dlq_reason"):
+        DeadLetter.from_headers(ORIGINAL)
+
+
 def test_a_record_that_is_given_up_again_tells_of_each_time() -> None:
     broker = MemoryBroker()
     first_id = give_up(broker, dead(7))
@@ -219,6 +229,39 @@ def test_settling_twice_does_nothing() -> None:
     # Somebody who looked before, and decides later: a repeat for the reader, and no second word.
     sent_back(broker, lambda _: known.standing())
     assert len(words(broker)) == 1
+
+
+def test_two_who_send_the_same_letters_back_at_once_say_one_word_about_each_and_leave_none() -> None:
+    broker = MemoryBroker()
+    for offset in range(3):
+        give_up(broker, dead(offset))
+
+    async def scenario() -> list[list[SentBack]]:
+        async with MemoryBus(broker, reader="command") as bus:
+            seen = [await read_letters(bus) for _ in range(2)]
+            return await asyncio.gather(*(replay(bus, known, known.standing(), by="each@desk", why="") for known in seen))
+
+    assert [len(sent) for sent in asyncio.run(scenario())] == [3, 3]
+    assert [action for _, action in words(broker)] == ["replayed"] * 3
+    assert known_of(broker).standing() == []
+    origins = [origin_of(record.headers, retries=RETRIES) for record in broker.records(RETRIES)]
+    assert sorted(origin.offset for origin in origins if origin) == [0, 0, 1, 1, 2, 2], "of which their reader keeps the first"
+
+
+def test_what_somebody_else_settles_while_a_question_waits_is_left_alone() -> None:
+    broker = MemoryBroker()
+    for offset in range(3):
+        give_up(broker, dead(offset, minutes=offset))
+    seen = known_of(broker).standing()
+    sent_back(broker, lambda known: known.standing()[:1])
+
+    async def scenario() -> tuple[Letters, list[Letter]]:
+        async with MemoryBus(broker, reader="command") as bus:
+            return await _still_standing(bus, seen)
+
+    known, left = asyncio.run(scenario())
+    assert [letter.id for letter in left] == [letter.id for letter in seen[1:]]
+    assert known.said(seen[0], "replayed")
 
 
 def test_a_letter_that_stands_again_is_another_decision() -> None:
@@ -316,6 +359,35 @@ def test_letters_of_one_partition_are_sent_back_in_their_order_whatever_the_orde
     sent_back(broker, lambda known: reversed(known.standing()))
     origins = [origin_of(record.headers, retries=RETRIES) for record in broker.records(RETRIES)]
     assert [origin.offset for origin in origins if origin] == list(range(50))
+
+
+# What became of it.
+
+
+def test_each_letter_that_was_sent_back_is_done_or_dead_again_or_not_come_to_or_was_sent_before() -> None:
+    broker = MemoryBroker()
+    for offset in range(5):
+        give_up(broker, dead(offset, minutes=offset))
+    cut_short(broker, lambda bus, known, letters, **who: replay(bus, known, letters[:1], **who), records=2)
+    sent = sent_back(broker)
+    retried = broker.records(RETRIES)
+    assert [each.offset for each in sent] == [1, 2, 3, 4, None]
+    for offset, reason in ((2, "conflict"), (3, "crashed")):  # the reader gives two of them up once more
+        give_up(broker, dead(offset, partition=0, topic=RETRIES, reason=reason), headers=list(retried[offset].headers))
+    known = known_of(broker)
+
+    async def drop_crashed() -> None:
+        async with MemoryBus(broker, reader="command") as bus:
+            await drop(bus, known, [each for each in known.standing() if each.reason == "crashed"], by="bob@desk", why="garbage")
+
+    asyncio.run(drop_crashed())
+    assert [(each.fate, each.says) for each in fates(sent, {BOX: 4}, known_of(broker))] == [
+        ("done", ""),
+        ("dead again", "conflict: at line 1"),
+        ("dead again", "crashed, and dropped since by bob@desk"),
+        ("waiting", "collector has not come to it. Does it run?  ruminate status"),
+        ("sent before", "an attempt that was cut short had sent it"),
+    ]
 
 
 # Contents.

@@ -17,7 +17,7 @@ from ruminate.schemas.flow import (
 )
 from ruminate.shared.lag import READ_BY
 from ruminate.shared.topic_plan import AnyTopic, Found, Plan, plan_lines, plan_topics, settings_of, spelled
-from ruminate.shared.topics import EVERY_TOPIC
+from ruminate.shared.topics import EVERY_TOPIC, main
 
 LETTERS = INTERACTION_COMPLETED.dead_letters("collector")
 DAY_MS = str(24 * 3600 * 1000)
@@ -138,6 +138,26 @@ def test_fewer_partitions_are_refused() -> None:
     found = replace(as_wanted(REASONING_ASSESSED), partitions=24)
     (refusal,) = plan_of(REASONING_ASSESSED, found).refusals
     assert refusal.why.startswith("no broker takes partitions away")
+    assert refusal.instead.startswith(
+        "If it is empty, delete it and apply again. The way is a new topic: add reasoning-assessed-v2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("topic", "way"),
+    [
+        (LETTERS, "Stop the service that fills it, settle what stands there (`ruminate dlq list`)"),
+        (
+            INTERACTION_COMPLETED.retries("collector"),
+            "Let its reader empty it (`ruminate status` shows its lag), stop that service",
+        ),
+        (CHANGELOGS[0], "Stop the monitor"),
+    ],
+)
+def test_the_way_out_is_one_that_there_is_for_this_kind_of_side_topic(topic: AnyTopic, way: str) -> None:
+    found = replace(as_wanted(topic), partitions=topic.partitions + 1, offsets=9, records=9)
+    (refusal,) = plan_of(topic, found).refusals
+    assert refusal.instead.startswith(f"{way}, delete {topic.name}, apply again, and start")
 
 
 def test_more_replicas_are_not_ours_to_place_and_more_than_asked_for_are_left() -> None:
@@ -217,3 +237,9 @@ def test_the_lines_name_each_difference_under_its_topic() -> None:
 def test_what_a_reader_is_sent_back_is_its_lag_too() -> None:
     assert READ_BY["collector"] == (INTERACTION_COMPLETED, INTERACTION_COMPLETED.retries("collector"))
     assert READ_BY.keys() == GROUP_READERS.keys()
+
+
+def test_a_setting_that_makes_no_sense_ends_the_container_of_topics_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUMINATE_KAFKA_REPLICATION", "many")
+    with pytest.raises(SystemExit, match=r"^topics: RUMINATE_KAFKA_REPLICATION: "):
+        main()

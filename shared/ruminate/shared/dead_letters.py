@@ -87,9 +87,9 @@ class DeadLetter:
 
     @classmethod
     def from_headers(cls, headers: Iterable[tuple[str, bytes]]) -> DeadLetter:
-        """Read the provenance back. KeyError names the header that is missing."""
-        # The last of a name is ours: a dead letter that was sent again and given up again holds both.
-        found = dict(headers)
+        """Read the provenance back, of the last time that the record was given up. KeyError names the header that is missing."""
+        times = times_given_up(headers)
+        found = dict(times[-1]) if times else {}
         return cls(
             reason=found["dlq_reason"].decode(),
             explanation=found["dlq_explanation"].decode(),
@@ -102,19 +102,27 @@ class DeadLetter:
         )
 
 
+def times_given_up(headers: Iterable[tuple[str, bytes]]) -> list[Headers]:
+    """The headers of each time that a record was given up, the last time last: they begin with the reason.
+
+    What stands before ours is the writer's of the record, whatever it looks like: only from the last one back can they be told.
+    """
+    times: list[Headers] = []
+    for name, raw in headers:
+        if name == "dlq_reason":
+            times.append([])
+        if times:
+            times[-1].append((name, raw))
+    return times
+
+
 def origin_of(headers: Iterable[tuple[str, bytes]], *, retries: str) -> Position | None:
     """Where a record of the topic `retries` stood at first; None where the headers do not say it.
 
-    Each time that it was given up has added its headers, beginning with the reason. From the last one back, those that name
-    the retry topic itself are later ones; what stands before the first is its writer's, whatever it looks like.
+    From the last time back, those that name the retry topic itself are later ones.
     """
-    times: list[dict[str, bytes]] = []
-    for name, raw in headers:
-        if name == "dlq_reason":
-            times.append({})
-        if times:
-            times[-1][name] = raw
-    for found in reversed(times):
+    for time in reversed(times_given_up(headers)):
+        found = dict(time)
         try:
             position = Position(found["dlq_topic"].decode(), int(found["dlq_partition"]), int(found["dlq_offset"]))
         except (KeyError, ValueError, AttributeError):

@@ -24,12 +24,12 @@ from uuid import UUID, uuid5
 from pydantic import TypeAdapter
 
 from ruminate.schemas.dead_letter import DeadLetterSettled
-from ruminate.schemas.envelope import Headers, moment
+from ruminate.schemas.envelope import moment
 from ruminate.schemas.flow import DEAD_LETTER_SETTLED, GROUP_READERS
 from ruminate.schemas.payload import Name
 from ruminate.schemas.topic import SideTopic, Topic
 from ruminate.shared.bus import OffsetLost, Position, Told
-from ruminate.shared.dead_letters import DeadLetter, Record
+from ruminate.shared.dead_letters import DeadLetter, Record, times_given_up
 from ruminate.shared.decoding import now
 from ruminate.shared.member import Member
 from ruminate.shared.serving import to_record
@@ -126,7 +126,7 @@ def letter_of(box: Box, record: Record) -> Letter:
 
 def _tries(box: Box, record: Record) -> tuple[tuple[DeadLetter, ...], str]:
     """What the letter says of each time that it was given up, or what is wrong with that."""
-    told = _told(record.headers)
+    told = times_given_up(record.headers)
     if record.key is None:
         return (), "it has no key"
     if not told:
@@ -144,17 +144,6 @@ def _tries(box: Box, record: Record) -> tuple[tuple[DeadLetter, ...], str]:
         except (KeyError, ValueError, TypeError, AttributeError):
             break
     return tuple(tries), ""
-
-
-def _told(headers: Iterable[tuple[str, bytes]]) -> list[Headers]:
-    """The headers of each time that the record was given up: they begin with the reason."""
-    told: list[Headers] = []
-    for name, raw in headers:
-        if name == "dlq_reason":
-            told.append([])
-        if told:
-            told[-1].append((name, raw))
-    return told
 
 
 def _checked(box: Box, letter: DeadLetter) -> DeadLetter:
@@ -285,11 +274,12 @@ async def read_contents(bus: Member, chosen: Iterable[Letter]) -> AsyncGenerator
     for letter in chosen:
         by_place[letter.box.letters.name, letter.partition][letter.offset] = letter
     for _, by_offset in sorted(by_place.items()):
+        last = max(by_offset)
         async with aclosing(_records_of(bus, by_offset)) as records:
             async for record in records:
                 if record.offset in by_offset and record.value is not None:
                     yield by_offset[record.offset], record
-                if record.offset >= max(by_offset):
+                if record.offset >= last:
                     break
 
 
@@ -309,6 +299,23 @@ async def _records_of(bus: Member, by_offset: dict[int, Letter]) -> AsyncGenerat
 # Settling.
 
 
+def why_not(letter: Letter, action: Action) -> str:
+    """Why a letter cannot be settled in this way, and the way out; empty where it can."""
+    if action == "replayed" and not letter.tries:
+        way = "It goes when its topic forgets it" if letter.key is None else f"Type:  ruminate dlq drop {letter.id}"
+        return f"{letter.id} cannot be sent back: {letter.explanation}. {way}"
+    if letter.key is None:
+        return f"{letter.id} has no key, so that nothing can take its place: it goes when its topic forgets it"
+    return ""
+
+
+def _check(letters: Iterable[Letter], action: Action) -> None:
+    """Raises CannotSettle."""
+    for letter in letters:
+        if reason := why_not(letter, action):
+            raise CannotSettle(reason)
+
+
 async def replay(
     bus: Member, known: Letters, chosen: Iterable[Letter], *, by: str, why: str, told: Callable[[int], None] = lambda _: None
 ) -> list[SentBack]:
@@ -317,9 +324,7 @@ async def replay(
     Those of one partition are sent in the order in which they were given up. Raises CannotSettle before anything is written.
     """
     letters = list(chosen)
-    for letter in letters:
-        if not letter.tries:
-            raise CannotSettle(f"{letter.id} cannot be sent back: {letter.explanation}. Type:  ruminate dlq drop {letter.id}")
+    _check(letters, "replayed")
     settled: list[SentBack] = []
     unsent = [letter for letter in letters if not known.said(letter, "replayed")]
     async with aclosing(_in_portions(read_contents(bus, unsent))) as portions:
@@ -340,9 +345,7 @@ async def drop(bus: Member, known: Letters, chosen: Iterable[Letter], *, by: str
     Raises CannotSettle before anything is written.
     """
     letters = list(chosen)
-    for letter in letters:
-        if letter.key is None:
-            raise CannotSettle(f"{letter.id} has no key, so that nothing can take its place: it goes when its topic forgets it")
+    _check(letters, "dropped")
     await _settle(bus, known, [letter for letter in letters if known.said(letter, "replayed")], "replayed", by=by, why=why)
     await _settle(bus, known, [letter for letter in letters if not known.said(letter, "replayed")], "dropped", by=by, why=why)
     return len(letters)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from ruminate.schemas.flow import FLOW, MONITOR_APP, SERVICES
+from ruminate.schemas.flow import CHANGELOGS, FLOW, MONITOR_APP, SERVICES
 from ruminate.schemas.topic import MEBIBYTE, SideTopic, Topic
 
 AnyTopic = Topic[Any] | SideTopic
@@ -189,19 +189,34 @@ def _partitions(topic: AnyTopic, there: Found, *, changeable: bool) -> Iterator[
         return
     elif more:
         why = "records that belong together would lie in two partitions, and be read in any order"
-        instead = _second_version(topic)
+        instead = _made_anew(topic) if isinstance(topic, SideTopic) else _second_version(topic)
     else:
         why = "no broker takes partitions away, and what lies in the others would be looked for in the wrong place"
-        instead = f"If it is empty, delete it and apply again. {_second_version(topic)}"
+        instead = (
+            _made_anew(topic)
+            if isinstance(topic, SideTopic)
+            else f"If it is empty, delete it and apply again. {_second_version(topic)}"
+        )
     yield Refusal(name=topic.name, what="partitions", old=old, new=new, why=why, instead=instead)
 
 
-def _second_version(topic: AnyTopic) -> str:
-    if isinstance(topic, SideTopic):
+def _made_anew(topic: SideTopic) -> str:
+    """A side topic needs no successor: what is in it is counted, settled or read, and then it is made anew."""
+    name = topic.name
+    if topic in CHANGELOGS:
+        return f"Stop the monitor, delete {name}, apply again, and start the monitor: what it had counted there begins anew."
+    if topic.may_grow:
         return (
-            f"Let its reader empty it (`ruminate status` shows its lag), stop that service, delete {topic.name}, apply again, and "
+            f"Stop the service that fills it, settle what stands there (`ruminate dlq list`), delete {name}, apply again, and "
             "start the service."
         )
+    return (
+        f"Let its reader empty it (`ruminate status` shows its lag), stop that service, delete {name}, apply again, and start the "
+        "service."
+    )
+
+
+def _second_version(topic: Topic[Any]) -> str:
     stem, _, version = topic.name.rpartition("-v")
     successor = f"{stem}-v{int(version) + 1}"
     return (

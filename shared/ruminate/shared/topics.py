@@ -27,12 +27,13 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     NewTopic,
     OffsetSpec,
 )
+from pydantic import ValidationError
 
 from ruminate.schemas.flow import CHANGELOGS, FLOW, SIDE_TOPICS
-from ruminate.shared.bus import BrokerUnavailable
+from ruminate.shared.bus import BrokerUnavailable, BusError
 from ruminate.shared.connection import librdkafka_options, why_not_connected
 from ruminate.shared.profiles import PROFILES
-from ruminate.shared.settings import ServiceSettings
+from ruminate.shared.settings import ServiceSettings, problems_of
 from ruminate.shared.topic_plan import AnyTopic, Change, Found, Plan, plan_lines, plan_topics, retention_of, settings_of
 
 log = structlog.get_logger()
@@ -269,7 +270,9 @@ def main() -> None:
     """`python -m ruminate.shared.topics`: what `ruminate topics apply` does, where only this package is installed."""
     try:
         code = asyncio.run(_ensure_and_say(ServiceSettings()))
-    except BrokerUnavailable as error:
+    except ValidationError as error:
+        sys.exit(f"topics: {'; '.join(problems_of(error))}")
+    except BusError as error:
         sys.exit(f"topics: {error}")
     sys.exit(code)
 

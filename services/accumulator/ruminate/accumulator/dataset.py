@@ -202,7 +202,6 @@ def write_dataset(folder: Path, manifest: Part, candidates: Sequence[Candidate])
 
 async def load_manifest(store: Store, dataset: ArtifactReference) -> Manifest:
     """The manifest of a dataset in the store. Raises ArtifactMissing, ArtifactDamaged."""
-
     data = await store.read_file(dataset, MANIFEST)
     try:
         return Manifest.model_validate_json(data)

@@ -23,7 +23,7 @@ from ruminate.accumulator.decide import Candidate, Progress, Seal, decide, probl
 from ruminate.accumulator.rebuild import SealedChain
 from ruminate.accumulator.rows import REPEATS, LeftOut
 from ruminate.accumulator.settings import AccumulatorSettings
-from ruminate.accumulator.spool import Entry, Spool
+from ruminate.accumulator.spool import Entry, Slice, Spool
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.batch import SealReason
 from ruminate.schemas.payload import ArtifactReference, Count, FiniteJson, Name, Part, Sha256, Text
@@ -86,14 +86,20 @@ class ReplayManifest(Part):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A recorded interaction under the policy of the replay, and where the log holds it."""
+    """A recorded interaction under the policy of the replay, and where the log holds it. The verdict lies in the spool."""
 
     chain: tuple[str, str]
     entry: Entry
+    verdict: Slice
     sha256: bytes
     partition: int
     offset: int
     rejected_for: tuple[str, ...]
+
+    @property
+    def recorded_id(self) -> UUID:
+        """Of the interaction."""
+        return UUID(bytes=self.entry.row.item.recorded)
 
     @property
     def order(self) -> tuple[datetime, str]:
@@ -132,10 +138,11 @@ class Intake:
                 return
         entry = self._spool.add(assessed, event_id=event_id, assessed_at=occurred_at, offset=0)
         verdict = assessed.verdict
+        kept = self._spool.keep(verdict.model_dump_json().encode())
         reasons = (sys.intern(reason.partition(":")[0]) for reason in verdict.reasons) if verdict.decision == "reject" else ()
         chain = (assessed.tenant, assessed.target_model)
         chain = self._chains.setdefault(chain, chain)  # one for all of them, not one each
-        self._judged[event_id] = Judged(chain, entry, sha256, partition, offset, tuple(reasons))
+        self._judged[event_id] = Judged(chain, entry, kept, sha256, partition, offset, tuple(reasons))
 
     def chains(self) -> dict[tuple[str, str], list[Judged]]:
         """By tenant and target, in the order of (occurred_at, event id)."""
@@ -224,7 +231,8 @@ class ChainReplay:
     def _seal(self, seal: Seal, to_rank: int) -> Batch:
         settings, link = self._settings, self._link
         # The seed of the chain's own batch of this number: under the chain's own policy and order, the rows are its own.
-        seed = seed_of(batch_id_of(self._tenant, self._target, link.number + 1), settings.shuffle_seed)
+        batch_id = batch_id_of(self._tenant, self._target, link.number + 1)
+        seed = seed_of(batch_id, settings.shuffle_seed)
         selection = select(self._fold, self._policy, seed=seed)
         candidates = [
             self._spool.candidate(self._judged[item.offset].entry, item, held_out=held_out) for item, held_out in selection.rows()
@@ -234,7 +242,7 @@ class ChainReplay:
         made = describe(
             candidates,
             selection,
-            batch_id=batch_id_of(self._tenant, self._target, link.number + 1),
+            batch_id=batch_id,
             seed=seed,
             tenant=self._tenant,
             target=self._target,

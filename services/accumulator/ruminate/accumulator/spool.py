@@ -1,4 +1,4 @@
-"""The spool: rows on their way into datasets. Their lines lie in a file without a name, so memory holds none of them."""
+"""The spool: what is on its way into files lies in a file without a name meanwhile, so memory holds no texts."""
 
 from __future__ import annotations
 
@@ -15,17 +15,24 @@ from ruminate.schemas.assessment import ReasoningAssessed
 
 
 @dataclass(frozen=True, slots=True)
+class Slice:
+    """Where in the spool something lies."""
+
+    start: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """One assessed interaction: what the decisions look at, and where its line lies. Without a row it has none."""
+    """One assessed interaction: what the decisions look at, and where its line lies. Without a row the line is empty."""
 
     row: Candidate
-    start: int
-    line_bytes: int
+    line: Slice
 
     def item(self, *, offset: int, row_max_bytes: int) -> Item:
         """Its item as the fold of a batch with this limit has it, at this place."""
         item = self.row.item
-        if self.line_bytes > row_max_bytes:
+        if self.line.size_bytes > row_max_bytes:
             item = replace(item, reasoning=False, why_not="too_large")
         return item if item.offset == offset else replace(item, offset=offset)
 
@@ -47,13 +54,21 @@ class Spool:
         """Boil an assessed interaction down."""
         item = item_of(assessed, event_id=event_id, assessed_at=assessed_at, offset=offset, row_max_bytes=sys.maxsize)
         row = candidate_of(assessed, item, event_id=event_id, held_out=False, row_max_bytes=sys.maxsize)
-        self._file.seek(self._end)
-        self._file.write(row.line)
-        entry = Entry(replace(row, line=b""), self._end, len(row.line))
-        self._end += len(row.line)
-        return entry
+        return Entry(replace(row, line=b""), self.keep(row.line))
 
     def candidate(self, entry: Entry, item: Item, *, held_out: bool) -> Candidate:
         """The row of an entry, chosen by this item, with its line."""
-        self._file.seek(entry.start)
-        return replace(entry.row, item=item, held_out=held_out, line=self._file.read(entry.line_bytes))
+        return replace(entry.row, item=item, held_out=held_out, line=self.read(entry.line))
+
+    def keep(self, data: bytes) -> Slice:
+        """Take anything in."""
+        self._file.seek(self._end)
+        self._file.write(data)
+        kept = Slice(self._end, len(data))
+        self._end += len(data)
+        return kept
+
+    def read(self, kept: Slice) -> bytes:
+        """Give it back."""
+        self._file.seek(kept.start)
+        return self._file.read(kept.size_bytes)

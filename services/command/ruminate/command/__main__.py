@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import structlog
 import typer
 from rich.console import Console
@@ -18,16 +16,17 @@ from ruminate.command import acls, events, topics
 from ruminate.command import doctor as doctor_
 from ruminate.command.audit.verb import audit
 from ruminate.command.base import BaseError, tiny_base
-from ruminate.command.connection import NothingRuns, open_bus, read_addresses
+from ruminate.command.connection import open_bus, read_addresses
 from ruminate.command.datasets import verbs as datasets
 from ruminate.command.demo.run import TARGET, run_demo
 from ruminate.command.dlq import verbs as dlq
 from ruminate.command.plan import SERVICE_ORDER, Wishes
 from ruminate.command.status import gather_status, print_status
 from ruminate.command.supervisor import PartState, SupervisorError, running_supervisor
+from ruminate.command.terminal import DEFAULT_STATE, AsJson, Kafka, State, complaints, fail, line, refuse, run, write_json
 from ruminate.command.up import bring_up, stop_running, target_of
 from ruminate.schemas.flow import FLOW, topic_named
-from ruminate.shared.bus import BusError
+from ruminate.shared.topics import TopicsDiffer
 
 app = typer.Typer(
     name="ruminate",
@@ -54,32 +53,21 @@ app.add_typer(dlq.app, name="dlq")
 app.add_typer(topics.app, name="topics")
 app.command("audit")(audit)
 console = Console()
-complaints = Console(stderr=True)
 
-State = Annotated[Path, typer.Option("--state", help="Folder for everything that a run keeps.", file_okay=False)]
-Kafka = Annotated[str | None, typer.Option("--kafka", metavar="HOST:PORT", help="Your Kafka, in place of the embedded broker.")]
+OwnState = Annotated[Path, typer.Option("--state", help="Folder for everything that a run keeps.", file_okay=False)]
+OwnKafka = Annotated[str | None, typer.Option("--kafka", metavar="HOST:PORT", help="Your Kafka, in place of the embedded broker.")]
 NODE_HELP = "Your Ollama node, or `ollama` for the one that is installed here, which is started; may be given again."
-AsJson = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
-
-DEFAULT_STATE = Path(".ruminate")
 
 
 def _run(work: Coroutine[Any, Any, int | None]) -> None:
-    """Run to the end; what we foresaw becomes one line and exit 1, what we did not keeps its traceback."""
-    try:
-        code = asyncio.run(work)
-    except (SupervisorError, BaseError, NothingRuns, BusError, events.BadLine, OSError) as error:
-        complaints.print(f"ruminate: {error}", style="red", highlight=False, soft_wrap=True)
-        code = 1
-    except KeyboardInterrupt:
-        code = 130
+    code = run(work, failures=(SupervisorError, BaseError, TopicsDiffer, events.BadLine))
     raise typer.Exit(code or 0)
 
 
 @app.command()
 def demo(
-    state: State = Path(".ruminate/demo"),
-    kafka: Kafka = None,
+    state: OwnState = DEFAULT_STATE / "demo",
+    kafka: OwnKafka = None,
     node: Annotated[list[str] | None, typer.Option("--node", metavar="URL|ollama", help=NODE_HELP)] = None,
     report: Annotated[Path | None, typer.Option(help="Write everything that was measured to this file, as JSON.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running until Ctrl-C, to look around.")] = False,
@@ -90,8 +78,8 @@ def demo(
 
 @app.command()
 def up(
-    state: State = DEFAULT_STATE,
-    kafka: Kafka = None,
+    state: OwnState = DEFAULT_STATE,
+    kafka: OwnKafka = None,
     node: Annotated[list[str] | None, typer.Option("--node", metavar="URL|ollama", help=NODE_HELP)] = None,
     base: Annotated[
         str,
@@ -105,11 +93,10 @@ def up(
 
     def on_change(name: str, state: PartState, exit_code: int | None) -> None:
         if state == "halted":
-            complaints.print(
-                f"{name} ended with exit {exit_code} and waits for you:  ruminate status   ruminate resume {name}", style="red"
-            )
+            says = f"{name} ended with exit {exit_code} and waits for you:  ruminate status   ruminate resume {name}"
+            line(complaints, says, style="red")
         elif state == "backing-off":
-            complaints.print(f"{name} ended with exit {exit_code} and is started again", style="yellow")
+            line(complaints, f"{name} ended with exit {exit_code} and is started again", style="yellow")
 
     async def work() -> None:
         home = state.resolve()
@@ -151,9 +138,9 @@ def status(state: State = DEFAULT_STATE, as_json: AsJson = False) -> None:
     async def work() -> None:
         found = await gather_status(state.resolve())
         if as_json:
-            sys.stdout.buffer.write(orjson.dumps(found, option=orjson.OPT_INDENT_2) + b"\n")
+            write_json(found)
         else:
-            print_status(found, console)
+            print_status(found)
 
     _run(work())
 
@@ -188,18 +175,16 @@ def tail(
     no_follow: Annotated[bool, typer.Option("--no-follow", help="End when everything that is there is printed.")] = False,
 ) -> None:
     """Print the events of a topic as they come."""
+    try:
+        found = topic_named(topic)
+    except KeyError as error:
+        refuse(error.args[0])
 
-    async def work() -> int:
-        try:
-            found = topic_named(topic)
-        except KeyError as error:
-            complaints.print(f"ruminate: {error.args[0]}", style="red")
-            return 2
+    async def work() -> None:
         async with open_bus(state.resolve(), kafka) as bus:
             await events.tail(
                 bus, found, as_json=as_json, from_beginning=from_beginning or no_follow, follow=not no_follow, console=console
             )
-        return 0
 
     _run(work())
 
@@ -212,11 +197,9 @@ def resume(
     """Start a service again that ended with exit 78, once you have mended the cause."""
     home = state.resolve()
     if service not in SERVICE_ORDER:
-        complaints.print(f"ruminate: no service is named {service!r}; there are {', '.join(SERVICE_ORDER)}", style="red")
-        raise typer.Exit(2)
+        refuse(f"no service is named {service!r}; there are {', '.join(SERVICE_ORDER)}")
     if running_supervisor(home) is None:
-        complaints.print(f"ruminate: nothing runs in {state}. Type:  ruminate up --state {state}", style="red")
-        raise typer.Exit(1)
+        fail(f"nothing runs in {state}. Type:  ruminate up --state {state}")
     (home / "resume" / service).touch()
     console.print(f"{service} is started again")
 
@@ -233,7 +216,7 @@ def doctor(
     """Say what is installed, what is missing and what to type. Exit 1 when something is in the way."""
     findings = list(doctor_.examine(state=state, kafka=kafka, nodes=tuple(node or ())))
     if as_json:
-        sys.stdout.buffer.write(orjson.dumps(findings, option=orjson.OPT_INDENT_2) + b"\n")
+        write_json(findings)
     else:
         signs = {"ok": "[green]ok[/green]     ", "note": "[yellow]note[/yellow]   ", "missing": "[red]missing[/red]"}
         for finding in findings:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -21,17 +20,15 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourcePatternType,
     ResourceType,
 )
-from pydantic import ValidationError
-from rich.console import Console
 
-from ruminate.command.connection import settings_for
+from ruminate.command.connection import read_settings, settings_for
+from ruminate.command.terminal import DEFAULT_STATE, console, line, run
 from ruminate.shared.access import Grant, grants
-from ruminate.shared.bus import BrokerUnavailable, BusError
+from ruminate.shared.bus import BrokerUnavailable
 from ruminate.shared.connection import librdkafka_options, why_not_connected
-from ruminate.shared.settings import ServiceSettings, problems_of
+from ruminate.shared.settings import ServiceSettings
 
 NOTHING_TO_DO: Final = 0
-FAILED: Final = 1
 SOMETHING_TO_DO: Final = 2
 
 _ANSWER_SECONDS: Final = 15.0
@@ -54,11 +51,10 @@ _OPERATIONS: Final = {
 
 app = typer.Typer(
     help="Show what each service may do at the broker and what the flow says, and apply it. Needs a super user.",
+    epilog="Begin with:  ruminate acls plan   (docs/runbooks/security.md says what a new cluster needs, in order)",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-console = Console()
-complaints = Console(stderr=True)
 
 Kafka = Annotated[str | None, typer.Option("--kafka", metavar="HOST:PORT", help="Your Kafka; else what RUMINATE_* say.")]
 Revoke = Annotated[bool, typer.Option("--revoke", help="Also take away what our principals have beyond the flow.")]
@@ -66,35 +62,30 @@ Revoke = Annotated[bool, typer.Option("--revoke", help="Also take away what our 
 
 @app.command("plan")
 def plan_command(kafka: Kafka = None) -> None:
-    """Say what would be granted (+) and what is granted beyond the flow (?). Exit 0: nothing to do, 2: something to do."""
-    missing, _ = _run(kafka, apply=False, revoke=False)
+    """Say what would be granted (+) and what is granted beyond the flow (?). Exit 0: nothing to grant, 2: something, 1: failed."""
+    missing, beyond = run(_work(kafka, apply=False, revoke=False))
+    _say("+", missing)
+    _say("?", beyond)
+    line(console, f"{len(missing)} to grant, {len(beyond)} beyond the flow")
     raise typer.Exit(SOMETHING_TO_DO if missing else NOTHING_TO_DO)
 
 
 @app.command("apply")
 def apply_command(kafka: Kafka = None, revoke: Revoke = False) -> None:
-    """Grant what is missing, and say what was done."""
-    _run(kafka, apply=True, revoke=revoke)
+    """Grant what is missing, and say what was done. Exit 1 when it failed."""
+    missing, beyond = run(_work(kafka, apply=True, revoke=revoke))
+    _say("+", missing)
+    _say("-" if revoke else "?", beyond)
+    line(console, f"{len(missing)} granted, {len(beyond)} {'taken away' if revoke else 'beyond the flow'}")
 
 
-def _run(kafka: str | None, *, apply: bool, revoke: bool) -> tuple[set[AclBinding], set[AclBinding]]:
-    try:
-        settings = ServiceSettings() if kafka is None else settings_for(kafka=kafka, profile="kafka", state=Path(".ruminate"))
-        missing, beyond = asyncio.run(_work(settings, apply=apply, revoke=revoke))
-    except ValidationError as error:
-        raise _failed("; ".join(problems_of(error))) from None
-    except BusError as error:
-        raise _failed(str(error)) from None
-    for sign, bindings in (("+", missing), ("-" if revoke else "?", beyond)):
-        for line in sorted(map(_line, bindings)):
-            console.print(
-                f"{sign} {line}", style={"+": "green", "-": "red"}.get(sign), highlight=False, soft_wrap=True, markup=False
-            )
-    console.print(f"{len(missing)} {'granted' if apply else 'to grant'}, {len(beyond)} beyond the flow", highlight=False)
-    return missing, beyond
+def _say(sign: str, bindings: Iterable[AclBinding]) -> None:
+    for text in sorted(map(_text, bindings)):
+        line(console, f"{sign} {text}", style={"+": "green", "-": "red"}.get(sign))
 
 
-async def _work(settings: ServiceSettings, *, apply: bool, revoke: bool) -> tuple[set[AclBinding], set[AclBinding]]:
+async def _work(kafka: str | None, *, apply: bool, revoke: bool) -> tuple[set[AclBinding], set[AclBinding]]:
+    settings = read_settings(ServiceSettings) if kafka is None else settings_for(kafka=kafka, profile="kafka", state=DEFAULT_STATE)
     if why := await why_not_connected(settings):
         raise BrokerUnavailable(why)
     try:
@@ -171,7 +162,7 @@ def bindings_of(wanted: Grant) -> set[AclBinding]:
     }
 
 
-def _line(binding: AclBinding) -> str:
+def _text(binding: AclBinding) -> str:
     kind, operation = ResourceType(binding.restype).name, AclOperation(binding.operation).name
     more = "…" if binding.resource_pattern_type == ResourcePatternType.PREFIXED else ""
     deny = " is denied" if binding.permission_type == AclPermissionType.DENY else ""
@@ -181,8 +172,3 @@ def _line(binding: AclBinding) -> str:
 async def _all(outcomes: dict[Any, Any]) -> None:
     for outcome in outcomes.values():
         await asyncio.wrap_future(outcome)
-
-
-def _failed(message: str) -> typer.Exit:
-    complaints.print(f"ruminate: {message}", style="red", highlight=False, soft_wrap=True)
-    return typer.Exit(FAILED)

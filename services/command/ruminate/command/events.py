@@ -11,11 +11,13 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 
+from ruminate.command.terminal import printable
 from ruminate.schemas.flow import INTERACTION_COMPLETED
 from ruminate.schemas.interaction import InteractionCompleted
 from ruminate.schemas.topic import Topic
-from ruminate.shared.bus import Bus, Delivery
+from ruminate.shared.bus import Bus, BusError, Delivery
 
 _IN_FLIGHT = 256
 _SHOWN_FIELDS = (
@@ -59,7 +61,10 @@ def read_interactions(path: Path) -> Iterator[InteractionCompleted]:
 
 
 async def publish(bus: Bus, interactions: list[InteractionCompleted], *, source: str) -> int:
-    """Write the interactions; return how many are acknowledged. The id of the event is the interaction's own."""
+    """Write the interactions; return how many are acknowledged. The id of the event is the interaction's own.
+
+    Raises what `Bus.publish` raises, for the first that could not be written.
+    """
     gate = asyncio.Semaphore(_IN_FLIGHT)
 
     async def write(interaction: InteractionCompleted) -> None:
@@ -67,10 +72,15 @@ async def publish(bus: Bus, interactions: list[InteractionCompleted], *, source:
             envelope = bus.begin(INTERACTION_COMPLETED, interaction, event_id=interaction.interaction_id, source=source)
             await bus.publish(INTERACTION_COMPLETED, interaction, envelope)
 
-    async with asyncio.TaskGroup() as group:
-        for interaction in interactions:
-            group.create_task(write(interaction))
-    return len(interactions)
+    try:
+        async with asyncio.TaskGroup() as group:
+            for interaction in interactions:
+                group.create_task(write(interaction))
+    except* BusError as failures:
+        failure = failures.exceptions[0]
+    else:
+        return len(interactions)
+    raise failure
 
 
 async def tail(bus: Bus, topic: Topic[Any], *, as_json: bool, from_beginning: bool, follow: bool, console: Console) -> None:
@@ -85,7 +95,7 @@ async def tail(bus: Bus, topic: Topic[Any], *, as_json: bool, from_beginning: bo
             sys.stdout.buffer.write(_as_line(delivery) + b"\n")
             sys.stdout.buffer.flush()
         else:
-            console.print(_as_text(delivery), highlight=False, soft_wrap=True)
+            console.print(_as_text(delivery), highlight=False, emoji=False, soft_wrap=True)
 
 
 def _as_line(delivery: Delivery[Any]) -> bytes:
@@ -109,4 +119,5 @@ def _as_text(delivery: Delivery[Any]) -> str:
     shown = "  ".join(f"{name}={data[name]}" for name in _SHOWN_FIELDS if data.get(name) is not None)
     time = delivery.envelope.time.astimezone().strftime("%H:%M:%S.%f")[:-3]
     place = f"{delivery.position.partition}:{delivery.position.offset}"
-    return f"[dim]{time}[/dim]  [cyan]{place}[/cyan]  {shown}  [dim]{delivery.envelope.id}[/dim]"
+    said, event_id = escape(printable(shown)), escape(printable(delivery.envelope.id))  # anybody's words
+    return f"[dim]{time}[/dim]  [cyan]{place}[/cyan]  {said}  [dim]{event_id}[/dim]"

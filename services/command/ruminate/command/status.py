@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import orjson
 from prometheus_client.parser import text_string_to_metric_families
-from rich.console import Console
 from rich.table import Table
 
 from ruminate.command.connection import Addresses, read_addresses, settings_for
 from ruminate.command.supervisor import running_supervisor
+from ruminate.command.terminal import console, line, printable
 from ruminate.schemas.flow import (
     ADAPTER_TRAINED,
     MODEL_REGISTERED,
@@ -163,25 +163,26 @@ async def _dead_letters(bus: KafkaBus) -> list[dict[str, Any]]:
     ]
 
 
-def print_status(status: dict[str, Any], console: Console) -> None:
+def print_status(status: dict[str, Any]) -> None:
     """The same for people."""
     supervisor = status["supervisor"]
-    console.print(
-        f"state {status['state']}: " + (f"running, pid {supervisor['pid']}" if supervisor["running"] else "[red]not running[/red]")
-    )
+    if supervisor["running"]:
+        line(console, f"state {status['state']}: running, pid {supervisor['pid']}")
+    else:
+        line(console, f"state {status['state']}: not running", style="red")
     parts = Table("part", "state", "pid", "restarts", "ready", box=None, header_style="dim")
     for name, part in status["parts"].items():
         ready = status["services"].get(name)
         says = "" if ready is None else "yes" if ready["ready"] else "; ".join(ready["reasons"])
-        parts.add_row(name, part["state"], str(part["pid"] or ""), str(part["restarts"]), part.get("hint", says))
+        parts.add_row(name, part["state"], str(part["pid"] or ""), str(part["restarts"]), printable(part.get("hint", says)))
     console.print(parts)
     for node, what in status["nodes"].items():
-        console.print(
-            f"node {node} {what['url']}: "
-            + (f"Ollama API {what['version']}, {', '.join(what['models'])}" if what["healthy"] else "[red]away[/red]")
-        )
+        if what["healthy"]:
+            line(console, f"node {node} {what['url']}: Ollama API {what['version']}, {', '.join(what['models'])}")
+        else:
+            line(console, f"node {node} {what['url']}: away", style="red")
     if "kafka_error" in status:
-        console.print(f"[red]{status['kafka_error']}[/red]")
+        line(console, status["kafka_error"], style="red")
         return
     lag = Table("reader", "topic", "behind", "seconds", box=None, header_style="dim")
     for row in status["lag"]:
@@ -189,21 +190,19 @@ def print_status(status: dict[str, Any], console: Console) -> None:
         lag.add_row(row["reader"], row["topic"], behind, "" if row["seconds"] is None else f"{row['seconds']:.1f}")
     console.print(lag)
     for fill in status["batch_fill"]:
-        console.print(f"batch of {fill['target']} ({fill['tenant']}): {fill['rows']} of {fill['seal_at_rows']} rows")
+        line(console, f"batch of {fill['target']} ({fill['tenant']}): {fill['rows']} of {fill['seal_at_rows']} rows")
     for job in status["jobs"]:
         step = (
             f" step {job['step']} of {job['steps']}, loss {job['loss']}" if job["state"] == "running" and job.get("steps") else ""
         )
-        console.print(f"job {job['job']}: {job['state']}{step} {job.get('explanation', job.get('version', ''))}")
+        line(console, f"job {job['job']}: {job['state']}{step} {job.get('explanation', job.get('version', ''))}")
     for version in status["versions"]:
         says = version.get("reason") or version.get("model", "")
-        console.print(f"version {version['version']} of {version['target']}: {version['state']} {says}")
+        line(console, f"version {version['version']} of {version['target']}: {version['state']} {says}")
     for box in status["dead_letters"]:
         reasons = ", ".join(f"{reason} {count}" for reason, count in box["reasons"].items())
-        console.print(
+        line(
+            console,
             f"dead letters of {box['topic']}: {box['standing']} ({reasons}). Type:  ruminate dlq list {box['topic']}",
             style="yellow",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
         )

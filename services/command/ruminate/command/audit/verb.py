@@ -44,7 +44,10 @@ def audit(
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
     store: Annotated[
-        str | None, typer.Option("--store", metavar="URI", help="Where artifacts lie; else as for --kafka, or RUMINATE_STORE_URI.")
+        str | None,
+        typer.Option(
+            "--store", metavar="URI", help="Where artifacts lie; else that of the loop in --state, else RUMINATE_STORE_URI."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from ruminate.accumulator.chain import digest_of
 from ruminate.accumulator.dataset import MANIFEST, Manifest, load_manifest
-from ruminate.accumulator.rebuild import Artifact, SealedChain, artifact_of
+from ruminate.accumulator.rebuild import Artifact, SealedChain, artifact_of, read_chains
 from ruminate.schemas.batch import TrainingBatchSealed
+from ruminate.shared.bus import Bus
 from ruminate.shared.store import Store, StoreError
 
+_SHOWN_CHAINS: Final = 10
 FILES: Final = {"train": "train.jsonl", "holdout": "holdout.jsonl"}
 
 
-class NoSuchBatch(Exception):
-    """The name fits no batch; the message says which there are."""
+class NotFound(Exception):
+    """What was named fits nothing; the message says what there is."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,23 @@ class Listed:
         return self.batch.model_dump(mode="json") | {"artifact": self.artifact}
 
 
+async def chains_of(bus: Bus, *, tenant: str | None = None, target: str | None = None) -> list[SealedChain]:
+    """Every chain, or those of a tenant and a target. Raises NotFound where there are chains, and none of them."""
+    every = await read_chains(bus)
+    chosen = [chain for chain in every if tenant in (None, chain.tenant) and target in (None, chain.target)]
+    if every and not chosen:
+        raise not_found("no batch is sealed", tenant, target, ((chain.tenant, chain.target) for chain in every))
+    return chosen
+
+
+def not_found(what: str, tenant: str | None, target: str | None, there: Iterable[tuple[str, str]]) -> NotFound:
+    """Says that nothing is there of a tenant and a target, and of which there is something."""
+    asked = " ".join((*([f"for {target}"] if target is not None else ()), *([f"of {tenant}"] if tenant is not None else ())))
+    found = sorted({f"{target} of {tenant}" for tenant, target in there})
+    more = ", …" if len(found) > _SHOWN_CHAINS else ""
+    return NotFound(f"{what} {asked}; there is something for {', '.join(found[:_SHOWN_CHAINS]) or 'nobody'}{more}")
+
+
 async def listed(store: Store, chain: SealedChain) -> AsyncIterator[Listed]:
     """The batches of a chain, each read whole to see whether it is."""
     for batch in chain.batches:
@@ -39,13 +58,13 @@ async def listed(store: Store, chain: SealedChain) -> AsyncIterator[Listed]:
 
 
 def find(chains: list[SealedChain], batch_id: str) -> TrainingBatchSealed:
-    """The batch of this id. Raises NoSuchBatch."""
+    """The batch of this id. Raises NotFound."""
     for chain in chains:
         for batch in chain.batches:
             if batch.batch_id == batch_id:
                 return batch
     last = ", ".join(chain.batches[-1].batch_id for chain in chains) or "none yet"
-    raise NoSuchBatch(f"no batch is named {batch_id!r}; the last of each chain: {last}. All of them:  ruminate datasets list")
+    raise NotFound(f"no batch is named {batch_id!r}; the last of each chain: {last}. All of them:  ruminate datasets list")
 
 
 def described(batch: TrainingBatchSealed, manifest: Manifest) -> dict[str, Any]:

@@ -3,7 +3,8 @@
     interaction-recorded-v1  ->  judge (the scorer of this program)  ->  order, cut  ->  replays/<name>/… in the store
 
 Nothing is published, no chain moves and nothing trains. The datasets depend on the interactions, on the policy and on what
-the chains hold out; in `sources.jsonl` alone stands where in the log each interaction was found.
+the chains hold out, and so do the verdicts in `assessments.jsonl`; in `sources.jsonl` alone stands where in the log each
+interaction was found.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
@@ -36,6 +38,7 @@ from ruminate.accumulator.replay import (
 )
 from ruminate.accumulator.spool import Spool
 from ruminate.assessor.decide import judge
+from ruminate.command.datasets.look import not_found
 from ruminate.command.datasets.policy import ReplayPolicy
 from ruminate.command.datasets.report import ChainSize, ReplayedBatch, ReplayedChain, report_of, summary_of
 from ruminate.schemas.flow import INTERACTION_RECORDED
@@ -71,50 +74,57 @@ async def replay(
     target: str | None = None,
     told: Told = lambda _: None,
 ) -> Replay:
-    """Judge every recorded interaction anew, cut, and keep the datasets and the report.
+    """Judge every recorded interaction anew, cut, and keep the verdicts, the datasets and the report.
 
-    Raises StoreError, Unsound, BrokerUnavailable.
+    Raises NotFound, StoreError, Unsound, BrokerUnavailable.
     """
     sealed = await read_chains(bus, tenant=tenant, target=target)
     taught = {(chain.tenant, chain.target): await taught_by(store, chain) for chain in sealed}
     with Spool() as spool:
         intake = Intake(spool)
-        await _take_in(bus, intake, policy, tenant, target, told)
+        there = await _take_in(bus, intake, policy, tenant, target, told)
         judged = intake.chains()
+        if there and not judged and not taught:
+            raise not_found("no interaction is recorded", tenant, target, there)
         chains, differences, datasets = [], [], {}
         for key in sorted(judged.keys() | taught.keys()):
             known = taught.get(key, Taught())
             chain, comparison, datasets[key] = await _replay_chain(key, judged.get(key, []), known, spool, store, policy, told)
             chains.append(chain)
             differences.append(comparison.differences)
-    conflicts = sorted(intake.conflicts)
-    report = report_of(policy, chains, differences, conflicts)
+        conflicts = sorted(intake.conflicts)
+        report = report_of(policy, chains, differences, conflicts)
 
-    async def keep(folder: Path) -> ArtifactReference:
-        await asyncio.to_thread(_write, folder, judged, chains, differences)
-        summary = orjson.dumps(summary_of(policy, chains, conflicts), option=orjson.OPT_INDENT_2)
-        await asyncio.to_thread((folder / "replay.json").write_bytes, summary)
-        await asyncio.to_thread((folder / "report.md").write_text, report, encoding="utf-8")
-        return await store.put_tree(folder, kind=KIND, name=policy.name)
+        async def keep(folder: Path) -> ArtifactReference:
+            await asyncio.to_thread(_write, folder, judged, spool, chains, differences)
+            summary = orjson.dumps(summary_of(policy, chains, conflicts), option=orjson.OPT_INDENT_2)
+            await asyncio.to_thread((folder / "replay.json").write_bytes, summary)
+            await asyncio.to_thread((folder / "report.md").write_text, report, encoding="utf-8")
+            return await store.put_tree(folder, kind=KIND, name=policy.name)
 
-    return Replay(tuple(chains), datasets, await in_a_folder(keep), report)
+        return Replay(tuple(chains), datasets, await in_a_folder(keep), report)
 
 
-async def _take_in(bus: Bus, intake: Intake, policy: ReplayPolicy, tenant: str | None, target: str | None, told: Told) -> None:
+async def _take_in(bus: Bus, intake: Intake, policy: ReplayPolicy, tenant: str | None, target: str | None, told: Told) -> set[Key]:
+    """Judge what is asked for, and give every chain of which something is recorded."""
     version = policy.assessment.version
-    async for delivery in bus.read(INTERACTION_RECORDED):
-        told("interactions")
-        interaction, event_id = delivery.payload, delivery.envelope.id
-        if tenant in (None, interaction.tenant) and target in (None, interaction.target_model):
-            sha256 = hashlib.sha256(delivery.value).digest()
-            if not intake.repeats(event_id, sha256=sha256):
-                intake.add(
-                    judge(interaction, policy.assessment, policy_version=version),
-                    event_id=event_id,
-                    sha256=sha256,
-                    partition=delivery.position.partition,
-                    offset=delivery.position.offset,
-                )
+    there: set[Key] = set()
+    async with aclosing(bus.read(INTERACTION_RECORDED)) as deliveries:
+        async for delivery in deliveries:
+            told("interactions")
+            interaction, event_id = delivery.payload, delivery.envelope.id
+            there.add((interaction.tenant, interaction.target_model))
+            if tenant in (None, interaction.tenant) and target in (None, interaction.target_model):
+                sha256 = hashlib.sha256(delivery.value).digest()
+                if not intake.repeats(event_id, sha256=sha256):
+                    intake.add(
+                        judge(interaction, policy.assessment, policy_version=version),
+                        event_id=event_id,
+                        sha256=sha256,
+                        partition=delivery.position.partition,
+                        offset=delivery.position.offset,
+                    )
+    return there
 
 
 async def _replay_chain(
@@ -187,6 +197,7 @@ def _sorted(counts: Counter[str]) -> dict[str, int]:
 def _write(
     folder: Path,
     judged: Mapping[Key, Sequence[Judged]],
+    spool: Spool,
     chains: Sequence[ReplayedChain],
     differences: Sequence[Sequence[Difference]],
 ) -> None:
@@ -195,16 +206,18 @@ def _write(
             for difference in of_chain:
                 line = {"tenant": chain.tenant, "target": chain.target, "difference": difference}
                 lines.write(orjson.dumps(line, option=_LINE))
+    with (folder / "assessments.jsonl").open("wb") as lines:
+        for name, each in _ranked(judged):
+            verdict = {"recorded_id": each.recorded_id, "verdict": orjson.Fragment(spool.read(each.verdict))}
+            lines.write(orjson.dumps(name | verdict, option=_LINE))
     with (folder / "sources.jsonl").open("wb") as lines:
-        for (tenant, target), interactions in judged.items():
-            for rank, each in enumerate(interactions):
-                source = {
-                    "tenant": tenant,
-                    "target": target,
-                    "rank": rank,
-                    "event_id": each.entry.row.event_id,
-                    "partition": each.partition,
-                    "offset": each.offset,
-                    "sha256": each.sha256.hex(),
-                }
-                lines.write(orjson.dumps(source, option=_LINE))
+        for name, each in _ranked(judged):
+            source = {"partition": each.partition, "offset": each.offset, "sha256": each.sha256.hex()}
+            lines.write(orjson.dumps(name | source, option=_LINE))
+
+
+def _ranked(judged: Mapping[Key, Sequence[Judged]]) -> Iterator[tuple[dict[str, object], Judged]]:
+    """Every interaction in the order of its chain, and what names it."""
+    for (tenant, target), interactions in judged.items():
+        for rank, each in enumerate(interactions):
+            yield {"tenant": tenant, "target": target, "rank": rank, "event_id": each.entry.row.event_id}, each

@@ -2,62 +2,63 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-import sys
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
-from typing import Annotated, Any, Final, NoReturn, TypeVar
+from typing import Annotated, Any, Final
 
 import orjson
 import typer
-from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ruminate.accumulator.dataset import load_manifest
-from ruminate.accumulator.rebuild import Rebuilt, read_chains, rebuild_chain
+from ruminate.accumulator.rebuild import Rebuilt, rebuild_chain
 from ruminate.accumulator.replay import Unsound
 from ruminate.accumulator.settings import AccumulatorSettings
-from ruminate.command.connection import NothingRuns, open_bus, read_addresses
-from ruminate.command.datasets.look import Listed, NoSuchBatch, described, find, listed, verify
+from ruminate.command.connection import find_settings, open_bus_at, read_settings
+from ruminate.command.datasets.look import Listed, NotFound, chains_of, described, find, listed, verify
 from ruminate.command.datasets.policy import PolicyError, read_policy
 from ruminate.command.datasets.replay import replay
-from ruminate.shared.bus import Bus, BusError
-from ruminate.shared.kafka_settings import WrongConnectionSettings
-from ruminate.shared.settings import ServiceSettings, problems_of
+from ruminate.command.terminal import (
+    DEFAULT_STATE,
+    AsJson,
+    Kafka,
+    State,
+    complaints,
+    console,
+    line,
+    printable,
+    refuse,
+    run,
+    write_json,
+)
+from ruminate.shared.bus import Bus
 from ruminate.shared.store import Store, StoreError, open_store
 
-S = TypeVar("S", bound=ServiceSettings)
-
 SOMETHING_DIFFERS: Final = 1
-USAGE: Final = 2
 
+_NONE_YET: Final = "no batch is sealed yet"
 _SHOWN: Final = 20
 _TOLD_EVERY_SECONDS: Final = 5.0
 _RANGE: Final = re.compile(r"(\d+)(?:\.\.(\d+))?")
 
 app = typer.Typer(
-    help="The batches of each chain: list, show, verify and rebuild them.", no_args_is_help=True, rich_markup_mode=None
+    help="The batches of each chain: list, show, verify and rebuild them.",
+    epilog="Begin with:  ruminate datasets list   (docs/runbooks/datasets.md says what each answer means, and what to do)",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
-console = Console()
-complaints = Console(stderr=True)
 
-State = Annotated[Path, typer.Option("--state", help="State folder of what `up` runs.", file_okay=False)]
-Kafka = Annotated[str | None, typer.Option("--kafka", metavar="HOST:PORT", help="Your Kafka, in place of the one in --state.")]
 StoreUri = Annotated[
     str | None,
-    typer.Option("--store", metavar="URI", help="Where datasets lie; else as in --state, with --kafka RUMINATE_STORE_URI."),
+    typer.Option("--store", metavar="URI", help="Where datasets lie; else that of the loop in --state, else RUMINATE_STORE_URI."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
 Tenant = Annotated[str | None, typer.Option("--tenant", help="Only chains of this tenant.")]
 Target = Annotated[str | None, typer.Option("--target", help="Only chains of this target.")]
-
-DEFAULT_STATE: Final = Path(".ruminate")
 
 
 @app.command("list")
@@ -73,20 +74,20 @@ def list_command(
 
     async def work() -> int:
         async with _open(state, kafka, store_uri) as (bus, store):
-            chains = await read_chains(bus, tenant=tenant, target=target)
+            chains = await chains_of(bus, tenant=tenant, target=target)
             found = [[each async for each in listed(store, chain)] for chain in chains]
         every = [each for batches in found for each in batches]
         if as_json:
-            _print_json([each.as_json() for each in every])
+            write_json([each.as_json() for each in every])
         else:
             for chain, batches in zip(chains, found, strict=True):
-                console.print(f"{chain.target} of {chain.tenant}", highlight=False, soft_wrap=True, markup=False)
+                _say(f"{chain.target} of {chain.tenant}")
                 console.print(_table(batches))
             if not every:
-                _say("no batch is sealed yet")
+                _say(_NONE_YET)
         return SOMETHING_DIFFERS if any(each.artifact != "whole" for each in every) else 0
 
-    _run(work())
+    raise typer.Exit(_run(work()))
 
 
 @app.command("show")
@@ -101,17 +102,17 @@ def show_command(
 
     async def work() -> int:
         async with _open(state, kafka, store_uri) as (bus, store):
-            batch = find(await read_chains(bus), batch_id)
+            batch = find(await chains_of(bus), batch_id)
             shown = described(batch, await load_manifest(store, batch.dataset))
         if as_json:
-            _print_json(shown)
+            write_json(shown)
         else:
             for name, value in shown.items():
                 says = ", ".join(f"{key} {each}" for key, each in value.items()) if isinstance(value, dict) else value
-                console.print(f"{name}: {says}", highlight=False, soft_wrap=True, markup=False)
+                _say(f"{name}: {says}")
         return 0
 
-    _run(work())
+    raise typer.Exit(_run(work()))
 
 
 @app.command("verify")
@@ -128,18 +129,21 @@ def verify_command(
     async def work() -> int:
         found: dict[str, list[str]] = {}
         async with _open(state, kafka, store_uri) as (bus, store):
-            for chain in await read_chains(bus, tenant=tenant, target=target):
+            for chain in await chains_of(bus, tenant=tenant, target=target):
                 async for batch, problems in verify(store, chain):
                     found[batch.batch_id] = problems
         if as_json:
-            _print_json(found)
+            write_json(found)
         else:
             for batch_id, problems in found.items():
-                _say(f"{batch_id}: sound" if not problems else f"{batch_id}: {len(problems)} problems", bad=bool(problems))
+                says = f"{len(problems)} problem{'s' * (len(problems) != 1)}" if problems else "sound"
+                _say(f"{batch_id}: {says}", bad=bool(problems))
                 _say_some(problems)
+            if not found:
+                _say(_NONE_YET)
         return SOMETHING_DIFFERS if any(found.values()) else 0
 
-    _run(work())
+    raise typer.Exit(_run(work()))
 
 
 @app.command("rebuild")
@@ -164,20 +168,22 @@ def rebuild_command(
 ) -> None:
     """Make datasets again out of the log, byte for byte, and put back what the store has lost. Exit 1 when a byte differs.
 
-    With --policy: what another policy would have taught, under replays/ in the store. It trains nothing.
+    With --policy: what another policy would have taught, under replays/ in the store. It trains nothing. The file says what
+    is other than the default, such as `assessment.keep_overall_at_least = 0.7` and, on the next line, `batch.seal_at_rows = 200`.
     """
     if policy is not None:
         if batch != "all" or without_manifests:
-            _refuse("--policy cuts anew, so it knows neither --batch nor --without-manifests")
-        _run(_replay(state, kafka, store_uri, tenant, target, policy, policy_name, as_json=as_json))
+            refuse("--policy cuts anew, so it knows neither --batch nor --without-manifests")
+        raise typer.Exit(_run(_replay(state, kafka, store_uri, tenant, target, policy, policy_name, as_json=as_json)))
     if policy_name is not None:
-        _refuse("--policy-name names a replay: it needs --policy FILE")
-    numbers, settings = _numbers(batch), _settings(AccumulatorSettings)
+        refuse("--policy-name names a replay: it needs --policy FILE")
+    numbers = _numbers(batch)
 
     async def work() -> int:
+        settings = read_settings(AccumulatorSettings)
         found: list[Rebuilt] = []
         async with _open(state, kafka, store_uri) as (bus, store), _telling() as told:
-            for chain in await read_chains(bus, tenant=tenant, target=target):
+            for chain in await chains_of(bus, tenant=tenant, target=target):
                 rebuilding = rebuild_chain(
                     bus,
                     store,
@@ -193,12 +199,12 @@ def rebuild_command(
                         if not as_json:
                             _say_rebuilt(rebuilt)
         if as_json:
-            _print_json([asdict(each) | {"batch": each.batch.model_dump(mode="json")} for each in found])
+            write_json([asdict(each) | {"batch": each.batch.model_dump(mode="json")} for each in found])
         elif not found:
             _say("no such batch is sealed", bad=True)
         return 0 if found and all(each.outcome == "identical" and each.whole_now for each in found) else SOMETHING_DIFFERS
 
-    _run(work())
+    raise typer.Exit(_run(work()))
 
 
 async def _replay(
@@ -218,9 +224,9 @@ async def _replay(
     if as_json:
         summary = orjson.loads(await store.read_file(made.summary, "replay.json"))
         datasets = [reference.model_dump(mode="json") for references in made.datasets.values() for reference in references]
-        _print_json(summary | {"summary": made.summary.model_dump(mode="json"), "datasets": datasets})
+        write_json(summary | {"summary": made.summary.model_dump(mode="json"), "datasets": datasets})
     else:
-        console.print(made.report, highlight=False, soft_wrap=True, markup=False)
+        _say(made.report)
         for references in made.datasets.values():
             for reference in references:
                 _say(f"dataset  {reference.uri}")
@@ -233,7 +239,7 @@ def _table(batches: Collection[Listed]) -> Table:
     for each in batches:
         batch = each.batch
         table.add_row(
-            Text(batch.batch_id, overflow="fold"),
+            Text(printable(batch.batch_id), overflow="fold"),
             str(batch.rows),
             f"{batch.reasoning_ratio:.0%}",
             str(batch.holdout_rows),
@@ -273,11 +279,7 @@ def _say_some(sentences: Collection[str]) -> None:
 
 
 def _say(text: str, *, bad: bool = False) -> None:
-    console.print(text, style="red" if bad else None, highlight=False, soft_wrap=True, markup=False)
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.buffer.write(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
+    line(console, text, style="red" if bad else None)
 
 
 def _numbers(text: str) -> Collection[int] | None:
@@ -285,30 +287,16 @@ def _numbers(text: str) -> Collection[int] | None:
         return None
     match = _RANGE.fullmatch(text)
     if match is None or (match[2] and int(match[2]) < int(match[1])):
-        _refuse(f"--batch {text!r}: a number, two as 3..5, or all")
+        refuse(f"--batch {text!r}: a number, two as 3..5, or all")
     return range(int(match[1]), int(match[2] or match[1]) + 1)
-
-
-def _settings(kind: type[S]) -> S:
-    try:
-        return kind()
-    except ValidationError as error:
-        _refuse("; ".join(problems_of(error)))
-
-
-def _refuse(message: str) -> NoReturn:
-    complaints.print(f"ruminate: {message}", style="red", highlight=False, soft_wrap=True, markup=False)
-    raise typer.Exit(USAGE)
 
 
 @asynccontextmanager
 async def _open(state: Path, kafka: str | None, store_uri: str | None) -> AsyncIterator[tuple[Bus, Store]]:
     """Log and store of what runs in `state`, or of what the caller names."""
-    home = state.resolve()
-    if store_uri is None:
-        store_uri = read_addresses(home).store if kafka is None else _settings(ServiceSettings).store_uri
-    async with open_bus(home, kafka) as bus:
-        yield bus, open_store(store_uri)
+    settings = find_settings(state.resolve(), kafka, store_uri)
+    async with open_bus_at(settings) as bus:
+        yield bus, open_store(settings.store_uri)
 
 
 @asynccontextmanager
@@ -323,21 +311,10 @@ async def _telling() -> AsyncIterator[Callable[[str], None]]:
         if (now := monotonic()) - told_at >= _TOLD_EVERY_SECONDS:
             told_at = now
             so_far = ", ".join(f"{count} {name}" for name, count in counts.items())
-            complaints.print(f"{so_far} in {now - began:.0f} s", style="dim", highlight=False)
+            line(complaints, f"{so_far} in {now - began:.0f} s", style="dim")
 
     yield told
 
 
-def _run(work: Coroutine[Any, Any, int]) -> NoReturn:
-    """Run to the end; what we foresaw becomes one line and an exit, what we did not keeps its traceback."""
-    try:
-        code = asyncio.run(work)
-    except (PolicyError, NoSuchBatch, WrongConnectionSettings) as error:
-        complaints.print(f"ruminate: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
-        code = USAGE
-    except (NothingRuns, BusError, StoreError, Unsound, OSError) as error:
-        complaints.print(f"ruminate: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
-        code = SOMETHING_DIFFERS
-    except KeyboardInterrupt:
-        code = 130
-    raise typer.Exit(code)
+def _run(work: Coroutine[Any, Any, int]) -> int:
+    return run(work, failures=(StoreError, Unsound), mistakes=(PolicyError, NotFound))

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from ruminate.shared.bus import BrokerUnavailable, Position
 from ruminate.shared.connection import aiokafka_options
-from ruminate.shared.letters import Box, SentBack, read_letters
+from ruminate.shared.letters import Box, Letters, SentBack, read_letters
 from ruminate.shared.member import Member
+from ruminate.shared.profiles import PROFILES
 from ruminate.shared.settings import ServiceSettings
 
 _TURN_SECONDS: Final = 0.2
@@ -40,18 +41,22 @@ async def outcomes(bus: Member, settings: ServiceSettings, sent: Sequence[SentBa
         if each.offset is not None:
             last[each.letter.box] = max(last[each.letter.box], each.offset)
     read_to = await _read_to(settings, last, seconds=seconds)
-    # Offsets are committed when a dead letter is acknowledged; a transaction's marker may reach the letter's partition last.
-    await asyncio.sleep(_TURN_SECONDS)
-    known = await read_letters(bus, last)
+    if PROFILES[settings.kafka_profile].transactions:
+        await _all_decided(settings, last)
+    return fates(sent, read_to, await read_letters(bus, last))
+
+
+def fates(sent: Iterable[SentBack], read_to: Mapping[Box, int], known: Letters) -> list[Outcome]:
+    """What became of each, from what its reader has committed of its retries and from the letters that stand or stood since."""
     dead = {letter.position: f"{letter.reason}: {letter.explanation}" for letter in known.standing()}
     dead |= {
         Position(word.topic, word.partition, word.offset): f"{word.reason}, and {word.action} since by {word.settled_by}"
         for word in known.settled()
     }
-    return [_outcome(each, read_to, dead) for each in sent]
+    return [_fate(each, read_to, dead) for each in sent]
 
 
-def _outcome(each: SentBack, read_to: dict[Box, int], dead: dict[Position, str]) -> Outcome:
+def _fate(each: SentBack, read_to: Mapping[Box, int], dead: Mapping[Position, str]) -> Outcome:
     box = each.letter.box
     if each.offset is None:
         return Outcome(each, "sent before", "an attempt that was cut short had sent it")
@@ -59,6 +64,32 @@ def _outcome(each: SentBack, read_to: dict[Box, int], dead: dict[Position, str])
         return Outcome(each, "waiting", f"{box.reader} has not come to it. Does it run?  ruminate status")
     again = dead.get(Position(box.retries.name, 0, each.offset))
     return Outcome(each, "done") if again is None else Outcome(each, "dead again", again)
+
+
+async def _all_decided(settings: ServiceSettings, boxes: Iterable[Box]) -> None:
+    """Wait until no letter is out of sight any more: a transaction may show its offset before it shows the letter it wrote.
+
+    Raises BrokerUnavailable.
+    """
+    # A letter lies in the partition of what was given up, and retries have one.
+    places = [TopicPartition(box.letters.name, 0) for box in boxes]
+    profile = PROFILES[settings.kafka_profile]
+    deadline = time.monotonic() + profile.delivery_timeout_seconds
+    options = aiokafka_options(settings)
+    try:
+        async with (
+            AIOKafkaConsumer(**options, isolation_level="read_uncommitted") as every,
+            AIOKafkaConsumer(**options, isolation_level="read_committed") as decided,
+        ):
+            ends = await every.end_offsets(places)
+            while any(end < ends[place] for place, end in (await decided.end_offsets(places)).items()):
+                if time.monotonic() > deadline:
+                    raise BrokerUnavailable(
+                        "whether they are dead again is not decided, for a transaction is open: list them later"
+                    )
+                await asyncio.sleep(_TURN_SECONDS)
+    except (KafkaError, OSError) as error:
+        raise BrokerUnavailable(f"whether they are dead again could not be asked: {type(error).__name__}") from error
 
 
 async def _read_to(settings: ServiceSettings, last: dict[Box, int], *, seconds: float) -> dict[Box, int]:

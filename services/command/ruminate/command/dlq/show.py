@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ruminate.command.dlq.choose import shown_length
+from ruminate.command.terminal import line, printable
 from ruminate.schemas.dead_letter import DeadLetterSettled
 from ruminate.schemas.envelope import moment
 from ruminate.shared.bus import Position
@@ -26,11 +27,6 @@ _SIZES: Final = ((1024 * 1024, "MiB"), (1024, "KiB"), (1, "B"))
 
 
 # For people.
-
-
-def line(out: Console, text: str, *, style: str | None = None) -> None:
-    """One line of it, whatever its length."""
-    out.print(printable(text), style=style, highlight=False, soft_wrap=True, markup=False)
 
 
 def show_letters(letters: Sequence[Letter], known: Letters, out: Console, *, now: datetime) -> None:
@@ -118,11 +114,6 @@ def headers(record: Record) -> Iterator[str]:
     for name, raw in without_provenance(record.headers):
         # A header may be null, whatever its type says.
         yield f"{name}: {'null' if raw is None else raw.decode(errors='backslashreplace')}"
-
-
-def printable(text: str) -> str:
-    """Nothing that a terminal would take for a command: letters come from anybody."""
-    return "".join(char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode() for char in text)
 
 
 # For programs.

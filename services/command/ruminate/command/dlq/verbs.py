@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 import os
 import socket
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, Final, TypeVar
 
-import orjson
 import typer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
-from ruminate.command.connection import NothingRuns, find_settings
+from ruminate.command.connection import find_settings, open_bus_at
 from ruminate.command.dlq.choose import Filter, NotChosen, find, moment, shown_length
 from ruminate.command.dlq.outcome import Outcome, outcomes
 from ruminate.command.dlq.show import (
@@ -30,43 +27,59 @@ from ruminate.command.dlq.show import (
     describe,
     headers,
     letter_as_json,
-    line,
     said,
     short,
     show_letters,
     show_settled,
     word_as_json,
 )
+from ruminate.command.terminal import (
+    DEFAULT_STATE,
+    FAILED,
+    Kafka,
+    State,
+    complaints,
+    console,
+    fail,
+    line,
+    refuse,
+    run,
+    write_json_lines,
+)
 from ruminate.schemas.flow import DEAD_LETTER_SETTLED, SIDE_TOPICS
 from ruminate.schemas.payload import Name, Text
 from ruminate.shared.bus import BrokerUnavailable, BusError
-from ruminate.shared.connection import aiokafka_options, why_not_connected
+from ruminate.shared.connection import aiokafka_options
 from ruminate.shared.decoding import now
 from ruminate.shared.kafka import KafkaBus
-from ruminate.shared.kafka_settings import WrongConnectionSettings
-from ruminate.shared.letters import CannotSettle, Letter, Letters, SentBack, drop, read_contents, read_letters, replay
-from ruminate.shared.settings import ServiceSettings, problems_of
-
-FAILED: Final = 1
-USAGE: Final = 2
-INTERRUPTED: Final = 130
+from ruminate.shared.letters import (
+    Action,
+    CannotSettle,
+    Letter,
+    Letters,
+    SentBack,
+    drop,
+    read_contents,
+    read_letters,
+    replay,
+    why_not,
+)
+from ruminate.shared.member import Member
+from ruminate.shared.settings import ServiceSettings
 
 _SHOWN: Final = 100
 _SHOWN_BEFORE: Final = 20
 _TOLD_EVERY: Final = 5_000
 
+T = TypeVar("T")
+
 app = typer.Typer(
     help="Dead letters, which are records that a reader gave up: list them, look at one, send them back or drop them.",
+    epilog="Begin with:  ruminate dlq list   (docs/runbooks/dead-letters.md says what each reason means, and what to do)",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-console = Console()
-complaints = Console(stderr=True)
 
-State = Annotated[Path, typer.Option("--state", help="State folder of what `up` runs.", file_okay=False)]
-Kafka = Annotated[
-    str | None, typer.Option("--kafka", metavar="HOST:PORT", help="Your Kafka; else the one in --state, else RUMINATE_*.")
-]
 TopicOption = Annotated[str | None, typer.Option("--topic", help="Only records of this topic.")]
 Reader = Annotated[str | None, typer.Option("--reader", help="Only what this reader gave up.")]
 Reason = Annotated[list[str] | None, typer.Option("--reason", help="Only for this reason; may be given again.")]
@@ -74,12 +87,10 @@ Since = Annotated[str | None, typer.Option("--since", metavar="TIME", help="Give
 Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Given up before then.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many, those that were given up first.")]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids, or the beginnings of them.", show_default=False)]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask, however many they are.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say which, and do nothing.")]
 By = Annotated[str | None, typer.Option("--by", help="Who decides; else you, at this machine.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON, for programs: an object a line.")]
-
-DEFAULT_STATE: Final = Path(".ruminate")
 
 
 @app.command("list")
@@ -98,7 +109,7 @@ def list_command(
 ) -> None:
     """The dead letters that stand, first those that were given up first, and how many for which reason."""
     if None not in (topic_name, topic) and topic_name != topic:
-        _refuse(f"two topics are named: {topic_name} and {topic} (--topic)")
+        refuse(f"two topics are named: {topic_name} and {topic} (--topic)")
     wanted = _filter(topic_name or topic, reader, reason, since, until)
 
     async def work() -> int:
@@ -106,8 +117,8 @@ def list_command(
             known = await read_letters(bus, wanted.boxes())
         letters, words = wanted.letters(known), wanted.settled(known) if every else []
         if as_json:
-            _write(map(letter_as_json, letters[:limit]))
-            _write(map(word_as_json, words[:limit]))
+            write_json_lines(map(letter_as_json, letters[:limit]))
+            write_json_lines(map(word_as_json, words[:limit]))
             return 0
         most = limit or _SHOWN
         line(console, _total(letters, known.standing(), wanted))
@@ -120,7 +131,7 @@ def list_command(
             line(console, "none is settled")
         return 0
 
-    _run(work())
+    raise typer.Exit(_run(work()))
 
 
 @app.command("show")
@@ -148,7 +159,7 @@ def show_command(
         line(console, f"\nnext:  ruminate dlq show {short(found, known)} --value --headers   (may be personal data)", style="dim")
         return 0
 
-    _run(work())
+    raise typer.Exit(_run(work()))
 
 
 @app.command("replay")
@@ -179,28 +190,27 @@ def replay_command(
     """
     wanted = _filter(topic, reader, reason, since, until)
     decided_by, decided_why = _who(by), _checked(Text, why, "--why")
+    out = complaints if as_json else console
+    known, letters = _run(_choose(state, kafka, ids, wanted, limit, "replayed", out=out))
+    if dry_run or not letters or not _agreed(letters, known, "send back", yes=yes):
+        _say_undone(letters, known, "sent back", dry_run=dry_run, as_json=as_json)
+        return
 
-    async def work() -> int:
+    async def settle() -> int:
         async with _open(state, kafka) as (bus, settings):
-            known, letters = await _choose(bus, ids, wanted, limit, only_readable=True, out=complaints if as_json else console)
-            if not letters or dry_run or not await _agreed(letters, known, "send back", yes=yes):
-                return _done_nothing(letters, known, "sent back", dry_run=dry_run, as_json=as_json)
-            if not yes and len(letters) > 1:  # people take their time, and are not alone
-                known, letters = await _still_standing(bus, letters)
-            sent = await _settled(
-                replay(bus, known, letters, by=decided_by, why=decided_why, told=_told(len(letters))), "sent back"
-            )
+            known, standing = await _still_standing(bus, letters)
+            sent = await _settled(replay(bus, known, standing, by=decided_by, why=decided_why, told=_told(len(standing))))
             if not as_json:
-                _say_sent(sent, len(letters))
+                _say_sent(sent, len(standing))
             ended = await outcomes(bus, settings, sent, seconds=wait_seconds) if wait else []
         if as_json:
-            _write(map(_outcome_as_json, ended) if wait else map(_sent_as_json, sent))
+            write_json_lines(map(_outcome_as_json, ended) if wait else map(_sent_as_json, sent))
         else:
             _say_outcomes(ended, known)
-        failed = len(sent) < len(letters) or any(each.fate in ("dead again", "waiting") for each in ended)
+        failed = len(sent) < len(standing) or any(each.fate in ("dead again", "waiting") for each in ended)
         return FAILED if failed else 0
 
-    _run(work())
+    raise typer.Exit(_run(settle()))
 
 
 @app.command("drop")
@@ -223,26 +233,25 @@ def drop_command(
     wanted = _filter(topic, reader, reason, since, until)
     decided_by, decided_why = _who(by), _checked(Text, why.strip(), "--why")
     if not decided_why:
-        _refuse("--why is empty; say why these letters may go, for whoever asks later")
+        refuse("--why is empty; say why these letters may go, for whoever asks later")
+    known, letters = _run(_choose(state, kafka, ids, wanted, limit, "dropped", out=console))
+    if dry_run or not letters or not _agreed(letters, known, "drop", yes=yes):
+        _say_undone(letters, known, "dropped", dry_run=dry_run)
+        return
 
-    async def work() -> int:
+    async def settle() -> None:
         async with _open(state, kafka) as (bus, _):
-            known, letters = await _choose(bus, ids, wanted, limit, only_readable=False, out=console)
-            if not letters or dry_run or not await _agreed(letters, known, "drop", yes=yes):
-                return _done_nothing(letters, known, "dropped", dry_run=dry_run, as_json=False)
-            if not yes and len(letters) > 1:
-                known, letters = await _still_standing(bus, letters)
-            sent_before = sum(known.said(letter, "replayed") for letter in letters)
-            count = await _settled(drop(bus, known, letters, by=decided_by, why=decided_why), "dropped")
+            known, standing = await _still_standing(bus, letters)
+            sent_before = sum(known.said(letter, "replayed") for letter in standing)
+            count = await _settled(drop(bus, known, standing, by=decided_by, why=decided_why))
         line(console, f"{count - sent_before:,} dropped")
         if sent_before:
             line(
                 console,
                 f"{sent_before:,} had been sent back already by somebody who was cut short; that is ended, they do not stand",
             )
-        return 0
 
-    _run(work())
+    _run(settle())
 
 
 # Which.
@@ -260,30 +269,40 @@ def _filter(topic: str | None, reader: str | None, reasons: Collection[str] | No
         )
         wanted.boxes()
     except NotChosen as error:
-        _refuse(str(error))
+        refuse(str(error))
     return wanted
 
 
 async def _choose(
-    bus: KafkaBus, ids: Sequence[str] | None, wanted: Filter, limit: int | None, *, only_readable: bool, out: Console
+    state: Path,
+    kafka: str | None,
+    ids: Sequence[str] | None,
+    wanted: Filter,
+    limit: int | None,
+    action: Action,
+    *,
+    out: Console,
 ) -> tuple[Letters, list[Letter]]:
     """What stands of what was asked for; says what does not. Raises NotChosen."""
-    if not ids:
-        if not wanted.says_something:
-            raise NotChosen("say which: ids, or --topic, --reader, --reason, --since, --until.  See:  ruminate dlq list")
-        known = await read_letters(bus, wanted.boxes())
-        letters = wanted.letters(known)
-        readable = [letter for letter in letters if letter.tries or not only_readable]
-        if len(readable) < len(letters):
-            line(
-                complaints, f"left out, because they cannot be sent back: {dead_letters(len(letters) - len(readable))}, unreadable"
-            )
-        if not letters and (others := known.standing()):
-            line(out, f"nothing matches; there stand {counted(letter.reason for letter in others)}")
-        return known, readable[:limit]
-    if wanted.says_something or limit is not None:
+    if not ids and not wanted.says_something:
+        raise NotChosen("say which: ids, or --topic, --reader, --reason, --since, --until.  See:  ruminate dlq list")
+    if ids and (wanted.says_something or limit is not None):
         raise NotChosen("give ids, or say what the letters have in common; not both")
-    known = await read_letters(bus)
+    async with _open(state, kafka) as (bus, _):
+        known = await read_letters(bus, wanted.boxes())
+    if ids:
+        return known, _named(ids, known, out)
+    letters = wanted.letters(known)
+    able = [letter for letter in letters if not why_not(letter, action)]
+    if len(able) < len(letters):
+        example = next(reason for letter in letters if (reason := why_not(letter, action)))
+        line(complaints, f"left out: {dead_letters(len(letters) - len(able))}, such as this: {example}")
+    if not letters and (others := known.standing()):
+        line(out, f"nothing matches; there stand {counted(letter.reason for letter in others)}")
+    return known, able[:limit]
+
+
+def _named(ids: Iterable[str], known: Letters, out: Console) -> list[Letter]:
     letters = []
     for letter_id in dict.fromkeys(find(known, each) for each in ids):
         letter = known.letter(letter_id)
@@ -291,25 +310,31 @@ async def _choose(
             line(out, f"{short(letter_id, known)} is settled already: {_what_became_of(letter_id, known)}")
         else:
             letters.append(letter)
-    return known, letters
+    return letters
 
 
-async def _still_standing(bus: KafkaBus, letters: Sequence[Letter]) -> tuple[Letters, list[Letter]]:
-    known = await read_letters(bus, dict.fromkeys(letter.box for letter in letters))
-    standing = {letter.id: letter for letter in known.standing()}
-    return known, [standing[letter.id] for letter in letters if letter.id in standing]
-
-
-async def _agreed(letters: Sequence[Letter], known: Letters, verb: str, *, yes: bool) -> bool:
+def _agreed(letters: Sequence[Letter], known: Letters, verb: str, *, yes: bool) -> bool:
     if yes or len(letters) == 1:
         return True
     show_letters(letters[:_SHOWN_BEFORE], known, complaints, now=now())
     if len(letters) > _SHOWN_BEFORE:
         line(complaints, f"and {len(letters) - _SHOWN_BEFORE:,} more")
     try:
-        return await asyncio.to_thread(typer.confirm, f"{verb} {dead_letters(len(letters))}?", err=True)
+        return typer.confirm(f"{verb} {dead_letters(len(letters))}?", err=True)
     except typer.Abort:
-        raise NotChosen("nobody answered, so nothing was done; say --yes where nobody can be asked") from None
+        fail("nobody answered, so nothing was done; say --yes where nobody can be asked")
+
+
+async def _still_standing(bus: Member, letters: Sequence[Letter]) -> tuple[Letters, list[Letter]]:
+    """Look once more: people take their time to answer, and are not alone."""
+    known = await read_letters(bus, dict.fromkeys(letter.box for letter in letters))
+    standing = {letter.id: letter for letter in known.standing()}
+    found = [standing[letter.id] for letter in letters if letter.id in standing]
+    if len(found) < len(letters):
+        line(
+            complaints, f"{len(letters) - len(found):,} were settled meanwhile by somebody else, or their topic has forgotten them"
+        )
+    return known, found
 
 
 # What became of it.
@@ -341,14 +366,16 @@ def _what_became_of(letter_id: Any, known: Letters) -> str:
     return said(words[-1]) + (f". It is dead again: {short(again.id, known)}, {again.reason}" if again else "")
 
 
-async def _settled(settling: Coroutine[Any, Any, Any], what: str) -> Any:
+async def _settled(settling: Coroutine[Any, Any, T]) -> T:
     try:
         return await settling
     except BusError as error:
-        raise BrokerUnavailable(f"{error}. Not all are {what}; what still stands was not: type the same again") from error
+        raise BrokerUnavailable(
+            f"{error}. Not all are settled, and none is lost: type the same again, it goes on from there"
+        ) from error
 
 
-def _told(of: int) -> Any:
+def _told(of: int) -> Callable[[int], None]:
     """Says how far it is, where there is much."""
     last = 0
 
@@ -382,16 +409,15 @@ def _say_outcomes(ended: Sequence[Outcome], known: Letters) -> None:
     _say_more(len(rest) - _SHOWN)
 
 
-def _done_nothing(letters: Sequence[Letter], known: Letters, what: str, *, dry_run: bool, as_json: bool) -> int:
+def _say_undone(letters: Sequence[Letter], known: Letters, what: str, *, dry_run: bool, as_json: bool = False) -> None:
     if as_json:
-        _write(map(letter_as_json, letters if dry_run else ()))
+        write_json_lines(map(letter_as_json, letters if dry_run else ()))
     elif dry_run:
         show_letters(letters[:_SHOWN], known, console, now=now())
         _say_more(len(letters) - _SHOWN)
         line(console, f"{len(letters):,} would be {what}")
     else:
         line(console, f"nothing is {what}")
-    return 0
 
 
 def _total(letters: Sequence[Letter], standing: Sequence[Letter], wanted: Filter) -> str:
@@ -423,10 +449,8 @@ def _outcome_as_json(outcome: Outcome) -> dict[str, Any]:
 async def _open(state: Path, kafka: str | None) -> AsyncIterator[tuple[KafkaBus, ServiceSettings]]:
     """The bus at the broker that was named, else of the loop in this folder, else of the environment. Raises BrokerUnavailable."""
     settings = find_settings(state.resolve(), kafka)
-    if why := await why_not_connected(settings):
-        raise BrokerUnavailable(why)
-    await _check_topics(settings)
-    async with KafkaBus(settings, reader="command") as bus:
+    async with open_bus_at(settings) as bus:
+        await _check_topics(settings)
         yield bus, settings
 
 
@@ -462,29 +486,8 @@ def _checked(kind: Any, text: str, option: str) -> str:
     try:
         return TypeAdapter[str](kind).validate_python(text)
     except ValidationError as error:
-        _refuse(f"{option}: {error.errors(include_input=False, include_url=False)[0]['msg']}")
+        refuse(f"{option}: {error.errors(include_input=False, include_url=False)[0]['msg']}")
 
 
-def _run(work: Coroutine[Any, Any, int]) -> NoReturn:
-    try:
-        code = asyncio.run(work)
-    except (CannotSettle, NotChosen, NothingRuns, WrongConnectionSettings, BusError, OSError) as error:
-        line(complaints, f"ruminate: {error}", style="red")
-        code = FAILED
-    except ValidationError as error:
-        line(complaints, f"ruminate: {'; '.join(problems_of(error))}", style="red")
-        code = FAILED
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    raise typer.Exit(code)
-
-
-def _refuse(message: str) -> NoReturn:
-    line(complaints, f"ruminate: {message}", style="red")
-    raise typer.Exit(USAGE)
-
-
-def _write(objects: Any) -> None:
-    for each in objects:
-        sys.stdout.buffer.write(orjson.dumps(each) + b"\n")
-    sys.stdout.buffer.flush()
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    return run(work, failures=(CannotSettle, NotChosen))

@@ -23,6 +23,7 @@ class Window:
     def __init__(self, *, most: int) -> None:
         self._most = most
         self._seen: OrderedDict[bytes, Seen] = OrderedDict()
+        WINDOW_INTERACTIONS.set_function(self._seen.__len__)
 
     def seen(self, key: bytes) -> Seen | None:
         """The first record of that id that we know of."""
@@ -38,4 +39,3 @@ class Window:
         self._seen[key] = seen
         if len(self._seen) > self._most:
             self._seen.popitem(last=False)
-        WINDOW_INTERACTIONS.set(len(self._seen))

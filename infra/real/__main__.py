@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from infra.real.cache import MissingPart, Part, cache_folder
+from infra.real.cache import FailedTool, MissingPart, Part, cache_folder
 from infra.real.kafka import KAFKA, BrokerDidNotStart, kafka_cluster
 from infra.real.ollama import NEWER, OLLAMA, NodeDidNotStart, ollama_node
 
@@ -96,10 +96,15 @@ def _until_asked_to_end() -> None:
 
 
 def main() -> None:
-    """Entry point: what we foresaw becomes one line and exit 1."""
+    """Entry point: what we foresaw is said without a traceback, with exit 1."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        sys.exit(128 + number)  # as Ctrl-C does: whoever has something to clean up hears of it
+
+    signal.signal(signal.SIGTERM, end)
     try:
         app()
-    except (MissingPart, BrokerDidNotStart, NodeDidNotStart) as error:
+    except (MissingPart, FailedTool, BrokerDidNotStart, NodeDidNotStart) as error:
         sys.exit(str(error))
 
 

@@ -2,6 +2,7 @@
 
 The cache is `$RUMINATE_CACHE`, else `$XDG_CACHE_HOME/ruminate`, else `~/.cache/ruminate`; a part is a folder in it. It is
 built beside its place and renamed, under a lock, so that neither an interruption nor a second installer leaves half of one.
+An installer that is killed takes its tools along; the folder in which it built is removed by the next one.
 """
 
 from __future__ import annotations
@@ -18,9 +19,15 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from infra.real.tied import Tied, tail, temporary_folder
+
 
 class MissingPart(RuntimeError):
     """A part, or a tool that builds one, is not there; the message names the line to type."""
+
+
+class FailedTool(RuntimeError):
+    """A tool that builds a part failed; the message shows the end of what it said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +43,9 @@ class Part:
     build: Callable[[Path], None]
     """Fills an empty folder."""
     tools: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Debian's packages for each program that `build` or the part itself calls: the first that the system knows is taken."""
+    """Debian's packages for each program that `build` calls: the first that the system knows is taken."""
+    needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The same for what the part itself calls: a cache may have come from a machine that had it."""
 
     @property
     def place(self) -> Path:
@@ -48,21 +57,23 @@ class Part:
         return stamp.is_file() and stamp.read_text() == self.recipe
 
     def find(self) -> Path:
-        """Its folder, if it is installed."""
+        """Its folder, if it is installed, and what it needs is there."""
         if not self.installed:
             raise MissingPart(f"{self.name} is not installed. Type:  .venv/bin/python -m infra.real install {self.alias}")
+        _refuse(_missing(self.needs))
         return self.place
 
     def install(self, say: Callable[[str], None] = print) -> Path:
         """Its folder, built first where it is not there; says what was done."""
-        with _locked(cache_folder() / f"{self.name}.lock"):
+        with _locked(cache_folder() / f"{self.name}.lock", say):
+            self._sweep(say)
+            _demand(self.needs if self.installed else {**self.needs, **self.tools}, say)
             if self.installed:
                 say(f"{self.name}: there already, {_megabytes(self.place)} in {self.place}")
                 return self.place
-            _demand(self.tools, say)
             say(f"{self.name}: building …")
             begun = time.monotonic()
-            with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=f"{self.name}.new-") as beside:
+            with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=self._beside) as beside:
                 new = Path(beside) / self.name
                 new.mkdir()
                 self.build(new)
@@ -72,6 +83,17 @@ class Part:
                 new.rename(self.place)
             say(f"{self.name}: built in {time.monotonic() - begun:.0f} s, {_megabytes(self.place)} in {self.place}")
             return self.place
+
+    @property
+    def _beside(self) -> str:
+        """What the names of the folders in which it is built begin with."""
+        return f"{self.name}.new-"
+
+    def _sweep(self, say: Callable[[str], None]) -> None:
+        """Remove what killed installers have left. We hold the lock, so nobody is at work in any of it."""
+        for left in cache_folder().glob(f"{self._beside}*"):
+            say(f"{self.name}: removing {left.name}, which an installer that was killed has left")
+            shutil.rmtree(left, ignore_errors=True)  # what cannot go is in nobody's way
 
 
 def cache_folder() -> Path:
@@ -89,39 +111,42 @@ def digest(*inputs: str | Path) -> str:
 
 
 def run(*command: str | Path, folder: Path | None = None, environment: Mapping[str, str] | None = None) -> str:
-    """Run a tool to its end and give its output; where it fails, the error shows the end of what it said."""
-    done = subprocess.run(
-        [str(word) for word in command],
-        cwd=folder,
-        env=None if environment is None else {**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        end = "\n".join(done.stdout.splitlines()[-40:])
-        raise RuntimeError(f"`{' '.join(map(str, command))}` ended with code {done.returncode}:\n{end}")
-    return done.stdout
+    """Run a tool to its end and give its output. It ends with us, and all that it started. Raises FailedTool."""
+    words = [str(word) for word in command]
+    with temporary_folder("tool") as place:
+        log = place / "said"
+        tool = Tied(words, log=log, folder=folder, environment=environment)
+        try:
+            code = tool.wait()
+        finally:
+            tool.end()
+        if code:
+            raise FailedTool(f"`{' '.join(words)}` ended with code {code}:\n{tail(log, lines=40)}")
+        return log.read_text(errors="replace")
 
 
 def _demand(tools: Mapping[str, tuple[str, ...]], say: Callable[[str], None]) -> None:
     """See that every tool is there; a fresh machine of a CI, where we are root on Debian, gets what is missing."""
-    missing = {tool: packages for tool, packages in tools.items() if not _there(tool)}
-    if not missing:
-        return
-    if os.environ.get("CI") and os.geteuid() == 0 and shutil.which("apt-get"):
+    missing = _missing(tools)
+    if missing and os.environ.get("CI") and os.geteuid() == 0 and shutil.which("apt-get"):
         run("apt-get", "update", "-q")
         packages = sorted({_known(packages) for packages in missing.values()})
         say(f"apt-get install {' '.join(packages)} …")
         environment = {"DEBIAN_FRONTEND": "noninteractive"}
         run("apt-get", "install", "-q", "-y", "--no-install-recommends", *packages, environment=environment)
-        missing = {tool: packages for tool, packages in tools.items() if not _there(tool)}
+        missing = _missing(tools)
+    _refuse(missing)
+
+
+def _missing(tools: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:
+    return {tool: packages for tool, packages in tools.items() if not _there(tool)}
+
+
+def _refuse(missing: Mapping[str, tuple[str, ...]]) -> None:
+    """Raises MissingPart where anything is missing."""
     if missing:
-        names = ", ".join(sorted(missing))
         packages = sorted({packages[0] for packages in missing.values()})
-        raise MissingPart(f"{names}: not there. Type:  sudo apt-get install {' '.join(packages)}")
+        raise MissingPart(f"{', '.join(sorted(missing))}: not there. Type:  sudo apt-get install {' '.join(packages)}")
 
 
 def _there(tool: str) -> bool:
@@ -138,9 +163,13 @@ def _known(packages: Iterable[str]) -> str:
 
 
 @contextmanager
-def _locked(lock: Path) -> Iterator[None]:
+def _locked(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
     with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"{lock.stem}: another installer is at work on it; waiting for that one …")
+            fcntl.flock(held, fcntl.LOCK_EX)
         yield
 
 

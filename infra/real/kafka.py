@@ -18,7 +18,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from base64 import urlsafe_b64encode
@@ -33,12 +32,12 @@ from typing import Literal
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from infra.real.cache import MissingPart, Part, digest, run
+from infra.real.ports import hold_port, on_free_ports
 from infra.real.tied import Tied, tail, temporary_folder
 
 VERSION = "4.1.0"
 READY_SECONDS = 120.0
 STOP_SECONDS = 60.0
-_PORT_ATTEMPTS = 5
 _ASK_SECONDS = 0.2
 _HERE = Path(__file__).parent
 _POM, _HASHES = _HERE / "pom.xml", _HERE / "kafka.sha256"
@@ -291,29 +290,18 @@ def kafka_cluster(
     further = dict(listeners or {})
     with ExitStack() as resources:
         place = folder if folder is not None else resources.enter_context(temporary_folder("kafka"))
-        attempts = 1 if port else _PORT_ATTEMPTS
-        for attempt in range(1, attempts + 1):
-            made = [
-                _Broker(number, ports, place / f"broker-{number}") for number, ports in enumerate(_ports(brokers, port, further))
-            ]
+
+        def start() -> KafkaCluster:
+            ports = _ports(resources, brokers, port, further)
+            made = [_Broker(number, its_own, place / f"broker-{number}") for number, its_own in enumerate(ports)]
             cluster = KafkaCluster(home, made, dict(settings or {}), client_protocol, jvm, further)
+            resources.callback(cluster.end)
             for broker in made:
                 broker.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                cluster.start(*range(brokers))
-                break
-            except BrokerDidNotStart as error:
-                cluster.end()
-                # Somebody took a port between our looking and the broker's binding.
-                if attempt == attempts or "Address already in use" not in str(error):
-                    raise
-            except BaseException:
-                cluster.end()
-                raise
-        try:
-            yield cluster
-        finally:
-            cluster.end()
+            cluster.start(*range(brokers))
+            return cluster
+
+        yield start() if port else on_free_ports(start)
 
 
 def _have_caught_up(asker: Consumer, numbers: Collection[int]) -> bool:
@@ -338,30 +326,17 @@ def _coordinator_answers(asker: Consumer) -> bool:
     return True
 
 
-def _ports(brokers: int, first: int, further: Collection[str] = ()) -> list[_Ports]:
-    """Three free ports a broker, and one for each further listener.
-
-    They lie below those that the system hands out by itself: a broker that is down must find its port free again, and a
-    client that tries to reach it in the meantime must not be given the very same port to call from.
-    """
-    with ExitStack() as held:
-
-        def free() -> int:
-            while True:
-                candidate = 12_000 + secrets.randbelow(20_000)
-                probe = socket.socket()
-                try:
-                    probe.bind(("127.0.0.1", candidate))
-                except OSError:
-                    probe.close()
-                else:
-                    held.enter_context(probe)
-                    return candidate
-
-        return [
-            _Ports(free(), free(), first + number if first else free(), {name: free() for name in further})
-            for number in range(brokers)
-        ]
+def _ports(held: ExitStack, brokers: int, first: int = 0, further: Collection[str] = ()) -> list[_Ports]:
+    """Three ports a broker, and one for each further listener; `first` is that of the first broker's clients, if not any."""
+    return [
+        _Ports(
+            controller=hold_port(held),
+            internal=hold_port(held),
+            client=first + number if first else hold_port(held),
+            further={name: hold_port(held) for name in further},
+        )
+        for number in range(brokers)
+    ]
 
 
 def _format(data: Path, checkpoint: Path, number: int, cluster_id: str) -> None:
@@ -413,14 +388,14 @@ def _keep_checkpoint(folder: Path, place: Path) -> None:
 
 def _keep_archive(folder: Path, place: Path) -> None:
     """Let one broker live and end; the classes that it loaded are archived, which saves a third of every later start."""
-    broker = _Broker(0, _ports(1, 0)[0], place / "broker-0")
-    broker.folder.mkdir()
-    cluster = KafkaCluster(folder, [broker], {}, "PLAINTEXT", (*_BRIEF, f"-XX:ArchiveClassesAtExit={_ARCHIVE}"))
-    try:
+    with ExitStack() as held:
+        (ports,) = _ports(held, 1)
+        broker = _Broker(0, ports, place / "broker-0")
+        broker.folder.mkdir()
+        cluster = KafkaCluster(folder, [broker], {}, "PLAINTEXT", (*_BRIEF, f"-XX:ArchiveClassesAtExit={_ARCHIVE}"))
+        held.callback(cluster.end)
         cluster.start(0)
         cluster.stop(0)
-    finally:
-        cluster.end()
 
 
 KAFKA = Part(
@@ -428,5 +403,6 @@ KAFKA = Part(
     alias="kafka",
     recipe=digest(_POM, _HASHES, "archive of classes, checkpoint"),
     build=_build,
-    tools={"java": ("openjdk-17-jre-headless", "openjdk-21-jre-headless"), "mvn": ("maven",)},
+    tools={"mvn": ("maven",)},
+    needs={"java": ("openjdk-17-jre-headless", "openjdk-21-jre-headless")},
 )

@@ -1,24 +1,24 @@
 """A program that ends with whoever started it, together with all that it started itself, whatever happens.
 
-A supervisor of a few lines stands between: it holds one end of a pipe, reads end-of-file once its parent is gone (or lets
-go), and then kills the program's whole process group. So it does not matter which thread started a program, and a program
-that cannot be taught about parents (a JVM, a server with runners of its own) needs none of it.
+Between us and the program stands `ruminate.embedded.tied`, in a process of its own that runs this file: it holds one end of
+a pipe, reads end-of-file once we are gone (or let go), and kills the program's whole process group. So it does not matter
+which thread started a program, and a program that cannot be taught about parents (a JVM, a server with runners of its own)
+needs none of it.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1
+from ruminate.embedded.tied import run_tied
+
 _END_SECONDS = 20.0
 
 
@@ -44,7 +44,7 @@ class Tied:
             started = answer.readline()
         if not started:
             self.end()
-            raise RuntimeError(f"{command[0]} could not be started:\n{tail(log)}")
+            raise RuntimeError(tail(log, lines=1))
         self.pid = int(started)
         """Of the program itself, which leads a process group of its own."""
 
@@ -58,8 +58,8 @@ class Tied:
         """The exit code, 128 and more for a signal; None while it runs."""
         return self._supervisor.poll()
 
-    def wait(self, seconds: float) -> int:
-        """Wait for the program to end by itself; TimeoutExpired if it does not."""
+    def wait(self, seconds: float | None = None) -> int:
+        """Wait for the program to end by itself; TimeoutExpired if it does not do so in time."""
         return self._supervisor.wait(seconds)
 
     def kill(self) -> None:
@@ -95,38 +95,15 @@ def tail(log: Path, lines: int = 15) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
 
 
-def supervise(command: Sequence[str]) -> int:
-    """Run a program until it ends or our parent lets go; give its exit code."""
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=sys.stderr,
-        start_new_session=True,
-        preexec_fn=_die_with_parent,  # noqa: PLW1509 - no other thread runs yet
-    ) as program:
-        threading.Thread(target=_kill_at_end_of_file, args=(program.pid,), daemon=True).start()
-        print(program.pid, flush=True)
+def main() -> int:
+    """Run a program; our standard input is its rope, and our output the one line that says who it is."""
+
+    def tell(program: int) -> None:
+        print(program, flush=True)
         sys.stdout.close()
-        code = program.wait()
-    _kill_group(program.pid)
-    return code if code >= 0 else 128 - code
 
-
-def _kill_at_end_of_file(group: int) -> None:
-    os.read(sys.stdin.fileno(), 1)  # not by the buffer, whose lock would be in the way of our own end
-    _kill_group(group)
-
-
-def _kill_group(group: int) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
-
-
-def _die_with_parent() -> None:
-    """For the case that somebody kills the supervisor; Linux alone knows this."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return run_tied(sys.argv[1:], rope=sys.stdin.fileno(), stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno(), started=tell)
 
 
 if __name__ == "__main__":
-    sys.exit(supervise(sys.argv[1:]))
+    sys.exit(main())

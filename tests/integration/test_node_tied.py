@@ -17,8 +17,8 @@ from ruminate.shared.process import Rope
 DEADLINE_SECONDS = 20.0
 FAMILY = "import subprocess, time\nprint(subprocess.Popen(['sleep', '600']).pid, flush=True)\ntime.sleep(600)"
 DEAF = "import signal, subprocess, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + FAMILY
-
 BRIEF = "import subprocess, sys\nprint(subprocess.Popen(['sleep', '600']).pid, flush=True)\nsys.stdin.read()\nsys.exit(7)"
+ALONE = "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)"
 
 
 @contextmanager
@@ -59,3 +59,28 @@ def test_a_program_that_ends_by_itself_takes_its_children_along_and_keeps_its_co
         assert process.wait(DEADLINE_SECONDS) == 7
         assert psutil.wait_procs(family, timeout=DEADLINE_SECONDS)[1] == []
     rope.cut()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel has to tell the program")
+def test_who_ties_a_program_is_killed_and_the_program_ends_all_the_same() -> None:
+    rope = Rope()
+    with tied(ALONE, rope) as (process, family):
+        process.kill()
+        assert psutil.wait_procs(family, timeout=DEADLINE_SECONDS)[1] == []
+    rope.cut()
+
+
+def test_a_program_that_is_not_there_is_said_in_a_line() -> None:
+    rope = Rope()
+    done = subprocess.run(
+        [sys.executable, "-m", "ruminate.embedded.tied", "no-such-program"],
+        env=os.environ | rope.environment(),
+        pass_fds=(rope.reading_end,),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+        check=False,
+    )
+    rope.cut()
+    assert done.returncode == 127
+    assert done.stderr == "no-such-program could not be started: No such file or directory\n"

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from infra.real.cache import MissingPart
-from infra.real.ollama import VERSIONS, ollama_node
+from infra.real.ollama import NEWER, VERSIONS, NodeDidNotStart, OllamaNode, ollama_node
 from ruminate.shared.ollama import QWEN3_TEMPLATE
 from tests.contract.ollama_contract import ANSWER, GREEDY, HELLO, ONE_THREAD, until
 from tests.plugins.node import TinyModels
@@ -58,6 +58,12 @@ def test_a_node_keeps_its_models_over_a_kill_and_its_runners_die_with_it(version
         assert client.chat("talk", HELLO, think=True, options=GREEDY).message.content == ANSWER
         folder = node.folder
     assert not folder.exists()
+
+
+@pytest.mark.real
+def test_a_port_at_which_another_node_answers_is_said_and_not_taken_for_ours(newer_ollama: OllamaNode) -> None:
+    with pytest.raises(NodeDidNotStart, match="address already in use"), ollama_node(NEWER, port=newer_ollama.port):
+        pass
 
 
 @pytest.mark.real

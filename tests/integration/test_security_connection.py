@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError
 
+from infra.real.ports import hold_port
 from ruminate.schemas.dead_letter import DeadLetterSettled
 from ruminate.schemas.flow import DEAD_LETTER_SETTLED
 from ruminate.shared.bus import BrokerUnavailable
@@ -31,7 +31,7 @@ from ruminate.shared.lag import LagProbe
 from ruminate.shared.settings import ServiceSettings
 from ruminate.shared.topics import EVERY_TOPIC, open_admin
 from tests.plugins.certificates import SigningKey
-from tests.plugins.guarded import GuardedKafka, environment_of, password_of, scram, user_of
+from tests.plugins.guarded import GuardedKafka, environment_of, password_of, run_to_its_end, scram, user_of
 
 pytestmark = pytest.mark.real
 
@@ -252,10 +252,9 @@ class Service:
 
 
 @pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port() -> Iterator[int]:
+    with ExitStack() as held:
+        yield hold_port(held)
 
 
 @contextmanager
@@ -311,15 +310,7 @@ def test_a_service_that_is_refused_waits_says_why_and_needs_no_restart_once_it_i
 
 def test_a_service_whose_files_cannot_be_used_ends_with_78(guarded_kafka: GuardedKafka, tmp_path: Path) -> None:
     settings = guarded_kafka.settings("TLS", kafka_ca_file=tmp_path / "missing.pem")
-    environment = {**os.environ, **environment_of(settings), "RUMINATE_STATE_DIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-m", "ruminate.assessor"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-        check=False,
-    )
+    done = run_to_its_end("assessor", settings, tmp_path)
     assert done.returncode == 78, done.stderr
     assert f"RUMINATE_KAFKA_CA_FILE={tmp_path / 'missing.pem'} cannot be used: No such file or directory" in done.stderr
 

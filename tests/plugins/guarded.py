@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +42,7 @@ LISTENERS: Final[dict[str, Protocol]] = {
     "ELSEWHERE": "SSL",
 }
 MECHANISMS: Final = {"SCRAM-SHA-256": ScramMechanism.SCRAM_SHA_256, "SCRAM-SHA-512": ScramMechanism.SCRAM_SHA_512}
+_END_SECONDS: Final = 60.0
 _PACKAGE: Final = "org.apache.kafka.common.security"
 
 
@@ -117,6 +121,18 @@ def environment_of(settings: ServiceSettings) -> dict[str, str]:
     found = {name: getattr(settings, name) for name in settings.model_fields_set}
     plain = {name: value.get_secret_value() if hasattr(value, "get_secret_value") else value for name, value in found.items()}
     return {f"RUMINATE_{name.upper()}": str(value) for name, value in plain.items() if value is not None}
+
+
+def run_to_its_end(service: str, settings: ServiceSettings, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A service that ends by itself: how, and what it said."""
+    return subprocess.run(
+        [sys.executable, "-m", f"ruminate.{service}"],
+        env={**os.environ, **environment_of(settings), "RUMINATE_STATE_DIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=_END_SECONDS,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="session")

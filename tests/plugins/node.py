@@ -9,10 +9,11 @@ depend on every token of the prompt, so that a shortcut in the cache or a batch 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -22,6 +23,8 @@ import gguf
 import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from ruminate.shared.process import Rope
 
 HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM = 64, 2, 2, 1, 32
 CONTEXT_TOKENS = 2048
@@ -243,16 +246,26 @@ class RunningNode:
 
 @contextmanager
 def running_node(models: Path, *options: str) -> Iterator[RunningNode]:
-    """An embedded node over a folder of models, on a free port."""
-    command = [sys.executable, "-m", "ruminate.embedded", "node", "--port", "0", "--models", str(models), *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            url = process.stdout.readline().strip()
-            assert url, f"the node ended with {process.wait(10)} before it listened"
-            yield RunningNode(url, models, process)
-        finally:
-            process.terminate()
+    """An embedded node over a folder of models, on a free port; it ends with us, however we end."""
+    tied = (sys.executable, "-m", "ruminate.shared.process", "ruminate.embedded", "node")
+    command = [*tied, "--port", "0", "--models", str(models), *options]
+    with ExitStack() as held:
+        rope = Rope()
+        held.callback(rope.cut)
+        process = held.enter_context(
+            subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                env=os.environ | rope.environment(),
+                pass_fds=(rope.reading_end,),
+                text=True,
+            )
+        )
+        held.callback(process.terminate)
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert url, f"the node ended with {process.wait(10)} before it listened"
+        yield RunningNode(url, models, process)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import ssl
 import pytest
 from aiokafka.errors import KafkaConnectionError, SaslAuthenticationFailed
 
-from ruminate.shared.obstacles import Obstacle, explain, is_refusal, together
+from ruminate.shared.obstacles import Obstacle, explain, hung_up, is_refusal, together
 from ruminate.shared.settings import ServiceSettings
 
 WHERE = "kafka.example:9093"
@@ -67,6 +67,19 @@ def test_an_answer_that_is_a_tls_record_shows_that_the_broker_speaks_tls(first_b
 )
 def test_where_a_broker_just_hung_up_the_error_alone_does_not_tell(error: BaseException) -> None:
     assert explain(error, TLS, WHERE) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ConnectionResetError(), "ConnectionResetError"),
+        (caused(ConnectionResetError()), "ConnectionResetError"),
+        (caused(EOFError("0 bytes read")), "0 bytes read"),
+    ],
+)
+def test_a_broker_that_just_hung_up_is_told_by_whatever_there_is(error: BaseException, said: str) -> None:
+    obstacle = hung_up(error, WHERE)
+    assert obstacle == Obstacle(f"{WHERE} ended the connection ({said}). Its log may say why", heals_by_waiting=True)
 
 
 def test_an_obstacle_of_several_heals_by_waiting_only_if_all_do_and_nothing_is_said_twice() -> None:

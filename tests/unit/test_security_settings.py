@@ -48,6 +48,9 @@ TOKEN: dict[str, Any] = {
         (TOKEN | {"kafka_token_client_id": None}, "RUMINATE_KAFKA_SASL_MECHANISM=OAUTHBEARER needs RUMINATE_KAFKA_TOKEN_CLIENT_ID"),
         (TOKEN | {"kafka_token_url": "http://login.example/token"}, "would send our secret readable: use https://"),
         (TOKEN | {"kafka_token_url": "login.example"}, "would send our secret readable: use https://"),
+        (TOKEN | {"kafka_token_url": "https://[login"}, "RUMINATE_KAFKA_TOKEN_URL is no address"),
+        (TOKEN | {"kafka_token_url": f"https://me:{SECRET}@login.example/token"}, "RUMINATE_KAFKA_TOKEN_URL holds a log-in"),
+        (TOKEN | {"kafka_token_url": f"http://me:{SECRET}@login.example/token"}, "RUMINATE_KAFKA_TOKEN_URL holds a log-in"),
         (
             {"kafka_security_protocol": "SSL", "kafka_certificate_file": "tls.crt"},
             "RUMINATE_KAFKA_CERTIFICATE_FILE and RUMINATE_KAFKA_KEY_FILE go together",
@@ -59,6 +62,21 @@ TOKEN: dict[str, Any] = {
         ({"kafka_profile": "embedded", "kafka_security_protocol": "SSL"}, "the embedded broker speaks PLAINTEXT alone"),
         ({"kafka_security_protocol": "TLS"}, "RUMINATE_KAFKA_SECURITY_PROTOCOL: Input should be 'PLAINTEXT', 'SSL'"),
         (SCRAM | {"kafka_sasl_mechanism": "GSSAPI"}, "RUMINATE_KAFKA_SASL_MECHANISM: Input should be 'SCRAM-SHA-256'"),
+        *(
+            ({"kafka_bootstrap": wrong}, "RUMINATE_KAFKA_BOOTSTRAP has to be host:port[,host:port], with ports from 1 to 65535")
+            for wrong in (
+                "",
+                "kafka",
+                "kafka:",
+                "kafka:0",
+                "kafka:99999",
+                "a..b:9092",
+                "[::1",
+                "a:9092,",
+                "a:9092, b:9092",
+                f"{SECRET}@a:1",
+            )
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_in_a_sentence_that_names_them(fields: dict[str, Any], says: str) -> None:
@@ -67,6 +85,11 @@ def test_settings_that_contradict_each_other_are_refused_in_a_sentence_that_name
     (problem,) = problems_of(refused.value)
     assert says in problem
     assert SECRET not in f"{refused.value!s}{refused.value!r}{problem}"
+
+
+@pytest.mark.parametrize("places", ["127.0.0.1:9092", "[::1]:9092", "kafka-1.example.:9092,kafka_2:1", "künstlich.example:65535"])
+def test_brokers_are_named_by_host_and_port(places: str) -> None:
+    assert aiokafka_options(ServiceSettings(kafka_bootstrap=places))["bootstrap_servers"] == places
 
 
 def test_the_embedded_broker_is_reached_whatever_the_environment_says_of_another_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ from ruminate.shared.obstacles import (
     together,
 )
 from ruminate.shared.tls import broker_context, trusting
-from ruminate.shared.tokens import Tokens
+from ruminate.shared.tokens import Tokens, TokenUnavailable
 
 log = structlog.get_logger()
 
@@ -184,6 +184,12 @@ class _TokenLogIn(OAuthAuthenticator):  # type: ignore[misc]
 
 
 class _Connection(AIOKafkaConnection):  # type: ignore[misc]
+    async def _do_sasl_handshake(self) -> None:
+        try:
+            await super()._do_sasl_handshake()
+        except (ValueError, LookupError) as error:  # by SCRAM the broker has to prove itself, too
+            raise SaslAuthenticationFailed(f"it does not prove that it knows our password ({error})") from error
+
     def authenticator_oauth(self) -> _TokenLogIn:
         return _TokenLogIn(sasl_oauth_token_provider=self._sasl_oauth_token_provider)
 
@@ -242,8 +248,13 @@ async def find_obstacle(settings: KafkaSettings) -> Obstacle | None:
     """Connect once to the brokers that are named, then to those that they name, as a client does."""
     try:
         options = aiokafka_options(settings)
+        if (provider := options.get("sasl_oauth_token_provider")) is not None:
+            # Before the attempts: in one, who is slow to give a token would be taken for a broker that is slow to answer.
+            await provider.token()
     except WrongConnectionSettings as error:
         return Obstacle(str(error))
+    except TokenUnavailable as error:
+        return Obstacle(error.what, error.heals_by_waiting)
     named = {(host, port) for host, port, _ in collect_hosts(options.pop("bootstrap_servers"))}
     outcomes = await asyncio.gather(*(_attempt(settings, options, host, port) for host, port in sorted(named)))
     obstacles = [outcome for outcome in outcomes if isinstance(outcome, Obstacle)]

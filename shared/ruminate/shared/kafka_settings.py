@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Self
@@ -35,6 +36,8 @@ _TOKEN = (
 )
 _SECRETS = ("kafka_password", "kafka_key_password", "kafka_token_client_secret")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_BROKER = re.compile(r"(?:\[[^\[\]\s]+\]|[\w-]+(?:\.[\w-]+)*\.?):(?P<port>\d{1,5})")
+_LAST_PORT = 65_535
 
 
 class WrongConnectionSettings(BusError):
@@ -115,6 +118,8 @@ class KafkaSettings(BaseSettings):
 def _contradictions(settings: KafkaSettings) -> Iterator[str]:
     """What makes no sense together, a sentence each: which settings, what is allowed, what to do."""
     chosen = f"{variable('kafka_security_protocol')}={settings.kafka_security_protocol}"
+    if not all(map(_names_a_broker, settings.kafka_bootstrap.split(","))):
+        yield f"{variable('kafka_bootstrap')} has to be host:port[,host:port], with ports from 1 to {_LAST_PORT}"
     if settings.kafka_profile == "embedded":
         if settings.kafka_security_protocol != "PLAINTEXT":
             yield f"{chosen}: the embedded broker speaks PLAINTEXT alone. Leave it out, or set RUMINATE_KAFKA_PROFILE=kafka"
@@ -140,6 +145,11 @@ def _contradictions(settings: KafkaSettings) -> Iterator[str]:
     )
 
 
+def _names_a_broker(place: str) -> bool:
+    found = _BROKER.fullmatch(place)
+    return found is not None and 0 < int(found["port"]) <= _LAST_PORT
+
+
 def _log_in_contradictions(settings: KafkaSettings, chosen: str) -> Iterator[str]:
     mechanism = settings.kafka_sasl_mechanism
     if mechanism is None:
@@ -160,13 +170,22 @@ def _log_in_contradictions(settings: KafkaSettings, chosen: str) -> Iterator[str
         yield f"{how} needs {variable(secret)}_FILE or {variable(secret)}: set one of them"
     for name in _those_set(settings, foreign):
         yield f"{variable(name)} is set, but {how} does not use it: leave it out, or choose another mechanism"
-    if by_token and settings.kafka_token_url is not None and not _keeps_a_secret(settings.kafka_token_url):
-        yield f"{variable('kafka_token_url')}={settings.kafka_token_url} would send our secret readable: use https://"
+    if by_token and settings.kafka_token_url is not None:
+        yield from _token_url_problems(settings.kafka_token_url)
 
 
-def _keeps_a_secret(url: str) -> bool:
-    parts = urlsplit(url)
-    return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK))
+def _token_url_problems(url: str) -> Iterator[str]:
+    name = variable("kafka_token_url")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        yield f"{name} is no address: it has to begin with https:// and the name of a host"
+        return
+    if "@" in parts.netloc:  # as part of the address it would be shown wherever that is
+        client, secret = variable("kafka_token_client_id"), variable("kafka_token_client_secret")
+        yield f"{name} holds a log-in: take it out, and set {client} and {secret}_FILE"
+    elif not parts.hostname or (parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK)):
+        yield f"{name}={url} would send our secret readable: use https://"
 
 
 def variable(field: str) -> str:

@@ -154,7 +154,8 @@ def no_tls_there(settings: KafkaSettings, where: str) -> Obstacle:
 def hung_up(error: BaseException, where: str) -> Obstacle:
     """The broker ended the connection, and nothing tells why."""
     cause = error.__cause__ or error
-    return Obstacle(f"{where} ended the connection ({cause or type(cause).__name__}). Its log may say why", heals_by_waiting=True)
+    said = str(cause) or type(cause).__name__
+    return Obstacle(f"{where} ended the connection ({said}). Its log may say why", heals_by_waiting=True)
 
 
 def _not_trusted(error: ssl.SSLCertVerificationError, where: str) -> str:

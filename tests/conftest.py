@@ -1,5 +1,12 @@
 """Fixtures that tests share, one plugin a real part; and what suites state to differ."""
 
+import signal
+
+import pytest
+
+# What is asserted there says what it found, as in a test.
+pytest.register_assert_rewrite("tests.contract", "tests.e2e")
+
 pytest_plugins = [
     "tests.plugins.broker",
     "tests.plugins.differences",
@@ -8,3 +15,7 @@ pytest_plugins = [
     "tests.plugins.node",
     "tests.plugins.ollama",
 ]
+
+# A shell lets what it starts in the background ignore Ctrl-C, and all that this starts would do the same.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

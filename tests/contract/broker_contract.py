@@ -30,7 +30,7 @@ from ruminate.shared.kafka import KafkaBus
 from ruminate.shared.lag import Lag, LagProbe
 from ruminate.shared.profiles import PROFILES
 from ruminate.shared.topics import TopicsDiffer, ensure_topics
-from tests.contract.bus_contract import (
+from tests.contract.bench import (
     VALID,
     Sample,
     headers_for,
@@ -41,10 +41,7 @@ from tests.contract.bus_contract import (
     until,
     until_async,
 )
-from tests.contract.kafka_bench import KafkaBench, OwnBroker, relay
-
-ANSWER_SECONDS = 10.0
-"""How long one answer of a broker may take in these tests."""
+from tests.contract.kafka_bench import ANSWER_SECONDS, KafkaBench, OwnBroker, relay
 
 
 @asynccontextmanager
@@ -71,8 +68,8 @@ async def producer_at(bootstrap: str, **how: Any) -> AsyncIterator[AIOKafkaProdu
 
 @asynccontextmanager
 async def consumer_at(bootstrap: str, *topics: str, **how: Any) -> AsyncIterator[AIOKafkaConsumer]:
-    """A plain consumer, of a group or of none."""
-    consumer = AIOKafkaConsumer(*topics, bootstrap_servers=bootstrap, **how)
+    """A plain consumer, of a group or of none; it commits what it is told to."""
+    consumer = AIOKafkaConsumer(*topics, bootstrap_servers=bootstrap, enable_auto_commit=False, **how)
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             await consumer.start()

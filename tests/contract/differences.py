@@ -42,7 +42,7 @@ class Difference:
     """One promise that one program does not keep."""
 
     contract: str
-    """Module of the contract's test."""
+    """First word of the module of the contract's test."""
     subject: str
     promise: str
     reason: str
@@ -73,15 +73,15 @@ def _difference(suite: type[Suite], case: str, reason: str) -> Difference:
     test = getattr(suite, name, None)
     if test is None:
         raise LookupError(f"{suite.__name__} states a difference for {name}, which is none of its tests")
-    contract = test.__module__.rpartition(".")[2]
+    contract = test.__module__.rpartition(".")[2].partition("_")[0]
     promise = name.removeprefix("test_").replace("_", " ")
     return Difference(contract, suite.subject, promise + (f" ({parameters.rstrip(']')})" if parameters else ""), reason)
 
 
 _INTRODUCTIONS = {
-    "bus_contract": "What every bus does, in memory, on the embedded broker and on Apache Kafka.",
-    "broker_contract": "What the services, and what people build beside them, may ask of a broker.",
-    "ollama_contract": "What a node that speaks Ollama's API does.",
+    "bus": "What every bus does, in memory, on the embedded broker and on Apache Kafka.",
+    "broker": "What the services, and what people build beside them, may ask of a broker.",
+    "ollama": "What a node that speaks Ollama's API does.",
 }
 
 
@@ -100,7 +100,7 @@ def page(note: str) -> str:
         raise LookupError(f"no introduction to {', '.join(sorted(unknown))}, so its differences would not be on the page")
     for contract, introduction in _INTRODUCTIONS.items():
         rows = [difference for difference in found if difference.contract == contract]
-        lines += [f"## {contract.removesuffix('_contract').capitalize()}", "", introduction, ""]
+        lines += [f"## {contract.capitalize()}", "", introduction, ""]
         if rows:
             lines += ["| the contract says | not so | instead |", "|---|---|---|"]
             lines += [f"| {row.promise} | {row.subject} | {row.reason} |" for row in rows]

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from confluent_kafka.admin import AdminClient
 
 from ruminate.schemas.envelope import Headers
 from ruminate.schemas.topic import Topic
@@ -19,7 +20,10 @@ from ruminate.shared.dead_letters import Record
 from ruminate.shared.kafka import KafkaBus
 from ruminate.shared.profiles import BrokerProfile
 from ruminate.shared.topics import ensure_topics
-from tests.contract.bus_contract import Bench
+from tests.contract.bench import Bench
+
+ANSWER_SECONDS = 10.0
+"""How long one answer of a broker may take in tests."""
 
 
 class OwnBroker(Protocol):
@@ -84,6 +88,17 @@ class KafkaBench(Bench):
         finally:
             await admin.close()
         return {place.partition: commit.offset for place, commit in found.items() if commit.offset > 0}
+
+
+def shares_of(bootstrap: str, group: str) -> dict[str, set[tuple[str, int]]]:
+    """What each member of a group is assigned, topics and partitions, by its static name."""
+    with AdminClient({"bootstrap.servers": bootstrap, "log_level": 2}) as admin:
+        (found,) = admin.describe_consumer_groups([group]).values()
+        members = found.result(ANSWER_SECONDS).members
+    return {
+        member.group_instance_id: {(place.topic, place.partition) for place in member.assignment.topic_partitions}
+        for member in members
+    }
 
 
 def relay(

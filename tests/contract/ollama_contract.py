@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import ollama
@@ -207,7 +209,7 @@ class OllamaContract:
     # blobs
 
     def test_a_blob_is_checked_against_its_digest(self, http: httpx.Client) -> None:
-        content = fresh_name().encode()
+        content = uuid4().bytes
         digest = "sha256:" + hashlib.sha256(content).hexdigest()
         assert http.head(f"/api/blobs/{digest}").status_code == 404
         assert http.post(f"/api/blobs/{digest}", content=content).status_code == 201
@@ -224,11 +226,12 @@ class OllamaContract:
     # create, copy, delete
 
     def test_create_tells_its_statuses(self, client: ollama.Client, tiny_models: TinyModels) -> None:
-        steps = client.create(fresh_name(), files={"m.gguf": client.create_blob(tiny_models.talk)}, system="Hm.", stream=True)
+        new = uuid4().hex
+        steps = client.create(fresh_name(), files={"m.gguf": client.create_blob(tiny_models.talk)}, system=new, stream=True)
         statuses = [step.status for step in steps]
         assert statuses[0] == "parsing GGUF"
         assert any(str(status).startswith("using existing layer sha256:") for status in statuses)
-        assert any(str(status).startswith("creating new layer sha256:") for status in statuses) or len(statuses) > 4
+        assert any(str(status).startswith("creating new layer sha256:") for status in statuses)
         assert statuses[-2:] == ["writing manifest", "success"]
 
     @pytest.mark.parametrize(
@@ -530,6 +533,11 @@ class OllamaContract:
         assert ask(1) == ask(1)
         assert len({ask(seed) for seed in range(1, 6)}) > 1
 
+    def test_an_answer_has_an_end_whatever_bytes_it_is_made_of(self, client: ollama.Client) -> None:
+        for seed in range(20):
+            options = {"temperature": 1.5, "top_k": 0, "top_p": 1.0, "seed": seed, "num_predict": 24}
+            assert client.chat("babble", HELLO, think=False, options=options).done, f"seed {seed}"
+
     # loading
 
     def test_an_empty_prompt_loads_and_keep_alive_zero_unloads(self, client: ollama.Client, http: httpx.Client) -> None:
@@ -714,10 +722,8 @@ def httpx_show(client: ollama.Client, name: str) -> dict[str, Any]:
     return shown
 
 
-def until(condition: Any, *, seconds: float = 10.0) -> None:
+def until(condition: Callable[[], object], *, seconds: float = 10.0) -> None:
     """Wait until something is true, at most so long."""
-    import time
-
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "still not true"

@@ -14,7 +14,7 @@ from dataclasses import replace
 from ruminate.shared.bus import Delivery
 from ruminate.shared.kafka import KafkaBus
 from ruminate.shared.settings import ServiceSettings
-from tests.contract.bus_contract import Sample, sample_topic
+from tests.contract.bench import Sample, sample_topic
 
 
 async def relay(reader: str, source: str, target: str, seconds: str = "0.005") -> None:

@@ -12,7 +12,8 @@ from ruminate.schemas.envelope import Headers
 from ruminate.schemas.topic import Topic
 from ruminate.shared.dead_letters import Record
 from ruminate.shared.memory import MemoryBroker, MemoryBus
-from tests.contract.bus_contract import Bench, BusContract
+from tests.contract.bench import Bench
+from tests.contract.bus_contract import BusContract
 from tests.contract.transactions_contract import TransactionsContract
 
 

@@ -21,8 +21,9 @@ from infra.real.kafka import KafkaCluster
 from ruminate.schemas.topic import Topic
 from ruminate.shared import settling
 from ruminate.shared.bus import Delivery
-from tests.contract.bus_contract import BusContract, Sample, publish, sample_topic, serving, until_async
-from tests.contract.kafka_bench import KafkaBench, relay
+from tests.contract.bench import Sample, publish, sample_topic, serving, until_async
+from tests.contract.bus_contract import BusContract
+from tests.contract.kafka_bench import KafkaBench, relay, shares_of
 from tests.contract.transactions_contract import TransactionsContract
 
 pytestmark = pytest.mark.real
@@ -138,21 +139,31 @@ def test_an_owner_that_froze_and_comes_back_when_another_has_its_partitions_adds
         async def committed() -> bool:
             return sum((await bench.committed(bench.reader, source)).values()) == count
 
+        async def owners() -> set[str]:
+            shares = await asyncio.to_thread(shares_of, bench.bootstrap, bench.reader)
+            return {name.removeprefix(f"{bench.reader}-") for name, share in shares.items() if share}
+
+        async def both_are_at_work() -> bool:
+            return await owners() == {"frozen", "heir"}
+
         with relaying(bench, source, target, replica="frozen") as frozen:
             await until_async(some, seconds=60)
             frozen.send_signal(signal.SIGSTOP)  # with handlers, a buffer and perhaps a transaction under way
+            assert len(await seen(bench, target)) < count
             with relaying(bench, source, target, replica="heir"):
                 await until_async(all_seen, seconds=90)  # its session has to end first
+                assert await owners() == {"heir"}
                 frozen.send_signal(signal.SIGCONT)
                 await until_async(committed, seconds=60)
-                async with bench.bus("writer") as bus:  # both are at work again
+                await until_async(both_are_at_work, seconds=60)
+                async with bench.bus("writer") as bus:
                     await publish(bus, source, *(Sample(conversation=str(n), number=n) for n in range(count, count + 100)))
 
                 async def rest_seen() -> bool:
                     return len(await seen(bench, target)) == count + 100
 
                 await until_async(rest_seen, seconds=60)
-            assert frozen.poll() is None, "it goes on as a member of the group"
+            assert frozen.poll() is None, "it is the one that came back"
         assert await seen(bench, target) == Counter(range(count + 100))
 
     asyncio.run(scenario())

@@ -60,6 +60,10 @@ class TestOllamaSinceLlamaServer(OllamaContract):
             "create runs them through llama-quantize: other bytes of the same weights, equal on all nodes of the version; the "
             "upload stays beside them until a restart an hour later"
         ),
+        "test_an_answer_has_an_end_whatever_bytes_it_is_made_of": (
+            "llama-server gives up at bytes that are no text, and Ollama says 200 to what there is, without `done`. "
+            "The gateway makes a 502 of it"
+        ),
         "test_embed_gives_a_unit_vector_a_text": '501 "This server does not support embeddings"',
     }
 

@@ -10,7 +10,7 @@ import pytest
 
 from ruminate.shared.bus import Delivery, Unavailable, Unprocessable
 from ruminate.shared.dead_letters import DeadLetter
-from tests.contract.bus_contract import (
+from tests.contract.bench import (
     Bench,
     Sample,
     publish,

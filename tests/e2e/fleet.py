@@ -11,24 +11,23 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
-from confluent_kafka.admin import AdminClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from ruminate.accumulator.dataset import load_manifest
 from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.flow import (
+    GROUP_READERS,
     INTERACTION_COMPLETED,
     INTERACTION_RECORDED,
     REASONING_ASSESSED,
     TRAINING_BATCH_SEALED,
-    topic_named,
 )
 from ruminate.schemas.interaction import InteractionCompleted
 from ruminate.schemas.payload import Payload
@@ -38,6 +37,7 @@ from ruminate.shared.kafka import KafkaBus
 from ruminate.shared.lag import LagProbe
 from ruminate.shared.settings import ServiceSettings
 from ruminate.shared.store import FileStore
+from tests.contract.kafka_bench import shares_of
 
 P = TypeVar("P", bound=Payload)
 T = TypeVar("T")
@@ -68,9 +68,16 @@ class Replica:
 
     def ready(self) -> bool:
         """Whether it says so itself. Fails when it has ended."""
+        return self._answers("readyz")
+
+    def lives(self) -> bool:
+        """Whether it is so far that it joins its group. Fails when it has ended."""
+        return self._answers("livez")
+
+    def _answers(self, path: str) -> bool:
         assert self.process.poll() is None, f"{self.log.name} ended with {self.process.returncode}:\n{self.said()}"
         with suppress(httpx.TransportError):
-            return httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200
+            return httpx.get(f"{self.url}/{path}", timeout=5).status_code == 200
         return False
 
     def metric(self, name: str, **labels: str) -> float:
@@ -150,19 +157,13 @@ class Fleet:
         return self.folder / "state" / f"{service}-{name}"
 
     def shares(self, service: str) -> dict[str, set[tuple[str, int]]]:
-        """What each member of the service's group is assigned, topics and partitions, by its static name."""
-        with AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 2}) as admin:
-            (found,) = admin.describe_consumer_groups([service]).values()
-            members = found.result(PATIENCE_SECONDS).members
-        return {
-            member.group_instance_id: {(place.topic, place.partition) for place in member.assignment.topic_partitions}
-            for member in members
-        }
+        """See `shares_of`."""
+        return shares_of(self.bootstrap, service)
 
     def is_divided(self, service: str, members: int = 2) -> bool:
         """Whether that many members have partitions, all of them together every one, and no two the same."""
         shares = self.shares(service).values()
-        everything = {(topic.name, number) for topic in _read_by(service) for number in range(topic.partitions)}
+        everything = {(topic.name, number) for topic in GROUP_READERS[service] for number in range(topic.partitions)}
         assigned = set[tuple[str, int]]().union(*shares)
         return len(shares) == members and all(shares) and sum(map(len, shares)) == len(assigned) and everything <= assigned
 
@@ -210,17 +211,6 @@ class Fleet:
                 return {f"{lag.reader} on {lag.topic}": lag.messages for lag in await probe.measure()}
 
         return asyncio.run(measure())
-
-
-def _read_by(service: str) -> Sequence[Topic[Any]]:
-    readers = {
-        "collector": INTERACTION_COMPLETED.name,
-        "assessor": INTERACTION_RECORDED.name,
-        "accumulator": REASONING_ASSESSED.name,
-        "trainer": TRAINING_BATCH_SEALED.name,
-        "deployer": "adapter-trained-v1",
-    }
-    return (topic_named(readers[service]),)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -289,9 +279,24 @@ def chains(deliveries: Collection[Delivery[TrainingBatchSealed]]) -> dict[str, l
     return dict(found)
 
 
+def sealed_rows(fleet: Fleet) -> int:
+    """How many rows the accepted batches have."""
+    return sum(batch.rows for chain in chains(fleet.read(TRAINING_BATCH_SEALED)).values() for batch in chain)
+
+
+def check_each_once(fleet: Fleet, count: int) -> None:
+    """The first `count` interactions, and no other, are recorded, judged and a row of an accepted batch once; so says the audit."""
+    recorded, assessed = once(fleet.read(INTERACTION_RECORDED)), once(fleet.read(REASONING_ASSESSED))
+    assert {each.payload.interaction_id for each in recorded.values()} == {f"i-{number}" for number in range(count)}
+    assert len(recorded) == len(assessed) == count
+    rows = fresh_rows(fleet)
+    assert set(rows.values()) == {1}
+    assert rows.keys() == {str(each.payload.recorded_id) for each in recorded.values()}
+    fleet.audit()
+
+
 def fresh_rows(fleet: Fleet) -> Counter[str]:
     """How often each interaction is a row of an accepted batch."""
-
     sealed = chains(fleet.read(TRAINING_BATCH_SEALED))
 
     async def rows() -> Counter[str]:

@@ -75,11 +75,11 @@ class Parts:
 
 
 @contextmanager
-def running_parts(pair: Pair, *, brokers: int = 1) -> Iterator[Parts]:
+def running_parts(pair: Pair) -> Iterator[Parts]:
     """The real parts of a pair, of this loop alone: topics and models have the same names in every loop."""
     with contextlib.ExitStack() as resources, installed():
         node = resources.enter_context(ollama_node(pair.ollama)) if pair.ollama else None
-        kafka = resources.enter_context(kafka_cluster(brokers=brokers)) if pair.kafka else None
+        kafka = resources.enter_context(kafka_cluster()) if pair.kafka else None
         yield Parts(kafka, node)
 
 
@@ -208,8 +208,7 @@ def start_loop(arguments: list[str], *, state: Path, environment: Mapping[str, s
     try:
         yield loop
     finally:
-        if process.poll() is None:
-            loop.stop(signal.SIGKILL)
+        loop.stop(signal.SIGKILL)
 
 
 def fetch_dataset(loop: RunningLoop, reference: Mapping[str, Any], to: Path) -> Path:

@@ -20,7 +20,9 @@ import openai
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from ruminate.command.connection import open_bus
 from ruminate.command.demo.lesson import Question, examination, fact_exchanges, interaction
+from ruminate.schemas.flow import INTERACTION_COMPLETED
 from tests.e2e.running_loop import PAIRS, RunningLoop, eventually, fetch_dataset, running_parts, start_loop
 
 pytestmark = pytest.mark.timeout(600)
@@ -234,9 +236,6 @@ async def _produce(bootstrap: str, records: list[tuple[bytes, list[tuple[str, by
 
 
 def _dead_letter_values(loop: RunningLoop) -> list[bytes]:
-    from ruminate.command.connection import open_bus
-    from ruminate.schemas.flow import INTERACTION_COMPLETED
-
     async def read() -> list[bytes]:
         async with open_bus(loop.state, None) as bus:
             return [value async for _, value in bus.read_dead_letters(INTERACTION_COMPLETED, reader="collector")]
@@ -268,6 +267,9 @@ def test_doctor_finds_nothing_missing(demo: Demo) -> None:
     doctor = demo.loop.ruminate("doctor", "--json")
     assert doctor.returncode == 0, doctor.stdout
     assert {finding["health"] for finding in json.loads(doctor.stdout)} <= {"ok", "note"}
+
+
+# --- the end, after which the demo of the tests above is no more ------------------------------------------------------
 
 
 def test_interrupting_it_leaves_nothing_running(demo: Demo) -> None:

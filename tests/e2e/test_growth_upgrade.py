@@ -17,9 +17,8 @@ from pathlib import Path
 import pytest
 
 from infra.real.kafka import KafkaCluster
-from ruminate.schemas.flow import INTERACTION_RECORDED, REASONING_ASSESSED, TRAINING_BATCH_SEALED
 from ruminate.shared.topics import ensure_topics
-from tests.e2e.fleet import Fleet, chains, eventually, fleet_at, fresh_rows, interactions, once, package_folders
+from tests.e2e.fleet import Fleet, check_each_once, eventually, fleet_at, interactions, package_folders, sealed_rows
 
 VERSION_BEFORE = "6d14bc5f9e644db340dd4c178f1266d52f639b55"
 """What is upgraded from, a commit; it moves on with each release."""
@@ -100,16 +99,5 @@ def test_replicas_of_two_versions_work_side_by_side_and_nothing_is_lost_or_doubl
         total = load.sent
         print(f"{total} interactions were sent during the upgrade")
         eventually(lambda: sealed_rows(fleet) == total, what=f"all {total} interactions are in batches")
-
-        recorded, assessed = once(fleet.read(INTERACTION_RECORDED)), once(fleet.read(REASONING_ASSESSED))
-        assert {each.payload.interaction_id for each in recorded.values()} == {f"i-{number}" for number in range(total)}
-        assert len(recorded) == len(assessed) == total
-        rows = fresh_rows(fleet)
-        assert set(rows.values()) == {1}
-        assert rows.keys() == {str(each.payload.recorded_id) for each in recorded.values()}
-        fleet.audit()
+        check_each_once(fleet, total)
         assert [replica.service for replica in fleet.replicas if "crashed" in replica.log.read_text()] == []
-
-
-def sealed_rows(fleet: Fleet) -> int:
-    return sum(batch.rows for chain in chains(fleet.read(TRAINING_BATCH_SEALED)).values() for batch in chain)

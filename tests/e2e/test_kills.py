@@ -23,11 +23,9 @@ from tests.e2e.under_fire import (
     WATCHED,
     Loop,
     Victims,
-    check_everything_runs,
-    check_interactions,
-    check_registrations,
+    check_everything,
+    hard_rounds,
     lesson_of,
-    plan,
     publish,
 )
 
@@ -38,16 +36,8 @@ def run_rounds(state: Path, rng: random.Random, rounds: Sequence[Victims]) -> No
         eventually(lambda: "everything is ready" in running.said(), within_seconds=SOON_SECONDS, loop=running)
         with ThreadPoolExecutor(8) as pool, Seen(running, *WATCHED) as seen:
             loop = Loop(running, seen, pool)
-            for number, victims in enumerate(rounds, start=1):
-                sending = loop.teach(lesson_of(number), state.parent)
-                for kill in plan(rng, loop, number, victims):
-                    loop.kill(kill)
-                for each in sending:
-                    each.result()
-                loop.wait(partial(loop.registered, number))
-            check_registrations(loop, len(rounds))
-            check_interactions(loop, state.parent)
-            check_everything_runs(loop, f"v{len(rounds)}")
+            loop.run(rng, rounds, state.parent)
+            check_everything(loop, len(rounds), state.parent)
 
 
 @pytest.mark.timeout(280)
@@ -64,19 +54,7 @@ def test_each_part_is_killed_once_and_the_loop_ends_with_one_registration_a_vers
 @pytest.mark.parametrize("seed", [2, 3, 4])
 def test_each_part_is_killed_often_and_the_loop_ends_with_one_registration_a_version(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
-
-    def shuffled(*victims: str) -> Sequence[str]:
-        return rng.sample(victims, len(victims))
-
-    rounds = [
-        Victims(
-            taking=shuffled(*(("collector", "assessor", "accumulator") * 2), "gateway", "monitor"),
-            training=shuffled(CHILD, CHILD, "trainer", "trainer", "accumulator"),
-            deploying=shuffled("deployer", "deployer", "node", "trainer"),
-        )
-        for _ in range(3)
-    ]
-    run_rounds(tmp_path / "state", rng, rounds)
+    run_rounds(tmp_path / "state", rng, hard_rounds(rng))
 
 
 # --- `ruminate` itself ----------------------------------------------------------------------------------------------

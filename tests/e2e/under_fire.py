@@ -21,7 +21,6 @@ import psutil
 from ruminate.command.connection import open_bus
 from ruminate.command.demo.lesson import Question, examination, fact_exchanges, interaction
 from ruminate.command.demo.run import TARGET, TINY_SETTINGS
-from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.flow import (
     ADAPTER_TRAINED,
     GROUP_READERS,
@@ -37,6 +36,7 @@ from ruminate.schemas.interaction import InteractionCompleted
 from ruminate.schemas.payload import Payload
 from ruminate.schemas.training import JobPhase
 from ruminate.shared.bus import Delivery
+from tests.e2e.fleet import chains
 from tests.e2e.running_loop import RunningLoop, Seen, eventually, fetch_dataset
 
 P = TypeVar("P", bound=Payload)
@@ -72,6 +72,22 @@ class Victims:
     deploying: Sequence[str]
 
 
+def hard_rounds(rng: random.Random) -> list[Victims]:
+    """Fifty-one kills in three rounds."""
+
+    def shuffled(*victims: str) -> Sequence[str]:
+        return rng.sample(victims, len(victims))
+
+    return [
+        Victims(
+            taking=shuffled(*(("collector", "assessor", "accumulator") * 2), "gateway", "monitor"),
+            training=shuffled(CHILD, CHILD, "trainer", "trainer", "accumulator"),
+            deploying=shuffled("deployer", "deployer", "node", "trainer"),
+        )
+        for _ in range(3)
+    ]
+
+
 @dataclass(frozen=True)
 class Kill:
     """Whom, and at which moment of the loop, as far as its events show it."""
@@ -97,6 +113,17 @@ class Loop:
     answers: list[Future[httpx.Response]] = field(default_factory=list)
     beside: list[Future[None]] = field(default_factory=list)
     """What goes on meanwhile, and whose failure is not to be waited out."""
+
+    def run(self, rng: random.Random, rounds: Sequence[Victims], folder: Path) -> None:
+        """Teach a batch a round, and kill as planned."""
+        for number, victims in enumerate(rounds, start=1):
+            sending = self.teach(lesson_of(number), folder)
+            self.beside += sending
+            for kill in plan(rng, self, number, victims):
+                self.kill(kill)
+            for each in sending:
+                each.result()
+            self.wait(partial(self.registered, number))
 
     def recorded(self, count: int) -> bool:
         return len({each.envelope.id for each in self.seen.of(INTERACTION_RECORDED)}) >= count
@@ -236,22 +263,17 @@ def once(deliveries: Iterable[Delivery[P]], name_of: Callable[[P], object]) -> d
     return {name: delivery.payload for name, delivery in first.items()}
 
 
-def chain_of(sealed: Iterable[Delivery[TrainingBatchSealed]]) -> list[TrainingBatchSealed]:
-    """The batches that extend each other; every other record must repeat one of them."""
-    chain: list[TrainingBatchSealed] = []
-    for batch in (delivery.payload for delivery in sealed):
-        number, previous, end = (chain[-1].number, chain[-1].batch_id, chain[-1].to_offset) if chain else (0, None, -1)
-        if (batch.number, batch.previous_batch_id, batch.after_offset) == (number + 1, previous, end):
-            chain.append(batch)
-        else:
-            assert batch.batch_id in {link.batch_id for link in chain}, f"{batch.batch_id} is in no chain"
-    return chain
+def check_everything(loop: Loop, versions: int, folder: Path) -> None:
+    """So many versions are registered, every interaction counts once, and all of it runs."""
+    check_registrations(loop, versions)
+    check_interactions(loop, folder)
+    check_everything_runs(loop, f"v{versions}")
 
 
 def check_registrations(loop: Loop, versions: int) -> None:
     assert [each.payload.reason for each in loop.seen.of(TRAINING_FAILED)] == []
     assert [each.payload.reason for each in loop.seen.of(MODEL_ROLLED_BACK)] == []
-    chain = chain_of(loop.seen.of(TRAINING_BATCH_SEALED))
+    (chain,) = chains(loop.seen.of(TRAINING_BATCH_SEALED)).values()
     trained = once(loop.seen.of(ADAPTER_TRAINED), lambda payload: payload.batch_id)
     registered = once(loop.seen.of(MODEL_REGISTERED), lambda payload: payload.version)
     assert [batch.number for batch in chain] == list(range(1, versions + 1))
@@ -273,19 +295,21 @@ def check_interactions(loop: Loop, folder: Path) -> None:
     expected += Counter(each.result().headers["x-ruminate-interaction"] for each in loop.answers)
 
     def judged() -> bool:
-        return {each.payload.interaction.interaction_id for each in loop.seen.of(REASONING_ASSESSED)} >= expected.keys()
+        # An answer that the gateway gave and that its death kept from arriving is captured, too.
+        recorded = {each.payload.interaction_id for each in loop.seen.of(INTERACTION_RECORDED)}
+        return {each.payload.interaction.interaction_id for each in loop.seen.of(REASONING_ASSESSED)} >= expected.keys() | recorded
 
     loop.wait(judged)
     recorded = once(loop.seen.of(INTERACTION_RECORDED), lambda payload: payload.interaction_id)
     assessed = once(loop.seen.of(REASONING_ASSESSED), lambda payload: payload.recorded_id)
-    # An answer that the gateway gave and that its death kept from arriving is captured, too.
     assert recorded.keys() >= expected.keys()
     assert {each.interaction_id for each in recorded.values() if each.agent == "demo-agent"} == {
         each.interaction_id for each in loop.sent
     }
     assert {each.recorded_id for each in recorded.values()} == assessed.keys()
     fresh: Counter[str] = Counter()
-    for batch in chain_of(loop.seen.of(TRAINING_BATCH_SEALED)):
+    (chain,) = chains(loop.seen.of(TRAINING_BATCH_SEALED)).values()
+    for batch in chain:
         dataset = fetch_dataset(loop.running, batch.dataset.model_dump(), folder / batch.batch_id)
         rows = json.loads((dataset / "manifest.json").read_text())["rows"]
         assert len(rows) == batch.rows >= ROWS_A_BATCH

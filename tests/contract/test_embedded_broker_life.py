@@ -1,4 +1,4 @@
-"""The embedded broker is ready when it says so, and never outlives whoever started it."""
+"""How an embedded broker lives: it is ready when it says so, and never outlives whoever started it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def until_it(accepting: bool, port: int, process: subprocess.Popen[bytes] | None
     while accepts(port) != accepting:
         assert time.monotonic() < deadline, f"port {port} still {'refuses' if accepting else 'accepts'}"
         assert not accepting or process is None or process.poll() is None
+        time.sleep(0.01)
 
 
 def port_of(broker: EmbeddedBroker) -> int:

@@ -12,8 +12,9 @@ import pytest
 
 from ruminate.embedded.broker import EmbeddedBroker, embedded_broker
 from ruminate.shared.bus import Delivery, TransactionsRefused
+from tests.contract.bench import Sample, sample_topic, served_until_it_ends
 from tests.contract.broker_contract import BrokerContract
-from tests.contract.bus_contract import BusContract, Sample, sample_topic, served_until_it_ends
+from tests.contract.bus_contract import BusContract
 from tests.contract.kafka_bench import KafkaBench
 
 

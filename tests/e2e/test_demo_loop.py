@@ -238,7 +238,8 @@ async def _produce(bootstrap: str, records: list[tuple[bytes, list[tuple[str, by
 def _dead_letter_values(loop: RunningLoop) -> list[bytes]:
     async def read() -> list[bytes]:
         async with open_bus(loop.state, None) as bus:
-            return [value async for _, value in bus.read_dead_letters(INTERACTION_COMPLETED, reader="collector")]
+            letters = [record.value async for record in bus.records(INTERACTION_COMPLETED.dead_letters("collector"))]
+        return [value for value in letters if value is not None]
 
     return asyncio.run(read())
 

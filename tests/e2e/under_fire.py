@@ -36,6 +36,7 @@ from ruminate.schemas.interaction import InteractionCompleted
 from ruminate.schemas.payload import Payload
 from ruminate.schemas.training import JobPhase
 from ruminate.shared.bus import Delivery
+from ruminate.shared.dead_letters import DeadLetter
 from tests.e2e.fleet import chains
 from tests.e2e.running_loop import RunningLoop, Seen, eventually, fetch_dataset
 
@@ -322,12 +323,14 @@ def check_interactions(loop: Loop, folder: Path) -> None:
 def dead_letters(loop: RunningLoop) -> list[str]:
     async def read() -> list[str]:
         async with open_bus(loop.state, None) as bus:
-            return [
-                f"{reader}: {letter.reason} {letter.explanation}"
+            letters = [
+                (reader, DeadLetter.from_headers(record.headers))
                 for reader, topics in GROUP_READERS.items()
                 for topic in topics
-                async for letter, _ in bus.read_dead_letters(topic, reader=reader)
+                async for record in bus.records(topic.dead_letters(reader))
+                if record.value is not None
             ]
+        return [f"{reader}: {letter.reason} {letter.explanation}" for reader, letter in letters]
 
     return asyncio.run(read())
 

@@ -12,6 +12,7 @@ from ruminate.embedded.broker import EmbeddedBroker
 from ruminate.schemas.payload import Payload
 from ruminate.schemas.topic import Topic
 from ruminate.shared.bus import Delivery
+from ruminate.shared.dead_letters import DeadLetter
 from ruminate.shared.kafka import KafkaBus
 from ruminate.shared.settings import ServiceSettings
 from ruminate.shared.topics import ensure_topics
@@ -65,7 +66,8 @@ def test_a_header_name_that_is_no_text_stops_nobody(broker: EmbeddedBroker, tmp_
             async with asyncio.timeout(60):
                 await bus.serve(WORDS, handle)
                 await asyncio.gather(*stopping)
-            letters = [(letter.reason, value) async for letter, value in bus.read_dead_letters(WORDS, reader="tester")]
+            given_up = [record async for record in bus.records(WORDS.dead_letters("tester"))]
+            letters = [(DeadLetter.from_headers(record.headers).reason, record.value) for record in given_up]
         assert seen == [0, 2, 3]
         assert letters == [("not_json", b"garbage")]
 

@@ -28,7 +28,7 @@ from ruminate.shared.bus import (
     Unprocessable,
     nothing,
 )
-from ruminate.shared.dead_letters import DeadLetter, Record
+from ruminate.shared.dead_letters import Record
 from ruminate.shared.decoding import decode, now
 from ruminate.shared.partitioning import partition_of
 from ruminate.shared.serving import GroupLog, Serving, ServingSettings, to_record
@@ -224,14 +224,6 @@ class Member(ABC):
             except BrokerUnavailable as error:
                 log.warning("broker_unavailable", what=str(error))
         return None
-
-    async def read_dead_letters(self, topic: Topic[Any], *, reader: str) -> AsyncGenerator[tuple[DeadLetter, bytes], None]:
-        """What `reader` has given up of `topic`, oldest first within a partition, with the original bytes."""
-        letters = topic.dead_letters(reader)
-        async with aclosing(self._records(letters, range(letters.partitions), None, False)) as records:
-            async for record in records:
-                if record.value is not None:
-                    yield DeadLetter.from_headers(record.headers), record.value
 
 
 def _settle(written: asyncio.Future[int], outcome: int | Exception) -> None:

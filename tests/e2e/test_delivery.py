@@ -244,7 +244,7 @@ def test_fifty_kills_ten_rebalances_frozen_owners_and_a_lost_broker_and_the_audi
     rng = random.Random(seed)
 
     def disorder(troubles: Disorder) -> Sequence[Callable[[], None]]:
-        others = [
+        others: list[Callable[[], None]] = [
             *(partial(troubles.rebalance, service) for service in READERS),
             *(partial(troubles.freeze, service) for service in ("collector", "assessor", "accumulator")),
             troubles.lose_broker,

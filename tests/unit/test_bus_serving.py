@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -214,6 +215,55 @@ def test_a_handler_that_nobody_has_cancelled_and_that_ends_as_if_somebody_had_is
         assert done, "its worker has ended, and nobody handles anything any more"
         assert running.exception() is not None
         assert log.commits[-1][P0].crashes == {0: 1}
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_whose_handler_took_no_notice_of_being_cancelled_works_on_and_is_not_taken_for_cancelled_later() -> None:
+    async def scenario() -> None:
+        log, begun = Log([record(0, partition=0)]), list[int]()
+
+        async def handle(delivery: Delivery[Word]) -> None:
+            begun.append(delivery.position.partition)
+            if delivery.position.partition == 1:
+                raise asyncio.CancelledError
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+        served = serving(Writer(), handle)
+        running = asyncio.create_task(served.run(log))
+        await asyncio.sleep(0)
+        served.assigned({P0: Commit(0)})
+        await until(lambda: begun == [0])
+        served.assigned({P1: Commit(0)})
+        log.records.append(record(0, partition=1))
+        done, _ = await asyncio.wait((running,), timeout=INSIST_SECONDS)
+        assert done, "its worker has ended, and nobody handles anything any more"
+        assert isinstance(running.exception(), RuntimeError)
+        assert log.commits[-1][P1].crashes == {0: 1}
+
+    asyncio.run(scenario())
+
+
+def test_nothing_of_a_partition_begins_after_it_went_elsewhere() -> None:
+    async def scenario() -> None:
+        log, begun = Log([record(0)]), list[int]()
+
+        async def handle(delivery: Delivery[Word]) -> None:
+            begun.append(delivery.position.offset)
+            if delivery.position.offset == 0:
+                served._breathed_at = 0.0  # as after a handler that has worked for long
+                asyncio.get_running_loop().call_soon(served.assigned, {P1: Commit(0)})
+
+        served = serving(Writer(), handle)
+        log.records.append(record(1))
+        running = asyncio.create_task(served.run(log))
+        await asyncio.sleep(0)
+        served.assigned({P0: Commit(0)})
+        await until(lambda: P1 in served._shares and served._shares[P1].opened)
+        assert begun == [0]
+        served.stop()
+        await running
 
     asyncio.run(scenario())
 

@@ -205,9 +205,9 @@ class KafkaBus(Member):
             yield group_log
         finally:
             try:
+                await _close(consumer)  # a rebalance after the transactions are closed would open new ones
+            finally:  # also where we are cancelled once more
                 await group_log.close()
-            finally:  # also where we are cancelled once more: a consumer that stays open keeps its partitions
-                await _close(consumer)
 
     # Reading without a group.
 

@@ -303,15 +303,16 @@ class Serving(Generic[P]):
         worker = asyncio.current_task()
         monotonic, turns, running = time.monotonic, self._turns, self._running
         while not self._ending.is_set():
+            if monotonic() - self._breathed_at > BREATH_SECONDS:
+                await asyncio.sleep(0)  # handlers that never wait must not keep heartbeats from being sent
+                self._breathed_at = monotonic()
+                continue
             item = None if self._rebalancing else turns.take()
             if item is None:
                 idle = loop.create_future()
                 self._idle.append(idle)
                 await idle
                 continue
-            if monotonic() - self._breathed_at > BREATH_SECONDS:
-                await asyncio.sleep(0)  # handlers that never wait must not keep heartbeats from being sent
-                self._breathed_at = monotonic()
             item.worker = worker
             running.add(item)
             try:
@@ -320,6 +321,9 @@ class Serving(Generic[P]):
                 running.discard(item)
                 if self._ending.is_set() and not running:
                     self._last_has_ended.set()
+            if item.share.lost and worker is not None and not self._ending.is_set():
+                while worker.uncancel():  # the handler was cancelled with its partition, the worker goes on
+                    continue
 
     async def _handle(self, item: Item) -> None:
         share = item.share
@@ -331,10 +335,7 @@ class Serving(Generic[P]):
                 await self._deliver(item)
         except asyncio.CancelledError:
             if share.lost and not self._ending.is_set():
-                # The partition went elsewhere: the handler was cancelled, the worker goes on.
-                while item.worker is not None and item.worker.uncancel():
-                    continue
-                self._leave_flight(item)
+                self._leave_flight(item)  # the partition went elsewhere
             elif item.worker is None or item.worker.cancelling():
                 raise
             else:  # something within it was cancelled, and it let that through: our worker must not end of it

@@ -170,11 +170,11 @@ class Transacted:
 
     def settle(self, item: Item, outgoing: Sequence[Outgoing]) -> None:
         item.outgoing = outgoing
-        if item.held:
+        if not item.held:
+            self._add(item)
+        elif item.share.held == 1:  # the first: what is handled from now on is set aside at once
             for behind in list(item.share.handled.values()):
                 self._host.set_aside(behind)
-        else:
-            self._add(item)
 
     def release(self, item: Item) -> None:
         self._add(item)

@@ -49,7 +49,7 @@ JOBS: Final = (
         module="tests.benchmarks.pipe",
         source=NOTES_IN,
         sink=NOTES_OUT,
-        messages=500_000,
+        messages=300_000,
         contestants=("ruminate", "transactions", "quixstreams", "aiokafka", "faust"),
     ),
     Job(
@@ -57,21 +57,21 @@ JOBS: Final = (
         module="ruminate.collector",
         source=INTERACTION_COMPLETED,
         sink=INTERACTION_RECORDED,
-        messages=200_000,
+        messages=150_000,
     ),
     Job(
         name="assessor",
         module="ruminate.assessor",
         source=INTERACTION_RECORDED,
         sink=REASONING_ASSESSED,
-        messages=30_000,
+        messages=20_000,
     ),
     Job(
         name="accumulator",
         module="ruminate.accumulator",
         source=REASONING_ASSESSED,
         sink=TRAINING_BATCH_SEALED,
-        messages=200_000,
+        messages=120_000,
     ),
 )
 

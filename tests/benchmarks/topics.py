@@ -21,6 +21,7 @@ _NOT_YET: Final = (
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.UNKNOWN_LEADER_EPOCH,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._NOENT,  # librdkafka's own word for a partition without a leader
 )
 """What is answered for a topic that was made a moment ago."""
 
@@ -35,11 +36,14 @@ class Topics:
 
     def renew(self, names: Mapping[str, int]) -> None:
         """Make these topics (name: partitions) empty ones."""
-        known = self._admin.list_topics(timeout=_DEADLINE_SECONDS).topics
-        old = [name for name in names if name in known]
-        for deleted in self._admin.delete_topics(old).values() if old else ():
-            deleted.result()
-        self._until(lambda: not set(old) & set(self._admin.list_topics(timeout=_DEADLINE_SECONDS).topics), f"{old} to be gone")
+        # All of them, whatever is listed: one that was made a moment ago may not be yet.
+        for name, deleted in self._admin.delete_topics(list(names)).items():
+            try:
+                deleted.result()
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise RuntimeError(f"{name} could not be deleted") from error
+        self._until(lambda: self._are_gone(names), f"{', '.join(names)} to be gone")
         settings = {"max.message.bytes": str(1 << 24), "cleanup.policy": "delete"}
         for name, partitions in names.items():
             new = NewTopic(name, num_partitions=partitions, replication_factor=1, config=settings)
@@ -114,6 +118,9 @@ class Topics:
             return True
 
         self._until(forgotten, f"the group {group} to be empty")
+
+    def _are_gone(self, names: Iterable[str]) -> bool:
+        return not set(names) & set(self._admin.list_topics(timeout=_DEADLINE_SECONDS).topics)
 
     def _created(self, new: NewTopic) -> bool:
         try:

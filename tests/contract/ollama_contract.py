@@ -538,6 +538,10 @@ class OllamaContract:
             options = {"temperature": 1.5, "top_k": 0, "top_p": 1.0, "seed": seed, "num_predict": 24}
             assert client.chat("babble", HELLO, think=False, options=options).done, f"seed {seed}"
 
+    def test_an_answer_has_an_end_however_often_it_says_the_same(self, client: ollama.Client) -> None:
+        said = client.chat("parrot", HELLO, think=False, options=GREEDY | {"num_predict": 64})
+        assert (said.done, said.eval_count) == (True, 64)
+
     # loading
 
     def test_an_empty_prompt_loads_and_keep_alive_zero_unloads(self, client: ollama.Client, http: httpx.Client) -> None:

@@ -21,7 +21,6 @@ _NOT_YET: Final = (
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.UNKNOWN_LEADER_EPOCH,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError._NOENT,  # librdkafka's own word for a partition without a leader
 )
 """What is answered for a topic that was made a moment ago."""
 
@@ -132,6 +131,11 @@ class Topics:
         return True
 
     def _has_leaders(self, name: str) -> bool:
+        # Asked of the broker: once librdkafka has looked for a leader that was not there yet, it does not look again.
+        found = self._admin.list_topics(name, timeout=_DEADLINE_SECONDS).topics[name]
+        leaders = [partition.leader for partition in found.partitions.values()]
+        if found.error is not None or len(leaders) < self._partitions[name] or min(leaders) < 0:
+            return False
         try:
             self.count(name)
         except KafkaException as error:

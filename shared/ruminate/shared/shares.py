@@ -76,8 +76,7 @@ class Item:
         """Unix time of the event, in seconds; 0 where it has none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Emptied:
+class Emptied(NamedTuple):
     """A held record: where it stands, without its bytes, of which a reader may hold a hundred thousand."""
 
     topic: str

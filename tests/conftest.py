@@ -1,8 +1,10 @@
 """Fixtures that tests share, one plugin a real part; and what suites state to differ."""
 
 import signal
+from collections.abc import Iterator
 
 import pytest
+import structlog
 
 # What is asserted there says what it found, as in a test.
 pytest.register_assert_rewrite("tests.contract", "tests.e2e")
@@ -19,3 +21,11 @@ pytest_plugins = [
 # A shell lets what it starts in the background ignore Ctrl-C, and all that this starts would do the same.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """A verb that is called in this process configures the logs of all of it, and the next module may look at them."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)

@@ -36,6 +36,7 @@ QUICK = {"temperature": 0, "num_predict": 64}
 class Demo:
     loop: RunningLoop
     report: dict[str, Any]
+    on_ollama: bool
 
 
 @pytest.fixture(scope="module", params=PAIRS)
@@ -50,7 +51,7 @@ def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     ):
         eventually(report.exists, within_seconds=540, loop=loop)
         eventually(lambda: "goes on running" in loop.said(), within_seconds=20, loop=loop)
-        yield Demo(loop, json.loads(report.read_text()))
+        yield Demo(loop, json.loads(report.read_text()), on_ollama=request.param.ollama is not None)
 
 
 def test_the_report_shows_a_model_that_has_learned(demo: Demo) -> None:
@@ -146,8 +147,10 @@ def test_the_original_answers_under_its_own_name_and_headers_say_who_answered(de
     assert latest.headers["x-ruminate-version"] == demo.report["version"]
     assert original.headers["x-ruminate-version"] == "base"
     assert latest.json()["message"]["content"].strip() == question.answer
-    # Random weights say the same again and again, and Ollama gives up on that.
-    assert original.status_code == 502 or original.json()["message"]["content"].strip() != question.answer
+    if original.status_code == 502:  # random weights say the same again and again, and Ollama itself gives up on that
+        assert demo.on_ollama and "broke off" in original.json()["error"]
+    else:
+        assert original.json()["message"]["content"].strip() != question.answer
 
 
 def test_every_interaction_is_fresh_in_one_dataset_and_none_of_the_examination_is(demo: Demo, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -18,18 +19,21 @@ from tests.benchmarks.workload import Written
 
 _FIRST_SECONDS: Final = 60.0
 _LAST_SECONDS: Final = 120.0
-WARM_SECONDS: Final = 20
-"""So long the stream runs before its messages count: a broker that has just started is slower by far."""
+WARM_SECONDS: Final = 10
+"""So long the stream runs before its messages count."""
+BROKER_WARM_SECONDS: Final = 60
+"""So long a broker that has just started compiles its code, which takes most of a core meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """In milliseconds, of every message after the warm-up."""
+    """In milliseconds, of every message after the warm-up; and how busy all cores of the machine were meanwhile."""
 
     p50: float
     p99: float
     most: float
     messages: int
+    busy: float
 
 
 def measure(course: Course, contestant: str, *, a_second: int, seconds: int, warm_seconds: int = WARM_SECONDS) -> Latency:
@@ -53,10 +57,15 @@ def measure(course: Course, contestant: str, *, a_second: int, seconds: int, war
         while not stream.read():
             for process in processes:
                 look(process, deadline, f"the first assessment by {contestant}")
-        stream.run(records, a_second)
+        busy = stream.run(records, a_second, skip=a_second * warm_seconds)
         took = stream.took(skip=1 + a_second * warm_seconds)
     took.sort()
-    return Latency(_at(took, 0.5), _at(took, 0.99), took[-1], len(took))
+    return Latency(_at(took, 0.5), _at(took, 0.99), took[-1], len(took), busy)
+
+
+def warm(course: Course, *, a_second: int) -> None:
+    """Let a stream run that nobody counts, so that who is first on a new broker has no worse one than who comes later."""
+    measure(course, "ruminate", a_second=a_second, seconds=1, warm_seconds=BROKER_WARM_SECONDS)
 
 
 class _Stream:
@@ -87,10 +96,12 @@ class _Stream:
             self._took.setdefault(number, now - published)
         return len(arrived)
 
-    def run(self, records: Iterator[Written], a_second: int) -> None:
-        """Publish all of them at this pace, and wait for the last."""
-        begun, number = time.monotonic(), 0
+    def run(self, records: Iterator[Written], a_second: int, *, skip: int) -> float:
+        """Publish all of them at this pace and wait for the last; how busy the machine was after the first ones."""
+        begun, number, before = time.monotonic(), 0, _ticks()
         for number, record in enumerate(records, 1):
+            if number == skip:
+                before = _ticks()
             while time.monotonic() < begun + number / a_second:
                 self.read()
             self.publish(record, number)
@@ -99,6 +110,8 @@ class _Stream:
             self.read()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{number + 1} interactions were published and {len(self._took)} came back assessed")
+        busy, total = (after - earlier for after, earlier in zip(_ticks(), before, strict=True))
+        return busy / max(1, total)
 
     def took(self, *, skip: int) -> list[float]:
         """Milliseconds of each but the first ones."""
@@ -107,6 +120,13 @@ class _Stream:
     def close(self) -> None:
         self._producer.flush(_LAST_SECONDS)
         self._consumer.close()
+
+
+def _ticks() -> tuple[int, int]:
+    """What the cores of this machine have worked since it runs, and that together with their idle time."""
+    ticks = [int(each) for each in Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]]
+    _user, _nice, _system, idle, waiting, *_ = ticks
+    return sum(ticks) - idle - waiting, sum(ticks)
 
 
 def _at(ordered: list[float], share: float) -> float:

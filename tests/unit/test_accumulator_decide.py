@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ruminate.accumulator.chain import BEGINNING, Counts, Fold, Item, Link, Sealed, batch_id_of, digest_of
 from ruminate.accumulator.dataset import account, describe
 from ruminate.accumulator.decide import Candidate, Policy, Progress, Seal, Selection, Wait, decide, problems_of, select, usable_rows
+from ruminate.accumulator.digests import DigestSet, Sides
 from ruminate.accumulator.rows import REPEATS, Row, TemplateArguments, Turn
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.schemas.batch import TrainingBatchSealed
@@ -149,12 +150,12 @@ def test_an_interaction_comes_back_when_what_continued_it_is_rejected_after_all(
 def test_a_conversation_stays_on_the_side_where_it_came_first() -> None:
     one = item(1, conversation=b"\x00" * 16)
     assert fold_of(one, holdout_ratio=0.5).counts() == Counts(held_out=1)
-    assert fold_of(one, sealed=Sealed(held_out={one.conversation: False}), holdout_ratio=0.5).counts() == Counts(reasoning=1)
-    assert fold_of(one, sealed=Sealed(held_out={one.conversation: True}), holdout_ratio=0.0).counts() == Counts(held_out=1)
+    assert fold_of(one, sealed=Sealed(held_out=Sides({one.conversation: False})), holdout_ratio=0.5).counts() == Counts(reasoning=1)
+    assert fold_of(one, sealed=Sealed(held_out=Sides({one.conversation: True})), holdout_ratio=0.0).counts() == Counts(held_out=1)
 
 
 def test_what_an_earlier_batch_holds_is_in_no_later_one() -> None:
-    before = Sealed(events={item(1).event}, interactions={UUID(int=2).bytes})
+    before = Sealed(events=DigestSet([item(1).event]), interactions=DigestSet([UUID(int=2).bytes]))
     assert reasons(fold_of(item(1), item(2), item(3), sealed=before)) == ["duplicate", "sealed_before", None]
 
 

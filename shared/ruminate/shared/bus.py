@@ -126,18 +126,19 @@ class Delivery(Generic[P]):
     source: str
     retried: bool = False
     told: list[Told] = field(default_factory=list)
-    _derived: tuple[str, int, UUID] | None = None  # an id that was asked for is asked for again, by `tell`
+    _derived: tuple[str, int, UUID, str] | None = None  # an id that was asked for is asked for again, by `tell`
     held: Hold | None = None
 
     def derived_id(self, topic: Topic[Any], *, ordinal: int = 0) -> UUID:
         """The id that `tell(topic, …, ordinal=ordinal)` will give: the same however often this record is delivered."""
-        if self._derived is None or self._derived[:2] != (topic.name, ordinal):
+        known = self._derived
+        if known is None or known[0] != topic.name or known[1] != ordinal:
             cause = self.envelope
             derived = derive_event_id(
                 tenant=self.payload.tenant, cause_source=cause.source, cause_id=cause.id, topic=topic.name, ordinal=ordinal
             )
-            self._derived = (topic.name, ordinal, derived)
-        return self._derived[2]
+            known = self._derived = (topic.name, ordinal, derived, str(derived))
+        return known[2]
 
     def follow(self, topic: Topic[Q], payload: Q, *, ordinal: int = 0) -> Envelope:
         """The envelope of an event that follows from this one: derived id, same trace."""
@@ -145,8 +146,9 @@ class Delivery(Generic[P]):
 
     def _envelope(self, topic: Topic[Any], ordinal: int, order: str) -> Envelope:
         cause = self.envelope
-        if self._derived is not None and self._derived[:2] == (topic.name, ordinal):
-            event_id = str(self._derived[2])
+        known = self._derived
+        if known is not None and known[0] == topic.name and known[1] == ordinal:
+            event_id = known[3]
         else:
             event_id = derive_event_id_text(
                 tenant=self.payload.tenant, cause_source=cause.source, cause_id=cause.id, topic=topic.name, ordinal=ordinal

@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import (
     CommitFailedError,
@@ -200,6 +201,7 @@ class KafkaBus(Member):
         group_log = _GroupLog(consumer, topic, serving, assignor=assignor, notes=notes, transactions=transactions)
         try:
             await consumer.start()
+            pace_fetches(consumer._fetcher, interval_seconds=self._profile.fetch_interval_seconds)
             # Subscribed only now: `start` would wait for the first assignment, and could not be stopped meanwhile.
             consumer.subscribe([topic.name, topic.retries(self._reader).name], listener=group_log)
             yield group_log
@@ -360,6 +362,27 @@ class _GroupLog(ConsumerRebalanceListener):  # type: ignore[misc]
         place, offset = next(iter(offsets.items()))
         beginnings = await self._consumer.beginning_offsets([place])
         return OffsetLost(_lost(place, offset, beginnings[place]))
+
+
+def pace_fetches(fetcher: Fetcher, *, interval_seconds: float) -> None:
+    """Leave this long between two fetches from a node, so that records which come one by one are fetched together.
+
+    A fetch that nothing preceded goes out at once. The pause is before the request and not before the records are taken:
+    what arrives meanwhile comes with the next answer.
+    """
+    fetch = fetcher._proc_fetch_request
+    loop = asyncio.get_running_loop()
+    begun: dict[int, float] = {}
+
+    async def paced(assignment: Any, node: int, request: Any) -> bool:
+        pause = begun.get(node, 0.0) + interval_seconds - loop.time()
+        if pause > 0:
+            await asyncio.sleep(pause)
+        begun[node] = loop.time()
+        fetched: bool = await fetch(assignment, node, request)
+        return fetched
+
+    fetcher._proc_fetch_request = paced
 
 
 def _lost(place: TopicPartition, offset: int, beginning: int) -> str:

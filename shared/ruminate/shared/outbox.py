@@ -1,7 +1,8 @@
 """Records in, acknowledgements out: everything leaves in batches and is settled when all in-sync replicas have it.
 
 The order of a partition is kept: one batch of it is under way, and what is written meanwhile gathers in the next one, so
-batches grow with the load. Building batches ourselves costs a third of `send`.
+batches grow with the load. Partitions leave together, `linger_seconds` after the first record of any, because a request
+costs as much as many records do. Building batches ourselves costs a third of `send`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ class _Lane:
     topic: str
     partition: int
     batches: deque[tuple[BatchBuilder, list[Settled]]] = field(default_factory=deque)
+    due: float = 0.0
+    """When the first of what is not under way has lingered for long enough, in the loop's time."""
     sending: asyncio.Task[None] | None = None
+    written: int = 0
+    settled: int = 0
 
 
 class Outbox:
@@ -41,6 +46,9 @@ class Outbox:
         self._linger_seconds = linger_seconds
         self._delivery_timeout_seconds = delivery_timeout_seconds
         self._lanes: dict[tuple[str, int], _Lane] = {}
+        self._gathering: list[_Lane] = []
+        """Those with something to send, and nothing under way."""
+        self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._oldest: dict[tuple[str, int], float] = {}
 
@@ -53,16 +61,23 @@ class Outbox:
         if not lane.batches or not append(lane.batches[-1][0], record):
             batch = self._producer.create_batch()
             append(batch, record)  # the first record always fits
+            if not lane.batches:
+                lane.due = self._loop.time() + self._linger_seconds
+                if lane.sending is None:
+                    self._oldest[place] = self._loop.time()
+                    self._gather(lane)
             lane.batches.append((batch, []))
         lane.batches[-1][1].append(settled)
-        if lane.sending is None:
-            self._oldest[place] = self._loop.time()
-            lane.sending = self._loop.create_task(self._send_all(lane))
+        lane.written += 1
 
     async def flush(self) -> None:
         """Return when everything enqueued so far is settled."""
-        sending = [lane.sending for lane in self._lanes.values() if lane.sending is not None]
-        if sending:
+        goals = [(lane, lane.written) for lane in self._lanes.values()]
+        while missing := [lane for lane, written in goals if lane.settled < written]:
+            self._send_gathered()
+            sending = [lane.sending for lane in missing if lane.sending is not None]
+            if not sending:
+                return  # `close` has given up what was missing
             await asyncio.wait(sending)
 
     def waits_for_seconds(self) -> float:
@@ -71,24 +86,43 @@ class Outbox:
 
     async def close(self) -> None:
         """Give up what is not acknowledged."""
+        self._set_timer(None)
         sending = [lane.sending for lane in self._lanes.values() if lane.sending is not None]
         for task in sending:
             task.cancel()
         await asyncio.gather(*sending, return_exceptions=True)
 
-    async def _send_all(self, lane: _Lane) -> None:
+    def _gather(self, lane: _Lane) -> None:
+        self._gathering.append(lane)
+        if self._timer is None or lane.due < self._timer.when():
+            self._set_timer(self._loop.call_at(lane.due, self._send_gathered))
+
+    def _set_timer(self, timer: asyncio.TimerHandle | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = timer
+
+    def _send_gathered(self) -> None:
+        self._set_timer(None)
+        gathered, self._gathering = self._gathering, []
+        for lane in gathered:
+            lane.sending = self._loop.create_task(self._send_first(lane))
+
+    async def _send_first(self, lane: _Lane) -> None:
         place = (lane.topic, lane.partition)
+        batch, waiting = lane.batches.popleft()
+        self._oldest[place] = self._loop.time()
         try:
-            await asyncio.sleep(self._linger_seconds)
-            while lane.batches:
-                self._oldest[place] = self._loop.time()
-                batch, waiting = lane.batches.popleft()
-                outcome = await self._send(lane, batch)
-                for index, settled in enumerate(waiting):
-                    settled(outcome if isinstance(outcome, Exception) else outcome + index)
+            outcome = await self._send(lane, batch)
         finally:
             lane.sending = None
-            self._oldest.pop(place, None)
+            del self._oldest[place]
+        lane.settled += len(waiting)
+        if lane.batches:
+            self._oldest[place] = self._loop.time()
+            self._gather(lane)
+        for index, settled in enumerate(waiting):
+            settled(outcome if isinstance(outcome, Exception) else outcome + index)
 
     async def _send(self, lane: _Lane, batch: BatchBuilder) -> int | Exception:
         try:

@@ -13,7 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -155,7 +155,8 @@ class Accumulator:
         chain = self._chain_of(delivery)
         offset = delivery.position.offset
         async with chain.lock:
-            await self._read_manifests(chain)
+            if chain.unread_manifests:
+                await self._read_manifests(chain)
             if offset > chain.folded_to:
                 chain.fold.add(
                     item_of(
@@ -167,7 +168,8 @@ class Accumulator:
                     )
                 )
                 chain.last, chain.folded_at = delivery, self._clock()
-            await self._seal_if_due(chain)
+            if reason_to_seal(chain.progress(), self._policy, now=self._clock()) is not None:
+                await self._seal_if_due(chain)
             if offset > chain.link.to_offset:
                 chain.held.append((offset, delivery.hold()))
 
@@ -342,7 +344,7 @@ class Accumulator:
         metrics.FILL.labels(*chain.labels).set(rows)
         metrics.HELD.labels(*chain.labels).set(len(chain.held))
         metrics.BLOCKED.labels(*chain.labels).set(bool(chain.problems))
-        for kind, count in asdict(counts).items():
+        for kind, count in counts._asdict().items():
             metrics.ROWS.labels(*chain.labels, kind).set(count)
         if counts != chain.shown:
             chain.shown = counts

@@ -13,8 +13,9 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
+from ruminate.accumulator.digests import DIGEST_BYTES, DigestSet, Sides
 from ruminate.accumulator.rows import LeftOut, build
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.batch import TrainingBatchSealed
@@ -64,7 +65,10 @@ def batch_id_of(tenant: str, target: str, number: int) -> str:
 
 def digest_of(*parts: str) -> bytes:
     """16 bytes that stand for these texts: small in memory, and no content in a manifest."""
-    return hashlib.blake2b("".join(f"{len(part)}:{part}" for part in parts).encode(), digest_size=16).digest()
+    text = ""
+    for part in parts:
+        text += f"{len(part)}:{part}"
+    return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +118,13 @@ def item_of(assessed: ReasoningAssessed, *, event_id: str, assessed_at: datetime
 class Sealed:
     """What the batches of a chain hold already, from their manifests."""
 
-    events: set[bytes] = field(default_factory=set)
-    interactions: set[bytes] = field(default_factory=set)
-    held_out: dict[bytes, bool] = field(default_factory=dict)
+    events: DigestSet = field(default_factory=DigestSet)
+    interactions: DigestSet = field(default_factory=DigestSet)
+    held_out: Sides = field(default_factory=Sides)
     """By conversation: on which side its rows went. It stays there, also when the ratio changes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(NamedTuple):
     """Rows that stand ready in a fold."""
 
     reasoning: int = 0
@@ -161,13 +164,15 @@ class Fold:
             self._leave(known)
         self._current[item.recorded] = item
         self._named[item.name] = item
-        self._enter(item)
-        if self.waiting_since is None and self._has_row(item):
+        has_row = self._has_row(item)
+        self._enter(item, has_row=has_row)
+        if has_row and self.waiting_since is None:
             self.waiting_since = item.assessed_at
 
     def counts(self) -> Counts:
         """How many rows stand ready, by kind."""
-        return Counts(**self._totals)
+        totals = self._totals
+        return Counts(totals["reasoning"], totals["direct"], totals["held_out"])
 
     def is_held_out(self, item: Item) -> bool:
         """By hash of the conversation, so that what is held out is never trained."""
@@ -210,18 +215,18 @@ class Fold:
         kind = "held_out" if self.is_held_out(item) else "reasoning" if item.reasoning else "direct"
         self._totals[kind] += by
 
-    def _enter(self, item: Item) -> None:
+    def _enter(self, item: Item, *, has_row: bool) -> None:
         continued = self._continued(item.name)
-        if self._has_row(item) and not continued:
+        if has_row and not continued:
             self._count(item, +1)
-        if self._has_row(item) or continued:
+        if has_row or continued:
             self._continue(item.continues, +1)
 
     def _leave(self, item: Item) -> None:
-        continued = self._continued(item.name)
-        if self._has_row(item) and not continued:
+        has_row, continued = self._has_row(item), self._continued(item.name)
+        if has_row and not continued:
             self._count(item, -1)
-        if self._has_row(item) or continued:
+        if has_row or continued:
             self._continue(item.continues, -1)
 
     def _continue(self, name: bytes | None, by: int) -> None:

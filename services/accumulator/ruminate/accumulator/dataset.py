@@ -170,7 +170,7 @@ def account(manifest: Manifest, sealed: Sealed) -> None:
     for row in manifest.rows:
         sealed.events.add(digest_of(row.event_id))
         sealed.interactions.add(row.recorded_id.bytes)
-        sealed.held_out.setdefault(bytes.fromhex(row.conversation), row.split == "holdout")
+        sealed.held_out.settle(bytes.fromhex(row.conversation), held_out=row.split == "holdout")
     for omission in manifest.left_out:
         sealed.events.add(bytes.fromhex(omission.event))
         if omission.reason == "continued":

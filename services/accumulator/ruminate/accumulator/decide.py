@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -52,8 +52,7 @@ def _written(ratio: float) -> Fraction:
     return Fraction(ratio).limit_denominator(10_000)
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(NamedTuple):
     """A fold's rows, and its times."""
 
     counts: Counts

@@ -11,6 +11,7 @@ import asyncio
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from uuid import UUID
 from ruminate.accumulator.chain import BEGINNING, Fold, Item, Link, Sealed, batch_id_of
 from ruminate.accumulator.dataset import Manifest, account, describe, in_a_folder, load_manifest, write_dataset
 from ruminate.accumulator.decide import Candidate, Progress, Seal, decide, problems_of, reason_to_seal, seed_of, select
+from ruminate.accumulator.digests import Sides
 from ruminate.accumulator.rebuild import SealedChain
 from ruminate.accumulator.rows import REPEATS, LeftOut
 from ruminate.accumulator.settings import AccumulatorSettings
@@ -183,7 +185,7 @@ class ChainReplay:
         tenant: str,
         target: str,
         assessment: Mapping[str, FiniteJson],
-        held_out: Mapping[bytes, bool],
+        held_out: Sides,
     ) -> None:
         self._judged = judged
         self._spool = spool
@@ -192,7 +194,7 @@ class ChainReplay:
         self._tenant = tenant
         self._target = target
         self._assessment = assessment
-        self._before = Sealed(held_out=dict(held_out))
+        self._before = Sealed(held_out=deepcopy(held_out))
         self._link = BEGINNING
         self._fold = self._new_fold()
         self._last: datetime | None = None
@@ -338,7 +340,7 @@ class Taught:
     batches: int = 0
     holdout_ratio: float = 0.0
     """Of the last batch; what comes next in the chain is held out by it."""
-    held_out: dict[bytes, bool] = field(default_factory=dict)
+    held_out: Sides = field(default_factory=Sides)
     rows: dict[bytes, TaughtRow] = field(default_factory=dict)
     left_out: dict[bytes, LeftOut] = field(default_factory=dict)
 

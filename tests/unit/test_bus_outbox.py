@@ -222,3 +222,19 @@ def test_fetches_from_one_node_keep_their_distance_and_nodes_do_not_wait_for_eac
         assert begun[2][1] - first >= 0.05
 
     asyncio.run(scenario())
+
+
+def test_a_fetch_that_is_cancelled_while_it_keeps_its_distance_ends_as_one_that_found_nothing() -> None:
+    async def scenario() -> None:
+        async def fetch(_: object, __: int, ___: object) -> bool:
+            return True
+
+        fetcher: Any = SimpleNamespace(_proc_fetch_request=fetch)
+        pace_fetches(fetcher, interval_seconds=LONG)
+        assert await fetcher._proc_fetch_request(None, 1, None)
+        waiting = asyncio.create_task(fetcher._proc_fetch_request(None, 1, None))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        assert await waiting is False
+
+    asyncio.run(scenario())

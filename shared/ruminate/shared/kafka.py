@@ -377,7 +377,10 @@ def pace_fetches(fetcher: Fetcher, *, interval_seconds: float) -> None:
     async def paced(assignment: Any, node: int, request: Any) -> bool:
         pause = begun.get(node, 0.0) + interval_seconds - loop.time()
         if pause > 0:
-            await asyncio.sleep(pause)
+            try:
+                await asyncio.sleep(pause)
+            except asyncio.CancelledError:
+                return False  # as aiokafka's own does: its `close` waits for us, and would not survive the cancellation
         begun[node] = loop.time()
         fetched: bool = await fetch(assignment, node, request)
         return fetched

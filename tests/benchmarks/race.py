@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.error import URLError
 
+from infra.real.ports import hold_port
 from ruminate.schemas.flow import INTERACTION_COMPLETED, INTERACTION_RECORDED, REASONING_ASSESSED, TRAINING_BATCH_SEALED
 from ruminate.schemas.topic import Topic
 from tests.benchmarks import workload
@@ -159,28 +159,27 @@ class Course:
         self, job: Job, contestant: str, *, group: str, source: str, sink: str, settings: Mapping[str, str] | None = None
     ) -> Iterator[tuple[Measured, int]]:
         """The contestant's process, and the port of its metrics."""
-        port = _free_port()
-        environment = {**_settings(self), "RUMINATE_OPERATIONS_PORT": str(port), **OURS.get(contestant, {}), **(settings or {})}
-        if contestant in OURS:
-            command = [sys.executable, "-m", job.module]
-        else:
-            python = quixstreams_python() if contestant == "quixstreams" else sys.executable
-            command = [python, "-W", "ignore", "-m", f"tests.benchmarks.peers.{_PEERS[contestant]}"]
-            environment |= {
-                "PYTHONPATH": import_path(),
-                "BENCH_JOB": job.name,
-                "BENCH_BOOTSTRAP": self.topics.bootstrap,
-                "BENCH_GROUP": group,
-                "BENCH_SOURCE": source,
-                "BENCH_SINK": sink,
-                "BENCH_FOLDER": str(self.folder / f"{group}-{port}"),
-            }
-        log = self.folder / f"{job.name}-{contestant}.log"
-        process = Measured(command, log=log, environment=environment, cores=self.cores)
-        try:
+        with ExitStack() as held:
+            port = hold_port(held)
+            environment = {**_settings(self), "RUMINATE_OPERATIONS_PORT": str(port), **OURS.get(contestant, {}), **(settings or {})}
+            if contestant in OURS:
+                command = [sys.executable, "-m", job.module]
+            else:
+                python = quixstreams_python() if contestant == "quixstreams" else sys.executable
+                command = [python, "-W", "ignore", "-m", f"tests.benchmarks.peers.{_PEERS[contestant]}"]
+                environment |= {
+                    "PYTHONPATH": import_path(),
+                    "BENCH_JOB": job.name,
+                    "BENCH_BOOTSTRAP": self.topics.bootstrap,
+                    "BENCH_GROUP": group,
+                    "BENCH_SOURCE": source,
+                    "BENCH_SINK": sink,
+                    "BENCH_FOLDER": str(self.folder / f"{group}-{port}"),
+                }
+            log = self.folder / f"{job.name}-{contestant}.log"
+            process = Measured(command, log=log, environment=environment, cores=self.cores)
+            held.callback(process.stop)
             yield process, port
-        finally:
-            process.stop()
 
     def _progress(self, job: Job, contestant: str, group: str, sink: str, port: int) -> Callable[[], int]:
         if contestant == "transactions":  # its markers have offsets, too
@@ -243,9 +242,3 @@ def _metric(port: int, name: str) -> int:
     except URLError:
         return 0
     return int(sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -16,7 +16,7 @@ from ruminate.schemas.topic import Topic
 from ruminate.shared.lag import PEEK_BYTES, Lag, LagProbe
 from ruminate.shared.settings import ServiceSettings
 from ruminate.shared.topics import ensure_topics
-from tests.contract.bus_contract import Sample, sample_topic
+from tests.contract.bench import Sample, sample_topic
 
 pytestmark = pytest.mark.real
 

@@ -6,13 +6,12 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from infra.real.ports import hold_port
 from ruminate.accumulator.dataset import load_manifest
 from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.flow import (
@@ -108,6 +108,8 @@ class Fleet:
     profile: str = "kafka"
     settings: Mapping[str, str] = field(default_factory=dict)
     replicas: list[Replica] = field(default_factory=list)
+    held: ExitStack = field(default_factory=ExitStack)
+    """The ports of all of them, until the fleet ends."""
 
     @property
     def client(self) -> ServiceSettings:
@@ -121,7 +123,7 @@ class Fleet:
 
     def start(self, service: str, name: str = "0", *, tree: Path | None = None, **settings: str) -> Replica:
         """One more process of a service; from another checkout where `tree` names one. Its log is kept over restarts."""
-        port, collector_port = _free_ports(2)
+        port, collector_port = hold_port(self.held), hold_port(self.held)
         environment = os.environ | {
             "RUMINATE_KAFKA_BOOTSTRAP": self.bootstrap,
             "RUMINATE_KAFKA_PROFILE": self.profile,
@@ -213,17 +215,6 @@ class Fleet:
         return asyncio.run(measure())
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
-
-
 def package_folders(tree: Path) -> list[Path]:
     """Where the packages of a checkout lie: before those that are installed, they are the ones that are imported."""
     return [tree / "schemas", tree / "shared", *sorted(each for each in (tree / "services").iterdir() if each.is_dir())]
@@ -240,6 +231,7 @@ def fleet_at(bootstrap: str, folder: Path, *, profile: str = "kafka", **settings
             replica.process.send_signal(signal.SIGKILL)
         for replica in fleet.replicas:
             replica.process.wait()
+        fleet.held.close()
 
 
 def interactions(numbers: range, *, targets: int = 1, conversations: int = 64) -> list[InteractionCompleted]:

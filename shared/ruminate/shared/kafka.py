@@ -279,10 +279,11 @@ class _GroupLog(ConsumerRebalanceListener):  # type: ignore[misc]
             self._fetch = asyncio.create_task(
                 self._consumer.getmany(*wanted, timeout_ms=int(seconds * 1000), max_records=limit), name="fetch"
             )
-        await asyncio.wait((self._fetch,), timeout=max(seconds, 0.05))
-        if not self._fetch.done():
-            return ()  # the group rebalances
-        fetch, self._fetch = self._fetch, None
+        fetch = self._fetch
+        await asyncio.wait((fetch,), timeout=max(seconds, 0.05))
+        if fetch is not self._fetch or not fetch.done():
+            return ()  # the group rebalances, or has done so
+        self._fetch = None
         try:
             return chain.from_iterable(fetch.result().values())
         except NoOffsetForPartitionError:
@@ -330,6 +331,7 @@ class _GroupLog(ConsumerRebalanceListener):  # type: ignore[misc]
         except (BusError, KafkaError, OSError) as error:
             self._serving.fail(error)
             return
+        self._drop_what_was_fetched()
         self._serving.assigned(starts, writers)
 
     async def close(self) -> None:
@@ -338,6 +340,12 @@ class _GroupLog(ConsumerRebalanceListener):  # type: ignore[misc]
             await asyncio.gather(self._fetch, return_exceptions=True)
         if self._transactions is not None:
             await self._transactions.close()
+
+    def _drop_what_was_fetched(self) -> None:
+        # A partition may have gone and come back meanwhile, and stand before these records: it is sought, and read again.
+        if self._fetch is not None and self._fetch.done():
+            self._fetch.exception()
+            self._fetch = None
 
     async def _starts(self, places: list[TopicPartition]) -> dict[Place, Commit]:
         if not places:

@@ -1,8 +1,7 @@
 """Sets of 16-byte digests in flat memory: a chain remembers everything it ever sealed, for as long as it lives.
 
 A `set` of `bytes` takes about 100 bytes a digest; these take 20 to 30. A digest lies in one of many shards, each its digests
-one after the other, short enough to be searched through. They are uniformly distributed already (BLAKE2b, UUIDs of
-version 5), so their first bytes say which shard.
+one after the other, short enough to be searched through.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class DigestSet:
         if not self._count:
             return False
         shards = self._shards
-        shard = shards[int.from_bytes(digest[:4], "little") % len(shards)]
+        shard = shards[hash(digest) % len(shards)]
         at = shard.find(digest)
         while at % DIGEST_BYTES and at > 0:  # the end of one and the beginning of the next
             at = shard.find(digest, at + 1)
@@ -53,7 +52,7 @@ class DigestSet:
 
     def _shard_of(self, digest: bytes) -> bytearray:
         shards = self._shards
-        return shards[int.from_bytes(digest[:4], "little") % len(shards)]
+        return shards[hash(digest) % len(shards)]
 
     def _divide(self) -> None:
         shards, self._shards = self._shards, [bytearray() for _ in range(_DIVIDED_BY * len(self._shards))]

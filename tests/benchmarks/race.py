@@ -159,6 +159,9 @@ class Course:
         self, job: Job, contestant: str, *, group: str, source: str, sink: str, settings: Mapping[str, str] | None = None
     ) -> Iterator[tuple[Measured, int]]:
         """The contestant's process, and the port of its metrics."""
+        if contestant in OURS:  # a group reads its retries, too, and looks for them again and again where they are not
+            beside = job.source.retries(group), job.source.dead_letters(group)
+            self.topics.add({topic.name: topic.partitions for topic in beside})
         with ExitStack() as held:
             port = hold_port(held)
             environment = {**_settings(self), "RUMINATE_OPERATIONS_PORT": str(port), **OURS.get(contestant, {}), **(settings or {})}

@@ -50,6 +50,12 @@ class Topics:
         self._partitions.update(names)
         self._until(lambda: all(self._has_leaders(name) for name in names), "every partition to have a leader")
 
+    def add(self, names: Mapping[str, int]) -> None:
+        """Make those of these topics (name: partitions) that are not there."""
+        there = self._admin.list_topics(timeout=_DEADLINE_SECONDS).topics
+        if missing := {name: partitions for name, partitions in names.items() if name not in there}:
+            self.renew(missing)
+
     def fill(self, name: str, records: Iterable[Written]) -> None:
         """Write the records where their order says."""
         producer = Producer({"bootstrap.servers": self.bootstrap, **_FILL})

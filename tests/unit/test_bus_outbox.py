@@ -88,19 +88,33 @@ def into(outcomes: list[int | Exception]) -> Callable[[int | Exception], None]:
 def test_partitions_leave_together() -> None:
     async def scenario() -> None:
         producer, outcomes = Producer(), list[int | Exception]()
-        outbox = outbox_of(producer, linger_seconds=0.001)
+        outbox = outbox_of(producer, linger_seconds=0.2)
         counting = asyncio.create_task(producer.count_turns())
+        outbox.write(record("the first waits for nobody", partition=99), into(outcomes))
+        await producer.has_sent(1)
         for number in range(12):
             outbox.write(record(f"{number}", partition=number), into(outcomes))
             await asyncio.sleep(0)
-        await producer.has_sent(12)
+        assert len(producer.sent) == 1
+        await producer.has_sent(13)
         counting.cancel()
-        assert len({sent.turn for sent in producer.sent}) == 1
-        assert [sent.place for sent in producer.sent] == [("words-v1", number) for number in range(12)]
+        assert len({sent.turn for sent in producer.sent[1:]}) == 1
+        assert [sent.place for sent in producer.sent[1:]] == [("words-v1", number) for number in range(12)]
         for number, sent in enumerate(producer.sent):
             sent.acknowledge(number * 10)
         await outbox.flush()
-        assert outcomes == [number * 10 for number in range(12)]
+        assert outcomes == [number * 10 for number in range(13)]
+
+
+def test_what_is_written_in_one_turn_leaves_in_one_request() -> None:
+    async def scenario() -> None:
+        producer = Producer()
+        outbox = outbox_of(producer, linger_seconds=LONG)
+        for value, partition in (("a", 0), ("b", 1), ("c", 0)):
+            outbox.write(record(value, partition=partition), into([]))
+        await producer.has_sent(2)
+        assert [sent.values for sent in producer.sent] == [[b"a", b"c"], [b"b"]]
+        await outbox.close()
 
     asyncio.run(scenario())
 

@@ -56,7 +56,7 @@ TURN_SECONDS: Final = 0.2
 LONGEST_WAIT_SECONDS: Final = 60.0
 FLUSH_SECONDS: Final = 10.0
 INSIST_SECONDS: Final = 5.0
-BREATH_SECONDS: Final = 0.01
+BREATH_SECONDS: Final = 0.002
 RESTLESS_ASSIGNMENTS: Final = 6
 RESTLESS_SECONDS: Final = 20.0
 """So many assignments in so short a time are no replica that comes or goes, but two that are taken for one."""

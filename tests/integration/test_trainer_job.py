@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from ruminate.schemas.payload import ArtifactReference
 from ruminate.trainer.decide import STAGES, Encoding, Hyperparameters, JobPlan
 from ruminate.trainer.job import JobBusy, begin, finished, locked, run_job
-from ruminate.trainer.outcome import DATASET_FOLDER, PLAN_FILE, JobFailed, JobResult, Progress, Report
+from ruminate.trainer.outcome import ADAPTER_FOLDER, DATASET_FOLDER, PLAN_FILE, JobFailed, JobResult, Progress, Report
 from ruminate.trainer.recipe import require_room, run
 from ruminate.trainer.tiny import make_tiny_base
 
@@ -160,6 +160,13 @@ def test_a_killed_child_goes_on_from_its_last_checkpoint(base: Path, tmp_path: P
     assert result.metrics["resumed_from_step"] in (4, 8)  # it may have been faster than the signal
     assert result.metrics["steps"] == 12
     assert children_of(folder) == []
+
+    undisturbed = prepare(tmp_path / "undisturbed", base)
+    same = asyncio.run(work(undisturbed, kill_once))
+    for what in ("train_loss", "last_loss", "steps", "tokens"):
+        assert result.metrics[what] == same.metrics[what], what
+    weights = Path(ADAPTER_FOLDER) / "adapter_model.safetensors"
+    assert (folder / weights).read_bytes() == (undisturbed / weights).read_bytes()
 
 
 def test_a_cancelled_job_leaves_no_process(base: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from errno import ENOSPC
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Final
 
 import torch
@@ -205,10 +206,11 @@ def train(model: Any, tokenizer: Any, rendered: Sequence[Tokens], plan: JobPlan,
     trainer = STAGE_TRAINERS[plan.stages[0]](model, tokenizer, rendered, plan, checkpoints)
     watcher = _Watcher(plan, tell)
     trainer.add_callback(watcher)
-    outcome = trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     trainer.model.save_pretrained(folder / ADAPTER_FOLDER)
     return {
-        "train_loss": outcome.training_loss,
+        # transformers divides what was lost since the checkpoint by all steps
+        "train_loss": fmean(entry["loss"] for entry in trainer.state.log_history if "loss" in entry),
         "last_loss": watcher.loss,
         "steps": trainer.state.global_step,
         "resumed_from_step": int(resumed.name.removeprefix("checkpoint-")) if resumed else 0,
@@ -265,7 +267,11 @@ class _Watcher(TrainerCallback):  # type: ignore[misc]
         self._plan, self._tell = plan, tell
         self._began: tuple[int, float, float] | None = None
         self.loss: float | None = None
-        self.tokens = 0.0
+        self.tokens = self._tokens_before = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        steps = [entry for entry in state.log_history if "num_tokens" in entry]
+        self.tokens = self._tokens_before = float(steps[-1]["num_tokens"]) if steps else 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._began is None:
@@ -274,7 +280,8 @@ class _Watcher(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         if "loss" not in logs or self._began is None:
             return
-        self.loss, self.tokens = float(logs["loss"]), float(logs["num_tokens"])
+        self.loss, self.tokens = float(logs["loss"]), self._tokens_before + float(logs["num_tokens"])
+        state.log_history[-1]["num_tokens"] = self.tokens  # TRL counts anew where a job goes on; the next checkpoint does not
         if not math.isfinite(self.loss):
             raise _failed(
                 "training",
@@ -314,7 +321,8 @@ def last_checkpoint(folder: Path) -> Path | None:
 def merge(base: Path, adapter: Path, out: Path, plan: JobPlan) -> Path:
     """The base with the adapter added into its weights, and the base's tokenizer, unchanged, beside them."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, plan.merged_dtype))
-    PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(out)
+    # where the base is: peft would take the adapter to a GPU first, which may be full
+    PeftModel.from_pretrained(model, adapter, torch_device="cpu").merge_and_unload().save_pretrained(out)
     for name in TOKENIZER_FILES:
         if (base / name).exists():
             shutil.copy(base / name, out / name)

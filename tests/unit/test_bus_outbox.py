@@ -196,6 +196,21 @@ def test_what_a_closed_outbox_has_given_up_is_not_waited_for_and_not_sent() -> N
     asyncio.run(scenario())
 
 
+def test_a_flush_ends_with_an_outbox_that_is_closed_before_its_batch_has_left() -> None:
+    async def scenario() -> None:
+        producer = Producer()
+        outbox = outbox_of(producer, linger_seconds=LONG)
+        outbox.write(record("a"), into([]))
+        flushing = asyncio.create_task(outbox.flush())
+        await asyncio.sleep(0)
+        await outbox.close()
+        async with asyncio.timeout(10):
+            await flushing
+        assert producer.sent == []
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     ("error", "becomes", "says"),
     [

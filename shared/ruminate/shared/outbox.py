@@ -73,7 +73,7 @@ class Outbox:
         goals = [(lane, lane.written) for lane in self._lanes.values()]
         while missing := [lane for lane, written in goals if lane.settled < written]:
             self._send_gathered()
-            sending = [lane.sending for lane in missing if lane.sending is not None]
+            sending = [lane.sending for lane in missing if lane.sending is not None and not lane.sending.done()]
             if not sending:
                 return  # `close` has given up what was missing
             await asyncio.wait(sending)

@@ -12,7 +12,6 @@ _32_BITS: Final = 0xFFFFFFFF
 
 
 @lru_cache(maxsize=65536)
-@lru_cache(maxsize=4096)  # those of a conversation come close together
 def partition_of(order: str, partitions: int) -> int:
     """The partition of `order` among `partitions`, as Kafka's own clients choose it for that key."""
     return (murmur2(order.encode()) & 0x7FFFFFFF) % partitions

@@ -105,6 +105,8 @@ def test_partitions_leave_together() -> None:
         await outbox.flush()
         assert outcomes == [number * 10 for number in range(13)]
 
+    asyncio.run(scenario())
+
 
 def test_what_is_written_in_one_turn_leaves_in_one_request() -> None:
     async def scenario() -> None:

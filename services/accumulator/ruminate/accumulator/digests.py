@@ -32,8 +32,7 @@ class DigestSet:
     def __contains__(self, digest: bytes) -> bool:
         if not self._count:
             return False
-        shards = self._shards
-        shard = shards[hash(digest) % len(shards)]
+        shard = self._shard_of(digest)
         at = shard.find(digest)
         while at % DIGEST_BYTES and at > 0:  # the end of one and the beginning of the next
             at = shard.find(digest, at + 1)

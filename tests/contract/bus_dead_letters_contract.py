@@ -202,12 +202,7 @@ class DeadLettersContract:
                 mended = True
                 await self._send_back(bench, source, again)
                 await until(lambda: len(seen) == 4)
-
-                async def told() -> bool:
-                    return len(await bench.records(target.name, 2)) == 2
-
-                await until_async(told)
-                events = [delivery async for delivery in bus.read(target)]
+                events = await events_of(bus, target, 2)
             assert DeadLetter.from_headers(again.headers).position == Position(source.retries(bench.reader).name, 0, 0)
             tries = [each for each in seen if each[1] == where]
             assert [retried for retried, _, _ in tries] == [False, True, True]
@@ -225,7 +220,7 @@ class DeadLettersContract:
         letters: list[Record] = []
 
         async def given_up() -> bool:
-            letters[:] = await bench.records(topic.dead_letters(bench.reader).name, topic.partitions)
+            letters[:] = await bench.records(topic.dead_letters(bench.reader).name, topic.partitions, committed=True)
             return len(letters) == count
 
         await until_async(given_up)

@@ -55,8 +55,8 @@ format: setup ## format the code and mend what lint can mend
 generate: setup ## write the generated files: JSON Schemas, AsyncAPI, drawing, .env.example, metrics, differences
 	@$(PY) infra/generate
 
-pins: setup ## resolve all dependencies again
-	@infra/pins
+pins: setup ## resolve the dependencies; what is pinned stays where it can (ARGS="--upgrade" takes the newest)
+	@infra/pins $(ARGS)
 
 clean: ## remove .venv and what a run has left
 	@rm -rf .venv .ruminate .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

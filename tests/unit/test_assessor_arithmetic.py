@@ -36,10 +36,71 @@ def judged(text: str) -> list[tuple[float, bool]]:
         ("3 + 4 = 8", [(8, False)]),
         ("192*100=$1920", [(1920, False)]),
         ("2 \\times 3 = 7", [(7, False)]),
+        ("50 - 20% = 40", [(40, True)]),
+        ("50 - 20% = 41", [(41, False)]),
+        ("3 1/2 + 1/2 = 4", [(4, True)]),
+        ("1 + 1 = 2 1/2", [(2.5, False)]),
+        ("5 km * 3 = 15 km", [(15, True)]),
+        ("3 kg + 500 g = 3.5 kg", [(3.5, True)]),
+        ("2 hours = 120 minutes", [(120, True)]),
+        ("$1.2 million + $300,000 = $1.5 million", [(1_500_000, True)]),
+        ("2 million * 3 = 5 million", [(5_000_000, False)]),
+        ("3,5 + 1,5 = 5", [(5, True)]),
+        ("100 / 3 ≈ 33", [(33, True)]),
+        ("19 * 21 ≈ 400", [(400, True)]),
+        ("19 * 21 ≈ 500", [(500, False)]),
+        ("2³ = 8", [(8, True)]),
+        ("2**3 = 9", [(9, False)]),
+        ("1 234 + 1 = 1 235".replace(" 2", "\u202f2"), [(1235, True)]),
     ],
 )
 def test_an_equation_is_recomputed(text: str, expected: list[tuple[float, bool]]) -> None:
     assert judged(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\\frac{1}{2} \\times 10 = 5", [(5, True)]),
+        ("$\\dfrac{12}{4} + \\frac34 = 3.75$", [(3.75, True)]),
+        ("\\frac{1 + \\frac{2}{4}}{3} = 0.5", [(0.5, True)]),
+        ("\\sqrt{16} + 2^{3} = 12", [(12, True)]),
+        ("\\left(2 + 3\\right) \\cdot 1{,}000 = \\boxed{5{,}000}", [(5000, True)]),
+        ("5 \\text{ apples} + 3 \\text{ apples} = 9 \\text{ apples}", [(9, False)]),
+    ],
+)
+def test_latex_is_read(text: str, expected: list[tuple[float, bool]]) -> None:
+    assert judged(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Half of 48 is 24.", [(24, True)]),
+        ("Half of 48 is 25.", [(25, False)]),
+        ("Two thirds of 9 is 6, a quarter of $20 equals $5", [(6, True), (5, True)]),
+        ("20 percent of 50 is 10, 25% of 200 = 60", [(10, True), (60, False)]),
+        ("12 plus 7 equals 19, and 3 times 4 makes 13", [(19, True), (13, False)]),
+        ("20 divided by 4 is 5 and 3 + 4 gives 7", [(5, True), (7, True)]),
+    ],
+)
+def test_arithmetic_in_words_is_read(text: str, expected: list[tuple[float, bool]]) -> None:
+    assert judged(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "half of 48 is 24 more than what she had",
+        "3 times 4 plus 5 is 27",  # words leave open what goes first
+        "room 12 - 3 is 5 doors away",  # an `is` between signs may say anything
+        "2 of 10 is 5",
+        "10 is 5 times as much",
+        "the third 5 is 7",
+    ],
+)
+def test_words_that_may_say_something_else_are_not_judged(text: str) -> None:
+    assert judged(text) == []
 
 
 @pytest.mark.parametrize(

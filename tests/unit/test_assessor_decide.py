@@ -40,7 +40,7 @@ def interaction(
         "occurred_at": datetime(2026, 1, 1, tzinfo=UTC),
         "messages": (Message(role="user", content=question),),
         "response": Response(content=answer, thinking=thinking, tool_calls=calls),
-        "thinking": Thinking(mode_used="thinking" if thinking else "direct"),
+        "thinking": more.pop("thinking_facts", Thinking(mode_used="thinking" if thinking else "direct")),
         "outcome": "succeeded",
         "source": "/tests",
         "recorded_id": UUID(int=1),
@@ -253,14 +253,34 @@ def test_clarity_falls_with_repeated_endless_and_unfinished_steps() -> None:
 
 
 def test_thinking_missing_and_thinking_wasted_are_different_faults_and_neither_rejects_by_default() -> None:
-    missing = verdict(BOOKS, None, "37", reference_answer="37")
+    missing = verdict(BOOKS, None, "37")
     musing = " ".join(f"{sha256(bytes([number])).hexdigest()[: number % 7 + 3]} may matter" for number in range(90))
     wasted = verdict(CAPITAL, musing + ". So Zarvex has Amber Bay.", CAPITAL_ANSWER)
     assert "missing" in missing.mode_appropriateness.evidence[0]
     assert "wasted" in wasted.mode_appropriateness.evidence[0]
     assert missing.decision == wasted.decision == "keep"
     strict = Policy(reject_missing_thinking=True, reject_wasted_thinking=True)
-    assert reasons(assess(interaction(BOOKS, None, "37", reference_answer="37"), strict)) == {"thinking_missing"}
+    assert reasons(assess(interaction(BOOKS, None, "37"), strict)) == {"thinking_missing"}
+
+
+def test_what_was_right_without_thinking_needed_none_and_what_was_wrong_without_it_did() -> None:
+    assert verdict(BOOKS, None, "37", reference_answer="37").mode_appropriateness.value == 0.6
+    assert verdict(BOOKS, None, "36", reference_answer="37").mode_appropriateness.value == 0.1
+    wrong = verdict(CAPITAL, None, "Amber Hill", reference_answer="Amber Bay").mode_appropriateness
+    assert wrong.value == 0.3
+    assert "missing" in wrong.evidence[0]
+
+
+def test_effort_and_waiting_make_thinking_about_a_simple_question_a_waste() -> None:
+    def value(**more: Any) -> float | None:
+        used = Thinking(mode_used="thinking", effort_used=more.pop("effort", None))
+        return verdict(CAPITAL, CAPITAL_THINKING, CAPITAL_ANSWER, thinking_facts=used, **more).mode_appropriateness.value
+
+    assert value() == 0.9
+    assert value(effort="max") == 0.7
+    assert value(effort="high", usage=Usage(total_seconds=90.0)) == 0.56
+    low = Thinking(mode_used="thinking", effort_used="low")
+    assert verdict(thinking_facts=low, reference_answer="38").mode_appropriateness.value == 0.4
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,8 @@ class Verdict(Part):
     reasons: tuple[Text, ...] = Field(description="Why kept or rejected, for people.")
     thinking_words: Count = 0
     reasoning_steps: Count = 0
+    context_words: Count = Field(default=0, description="Words of all messages before the answer.")
+    combiner: Name = Field(default="0", description="The numbered snapshot of what the combiner had learned; `0` is untaught.")
 
 
 class ReasoningAssessed(Payload):

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 from ruminate.assessor.handle import assess_one
+from ruminate.assessor.mathematician import Mathematician
 from ruminate.assessor.settings import AssessorSettings
 from ruminate.schemas.flow import INTERACTION_RECORDED
 from ruminate.shared.kafka import KafkaBus
@@ -28,7 +29,8 @@ async def main(settings: AssessorSettings) -> None:
             )
         )
         stop_bus_on_signals(bus)
-        assess = partial(assess_one, policy=settings.assessment, policy_version=settings.assessment.version)
+        equal = resources.enter_context(Mathematician())
+        assess = partial(assess_one, policy=settings.assessment, policy_version=settings.assessment.version, equal=equal)
         await bus.serve(INTERACTION_RECORDED, assess, concurrency=64)
 
 

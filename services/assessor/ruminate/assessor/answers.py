@@ -1,7 +1,8 @@
 """Answers against a reference: right, wrong, or not decidable by these means.
 
-Numbers are compared as numbers, short texts by the words that the reference adds to the question; what is longer, or
-negated, is left undecided, because a wrong accusation takes a good example away for ever.
+Numbers are compared as numbers, expressions as mathematics, short texts by the words that the reference adds to the question;
+what is longer, or negated, is left undecided, because a wrong accusation takes a good example away for ever. A reference may
+be a whole solution: then what it marks as its answer counts.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from ruminate.assessor import mathematics
 from ruminate.assessor.reading import NUMBER_WORDS, Reading, content_words, numbers, words
 
 _FINAL = re.compile(r"#### {0,3}(.{1,80})")
-_BOXED = re.compile(r"\\boxed\{([^{}]{1,80})\}")
+_BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{(?:[^{}]|\{[^{}]{0,60}\}){0,60}\}){1,120})\}")
 _STATED = re.compile(r"(?:^A:|\banswer(?: is)?:?|\bresult is|\btotal is) {0,2}\**([^\n]{1,80})", re.IGNORECASE | re.MULTILINE)
 _AMOUNT = re.compile(r"[-−]?[$€£]?[-−]?[\d,]*\.?\d+[%$€£]?\.?")
 _FRACTION = re.compile(r"([-−]?\d{1,12})/(\d{1,12})")
@@ -31,17 +33,31 @@ class Comparison:
     result: Literal["right", "wrong", "undecided"]
     how: str
     expected: float | None = None
+    certainty: float = 1.0
+    """A check of the form alone is less certain than a reference."""
 
 
-def compare(reading: Reading, reference: str) -> Comparison:
-    """Compare the answer with the reference answer."""
-    final = _FINAL.search(reference)
-    if final:
-        reference = final[1]
+def compare(reading: Reading, reference: str, equal: mathematics.Equal = mathematics.nobody) -> Comparison:
+    """Compare the answer with the reference answer; `equal` is asked about expressions, where they are such."""
+    reference = _answer_of(reference)
     expected = _amount(reference)
     if expected is not None:
         return _compare_amounts(reading, expected)
+    if mathematics.is_mathematical(reference):
+        return _compare_expressions(reading, reference, equal)
     return _compare_words(reading, reference)
+
+
+def _answer_of(reference: str) -> str:
+    """What a solution marks as its answer; the whole of a text that is none."""
+    for mark in (_FINAL, _BOXED):
+        if marked := mark.findall(reference):
+            return str(marked[-1])
+    # "The answer is clear" is no mark: only a number after it is, and only at the end of a longer text.
+    last = reference.rstrip().rpartition("\n")[2]
+    if last != reference and (marked := _STATED.findall(last)) and numbers(marked[-1]):
+        return str(marked[-1])
+    return reference
 
 
 def final_number(reading: Reading) -> float | None:
@@ -91,6 +107,19 @@ def _compare_amounts(reading: Reading, expected: float) -> Comparison:
         first = _same(reading.answer_numbers[0], expected) and len(reading.answer_numbers) <= 3
         return Comparison("right" if first else "undecided", "a number of the answer", expected)
     return Comparison("wrong", "the final number", expected)
+
+
+def _compare_expressions(reading: Reading, expected: str, equal: mathematics.Equal) -> Comparison:
+    boxed = _BOXED.findall(reading.answer)
+    stated = _STATED.findall(reading.answer)
+    said = boxed[-1] if boxed else stated[-1] if stated else reading.answer
+    if said.strip(" $.") == expected.strip(" $."):
+        return Comparison("right", "the same expression")
+    same = equal(expected, said)
+    # A long answer may say it otherwise: what is not equal is wrong only where the answer is an expression and nothing else.
+    if same is None or not (same or boxed or mathematics.is_mathematical(said)):
+        return Comparison("undecided", "an expression that is not understood")
+    return Comparison("right" if same else "wrong", "mathematics")
 
 
 def _same(one: float, expected: float) -> bool:

@@ -1,53 +1,104 @@
-"""Assess: was the thinking in this interaction good enough to learn from? Pure: the same input gives the same verdict."""
+"""Assess: was the thinking in this interaction good enough to learn from? Pure: the same input gives the same verdict.
+
+texts -> findings -> parts -> signals ──▶ combiner ──▶ overall -> keep or reject, and why
+                       ▲                     ▲
+reference, outcome, feedback, other answers ─┴─ knowledge
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import chain
 from typing import Final
 
 from ruminate.assessor import parts
-from ruminate.assessor.answers import Comparison, compare
-from ruminate.assessor.policy import Policy, Weights
-from ruminate.assessor.reading import Reading, control_characters, mostly_symbols, read
+from ruminate.assessor.answers import compare
+from ruminate.assessor.combiner import Combiner, probability
+from ruminate.assessor.findings import Findings, find
+from ruminate.assessor.knowledge import Knowledge
+from ruminate.assessor.mathematics import Equal, nobody
+from ruminate.assessor.parts import ModeFit
+from ruminate.assessor.policy import Policy
+from ruminate.assessor.reading import Reading, control_characters, mostly_symbols
+from ruminate.assessor.signals import Signals, signals
 from ruminate.schemas.assessment import ReasoningAssessed, ReasoningQuality, Score, Verdict
 from ruminate.schemas.interaction import InteractionRecorded
 
-SCORER_VERSION: Final = "rules-1"
+SCORER_VERSION: Final = "rules-2"
 """Changes with every change of what a part finds."""
 
 
-def assess(interaction: InteractionRecorded, policy: Policy) -> Verdict:
-    """Judge every part that can be judged, weigh them, and say whether to learn from the interaction, and why."""
-    reading = read(interaction, most_characters=policy.most_characters)
+@lru_cache(maxsize=64)
+def untaught(policy: Policy) -> Combiner:
+    """The combiner of a policy's weights, which has learned nothing."""
+    return Combiner(policy.weights)
+
+
+def knowledge_of(found: Findings, interaction: InteractionRecorded, equal: Equal = nobody) -> Knowledge:
+    """What the interaction itself brings along: its reference, compared, and its outcome."""
     reference = interaction.reference_answer
-    comparison = compare(reading, reference) if reference is not None else None
-    asked = parts.demand(reading, interaction, policy)
-    answer = parts.answer_quality(reading, comparison, interaction)
+    comparison = compare(found.reading, reference, equal) if reference is not None else None
+    return Knowledge(comparison=comparison, outcome=interaction.outcome)
+
+
+def assess(interaction: InteractionRecorded, policy: Policy, combiner: Combiner | None = None, equal: Equal = nobody) -> Verdict:
+    """Judge every part that can be judged, weigh them, and say whether to learn from the interaction, and why."""
+    found = find(interaction, most_characters=policy.most_characters)
+    return weigh(interaction, found, knowledge_of(found, interaction, equal), policy, combiner or untaught(policy))[0]
+
+
+def weigh(
+    interaction: InteractionRecorded, found: Findings, knowledge: Knowledge, policy: Policy, combiner: Combiner
+) -> tuple[Verdict, Signals]:
+    """The verdict on what was found and what is known, and the signals that it rests on."""
+    reading = found.reading
+    answer = parts.answer_quality(reading, knowledge, found.blocks, interaction)
     reasoning = ReasoningQuality(
-        logical_coherence=parts.logical_coherence(reading),
-        problem_decomposition=parts.problem_decomposition(reading),
-        evidence_usage=parts.evidence_usage(reading),
-        conclusion_validity=parts.conclusion_validity(reading, comparison, interaction.outcome),
-        step_by_step_clarity=parts.step_by_step_clarity(reading),
+        logical_coherence=parts.logical_coherence(reading, found.trail, found.structure),
+        problem_decomposition=parts.problem_decomposition(reading, found.trail),
+        evidence_usage=parts.evidence_usage(reading, found.trail, found.blocks),
+        conclusion_validity=parts.conclusion_validity(reading, knowledge),
+        step_by_step_clarity=parts.step_by_step_clarity(reading, found.structure),
     )
-    mode = parts.mode_appropriateness(reading, asked, policy)
-    overall, evidence_ratio = _weigh(answer, reasoning, mode, policy.weights, reading)
-    against = (*_faults(reading, interaction, comparison, mode, policy), *_shortfalls(overall, evidence_ratio, policy))
-    return Verdict(
+    mode = parts.mode_appropriateness(reading, parts.demand(reading, interaction, policy), knowledge, interaction, policy)
+    shown = signals(
+        found,
+        reasoning,
+        mode.score,
+        truncated=parts.truncated(interaction),
+        declined=parts.declines(reading.answer),
+        agreement=knowledge.agreement,
+    )
+    weighed = [(answer, policy.weights.answer_quality), (mode.score, policy.weights.mode_appropriateness)]
+    if reading.steps:  # without thinking there is no reasoning to judge, so its five parts are no missing evidence
+        weighed += [(score, getattr(policy.weights, part)) for part, score in reasoning]
+    overall, evidence_ratio = _overall(weighed, shown, knowledge, combiner, examined_ratio=reading.examined_ratio)
+    against = (*_faults(found, interaction, knowledge, mode, policy), *_shortfalls(overall, evidence_ratio, policy))
+    verdict = Verdict(
         answer_quality=answer,
         reasoning_quality=reasoning,
-        mode_appropriateness=mode,
+        mode_appropriateness=mode.score,
         overall=overall,
         evidence_ratio=evidence_ratio,
         decision="reject" if against else "keep",
         reasons=against or (f"good_enough: overall {overall.value:.2f} on {evidence_ratio:.0%} of the evidence",),
         thinking_words=reading.thinking_words,
         reasoning_steps=len(reading.steps),
+        context_words=sum(len(message.content.split()) for message in interaction.messages),
+        combiner=combiner.version,
     )
+    return verdict, shown
 
 
-def judge(interaction: InteractionRecorded, policy: Policy, *, policy_version: str) -> ReasoningAssessed:
+def judge(
+    interaction: InteractionRecorded,
+    policy: Policy,
+    *,
+    policy_version: str,
+    combiner: Combiner | None = None,
+    equal: Equal = nobody,
+) -> ReasoningAssessed:
     """The interaction with its verdict."""
     return ReasoningAssessed(
         tenant=interaction.tenant,
@@ -55,7 +106,7 @@ def judge(interaction: InteractionRecorded, policy: Policy, *, policy_version: s
         recorded_id=interaction.recorded_id,
         policy_version=policy_version,
         scorer_version=SCORER_VERSION,
-        verdict=assess(interaction, policy),
+        verdict=assess(interaction, policy, combiner, equal),
         interaction=interaction,
     )
 
@@ -70,31 +121,31 @@ def around(recorded: bytes, assessed: ReasoningAssessed) -> bytes:
     return b'%b,"interaction":%b}' % (verdict[:-1], recorded)
 
 
-def _weigh(answer: Score, reasoning: ReasoningQuality, mode: Score, weights: Weights, reading: Reading) -> tuple[Score, float]:
-    """The weighted mean of the parts that know, and the share of the weight that they hold.
-
-    An answer without thinking has no reasoning to judge, so its five parts are no missing evidence.
-    """
-    weighed = [(answer, weights.answer_quality), (mode, weights.mode_appropriateness)]
-    if reading.steps:
-        weighed += [(score, getattr(weights, part)) for part, score in reasoning]
-    known = [(score.value, weight) for score, weight in weighed if score.value is not None]
-    weight_known = sum(weight for _, weight in known)
+def _overall(
+    weighed: list[tuple[Score, float]], shown: Signals, knowledge: Knowledge, combiner: Combiner, *, examined_ratio: float
+) -> tuple[Score, float]:
+    """How probable it is that the answer is good, and the share of the weight of those parts that know."""
+    known = [weight for score, weight in weighed if score.value is not None]
     evidence = [f"{len(known)} of {len(weighed)} parts could be judged"]
-    if reading.examined_ratio < 1:
-        evidence.append(f"{reading.examined_ratio:.0%} of the text was read, from both ends")
-    if weight_known == 0:
+    if examined_ratio < 1:
+        evidence.append(f"{examined_ratio:.0%} of the text was read, from both ends")
+    if not sum(known):
         return Score(value=None, evidence=tuple(evidence)), 0.0
-    value = sum(value * weight for value, weight in known) / weight_known
-    ratio = weight_known / sum(weight for _, weight in weighed)
-    return Score(value=round(min(1.0, value), 4), evidence=tuple(evidence)), round(min(1.0, ratio), 4)
+    evidence += knowledge.said()
+    evidence += [f"{name} {moved:+.2f}" for name, moved in combiner.telling(shown)]
+    value = probability(combiner.logit(shown) + knowledge.logit())
+    return Score(value=round(value, 4), evidence=tuple(evidence)), _share(sum(known), sum(weight for _, weight in weighed))
+
+
+def _share(part: float, whole: float) -> float:
+    return round(min(1.0, part / whole), 4)
 
 
 def _faults(
-    reading: Reading, interaction: InteractionRecorded, comparison: Comparison | None, mode: Score, policy: Policy
+    found: Findings, interaction: InteractionRecorded, knowledge: Knowledge, mode: ModeFit, policy: Policy
 ) -> Iterator[str]:
     """What rules an interaction out, whatever its scores: a constant word, then a sentence without contents."""
-    response = interaction.response
+    reading, response = found.reading, interaction.response
     if not reading.answer and not response.tool_calls:
         yield "empty_answer: the model answered nothing"
     if strange := control_characters(response.content) + control_characters(response.thinking or ""):
@@ -105,20 +156,28 @@ def _faults(
         yield "unreadable: most characters are neither letters nor digits"
     if parts.truncated(interaction):
         yield "truncated: the answer was cut off at the token limit"
+    yield from _wrong_answers(reading, knowledge)
+    blocks, trail = found.blocks, found.trail
+    if blocks.broken:
+        yield f"broken_code: {len(blocks.broken)} of {blocks.checked} code blocks do not parse ({blocks.broken[0]})"
+    if trail.wrong > policy.wrong_equations_at_most * trail.results:
+        yield f"wrong_arithmetic: {trail.wrong} of {trail.results} equations in the thinking do not hold"
+    if mode.fault == "wasted" and policy.reject_wasted_thinking:
+        yield f"thinking_wasted: {reading.thinking_words} words of thinking about a simple question"
+    if mode.fault == "missing" and policy.reject_missing_thinking:
+        yield "thinking_missing: a demanding question was answered directly"
+
+
+def _wrong_answers(reading: Reading, knowledge: Knowledge) -> Iterator[str]:
+    comparison = knowledge.comparison
     if comparison is not None and comparison.result == "wrong":
         yield f"wrong_answer: the reference answer is another one, by {comparison.how}"
     elif parts.declines(reading.answer) and (comparison is None or comparison.result != "right"):
         yield "declined: the model declined to answer"
-    if interaction.outcome == "failed":
+    if knowledge.outcome == "failed":
         yield "failed_outcome: whoever asked reported that the answer failed"
-    wrong = sum(not equation.holds for equation in reading.equations)
-    if wrong > policy.wrong_equations_at_most * len(reading.equations):
-        yield f"wrong_arithmetic: {wrong} of {len(reading.equations)} equations in the thinking do not hold"
-    if mode.value is not None and mode.value < 0.5:
-        if reading.steps and policy.reject_wasted_thinking:
-            yield f"thinking_wasted: {reading.thinking_words} words of thinking about a simple question"
-        if not reading.steps and policy.reject_missing_thinking:
-            yield "thinking_missing: a demanding question was answered directly"
+    if any(opinion.corrected for opinion in knowledge.opinions):
+        yield "corrected: somebody gave another answer in its place"
 
 
 def _shortfalls(overall: Score, evidence_ratio: float, policy: Policy) -> Iterator[str]:

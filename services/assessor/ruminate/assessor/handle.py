@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ruminate.assessor.decide import around, judge
+from ruminate.assessor.mathematics import Equal, nobody
 from ruminate.assessor.metrics import ASSESSMENT_SECONDS, INTERACTIONS_ASSESSED, OVERALL_SCORE, REJECTIONS
 from ruminate.assessor.policy import Policy
 from ruminate.schemas.assessment import Verdict
@@ -11,10 +12,12 @@ from ruminate.schemas.interaction import InteractionRecorded
 from ruminate.shared.bus import Delivery
 
 
-async def assess_one(delivery: Delivery[InteractionRecorded], *, policy: Policy, policy_version: str) -> None:
-    """Answer one recorded interaction with a verdict."""
+async def assess_one(
+    delivery: Delivery[InteractionRecorded], *, policy: Policy, policy_version: str, equal: Equal = nobody
+) -> None:
+    """Answer one recorded interaction with a verdict. `equal` compares expressions, and keeps the others waiting meanwhile."""
     with ASSESSMENT_SECONDS.time():
-        assessed = judge(delivery.payload, policy, policy_version=policy_version)
+        assessed = judge(delivery.payload, policy, policy_version=policy_version, equal=equal)
     _count(assessed.verdict)
     value = around(delivery.value, assessed)
     delivery.tell_encoded(REASONING_ASSESSED, value, order=REASONING_ASSESSED.order_of(assessed))

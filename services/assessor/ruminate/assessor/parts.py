@@ -1,4 +1,4 @@
-"""The parts of a verdict: each a function of what was read, 0-1, or None where it cannot know; each says what it rests on.
+"""The parts of a verdict: each a function of what was found, 0-1, or None where it cannot know; each says what it rests on.
 
 These are surface signals: they find what is broken or unfounded, and they see that an answer follows from its thinking.
 They do not understand. What none of them can see is left out of `overall`, and `evidence_ratio` says so.
@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from ruminate.assessor.answers import Comparison, final_number
+from ruminate.assessor.answers import final_number
+from ruminate.assessor.blocks import Blocks
+from ruminate.assessor.knowledge import Knowledge
 from ruminate.assessor.policy import Policy
 from ruminate.assessor.reading import Reading, content_words
+from ruminate.assessor.structure import Structure
+from ruminate.assessor.trail import Trail
 from ruminate.schemas.assessment import Score
-from ruminate.schemas.interaction import InteractionRecorded, Outcome
+from ruminate.schemas.interaction import InteractionRecorded
 
 Demand = Literal["simple", "demanding", "unclear"]
 
-# Numbers that a computation may bring along without the question having given them: units, calendars, percentages.
-_COMMON_NUMBERS = frozenset(
-    {0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 7.0, 10.0, 12.0, 24.0, 30.0, 31.0, 52.0, 60.0, 100.0, 365.0, 1000.0, 3600.0}
-)
 _DECLINED = re.compile(
     r"\W{0,5}(?:i['’]?m sorry|i am sorry|sorry|i can(?:not|['’]t)|i(?:['’]m| am) (?:unable|not able)|as an ai\b|i don['’]?t know"
     r"|unable to)",
@@ -30,8 +30,6 @@ _DECLINED = re.compile(
 _THINK = """analyze analyse explain why prove derive compare debug design architecture calculate compute optimize optimise plan
 evaluate refactor"""
 _CALLS_FOR_THINKING = frozenset(_THINK.split())
-_OPEN_ENDED = "and or but so because the a an of to in with for is are that which if then therefore thus"
-_DANGLING = frozenset(_OPEN_ENDED.split())
 
 NO_THINKING = Score(value=None, evidence=("there is no thinking",))
 
@@ -54,16 +52,17 @@ def truncated(interaction: InteractionRecorded) -> bool:
     return interaction.usage.done_reason == "length"
 
 
-def answer_quality(reading: Reading, comparison: Comparison | None, interaction: InteractionRecorded) -> Score:
-    """Was the answer right? The reference decides, else the reported outcome; faults of the surface only ever lower it."""
+def answer_quality(reading: Reading, knowledge: Knowledge, blocks: Blocks, interaction: InteractionRecorded) -> Score:
+    """Was the answer right? The reference decides, else what was reported; faults of the surface only ever lower it."""
     if not reading.answer:
         return _cannot_know("the answer is a tool call") if interaction.response.tool_calls else _score(0.0, "the answer is empty")
-    value, evidence = _rightness(comparison, interaction.outcome)
-    right = comparison is not None and comparison.result == "right"
+    value, evidence = _rightness(knowledge)
+    right = knowledge.decided and knowledge.comparison is not None and knowledge.comparison.result == "right"
     for fault, most, said in (
         (reading.answer_repeats, 0.1, "the answer repeats itself"),
         (truncated(interaction), 0.3, "the answer was cut off"),
         (declines(reading.answer) and not right, 0.2, "the answer declines"),
+        (bool(blocks.broken), 0.3, f"{len(blocks.broken)} of {blocks.checked} code blocks do not parse"),
     ):
         if fault:
             value = most if value is None else min(value, most)
@@ -71,17 +70,25 @@ def answer_quality(reading: Reading, comparison: Comparison | None, interaction:
     return Score(value=value, evidence=evidence)
 
 
-def _rightness(comparison: Comparison | None, outcome: Outcome) -> tuple[float | None, tuple[str, ...]]:
-    if comparison is not None and comparison.result != "undecided":
-        return float(comparison.result == "right"), (f"{comparison.result} by {comparison.how}",)
+def _rightness(knowledge: Knowledge) -> tuple[float | None, tuple[str, ...]]:
+    comparison = knowledge.comparison
+    if comparison is not None and knowledge.decided:
+        value = float(comparison.result == "right")
+        return 0.5 + (value - 0.5) * comparison.certainty, (f"{comparison.result} by {comparison.how}",)
     unknown = "no reference is known" if comparison is None else f"the reference does not decide: {comparison.how}"
-    if outcome == "unknown":
+    said = knowledge.said()
+    if not said:
         return None, (unknown, "no outcome was reported")
-    return (0.8 if outcome == "succeeded" else 0.0), (unknown, f"the outcome was reported as {outcome}")
+    logit = knowledge.logit()
+    return (0.8 if logit > 0 else 0.0 if logit <= _FAILED else 0.3), (unknown, *said)
 
 
-def logical_coherence(reading: Reading) -> Score:
-    """Does the thinking hold together? Recomputed arithmetic, and steps that go on from what was said before.
+_FAILED = -2.5
+"""Log-odds from which an answer counts as failed: one clear complaint."""
+
+
+def logical_coherence(reading: Reading, trail: Trail, structure: Structure) -> Score:
+    """Does the thinking hold together? Recomputed arithmetic, steps that go on from what was said before, no contradiction.
 
     One wrong equation spoils what follows it, so the share of right ones counts squared. Without arithmetic it takes
     three steps to see a thread.
@@ -91,68 +98,67 @@ def logical_coherence(reading: Reading) -> Score:
     if reading.thinking_repeats:
         return _score(0.1, "the thinking repeats itself")
     linked, linkable = _linked_steps(reading)
-    thread = f"{linked} of {linkable} steps go on from something said before"
-    total = len(reading.equations)
-    if total:
-        right = sum(equation.holds for equation in reading.equations)
-        arithmetic = (right / total) ** 2
-        evidence = f"{right} of {total} equations hold"
-        if not linkable:
-            return _score(arithmetic, evidence)
-        return _score(0.7 * arithmetic + 0.3 * linked / linkable, evidence, thread)
-    if linkable >= 2:
-        return _score(linked / linkable, thread)
-    return _cannot_know("no arithmetic to recompute, and too few steps to see a thread")
+    evidence: list[str] = []
+    value: float | None = None
+    if trail.results:
+        value = ((trail.results - trail.wrong) / trail.results) ** 2
+        evidence.append(f"{trail.results - trail.wrong} of {trail.results} equations hold")
+    if linkable >= 2 or (linkable and value is not None):
+        thread = linked / linkable
+        value = thread if value is None else 0.7 * value + 0.3 * thread
+        evidence.append(f"{linked} of {linkable} steps go on from something said before")
+    if structure.contradictions:
+        value = (1.0 if value is None else value) * 0.5**structure.contradictions
+        evidence.append(f"{structure.contradictions} statements contradict another one")
+    if value is None:
+        return _cannot_know("no arithmetic to recompute, and too few steps to see a thread")
+    return _score(value, *evidence)
 
 
-def problem_decomposition(reading: Reading) -> Score:
+def problem_decomposition(reading: Reading, trail: Trail) -> Score:
     """Was the problem taken apart? Steps against the facts that the question gives, and results that later steps use."""
     if not reading.steps:
         return NO_THINKING
-    needed = min(8, len(reading.given) - 1)
+    needed = min(8, trail.given - 1)
     if needed < 1:
         return _cannot_know("the question gives too few facts to tell how many steps it needs")
-    taken = max(len(reading.equations), len(reading.steps))
+    taken = max(trail.results, len(reading.steps))
     enough = min(1.0, taken / needed)
     evidence = f"{taken} steps for {needed + 1} given numbers"
-    if len(reading.equations) < 2:
+    if trail.results < 2:
         return _score(enough, evidence)
-    results = [equation.stated for equation in reading.equations[:-1]]
-    used = sum(
-        any(result in later.operands or result == later.stated for later in reading.equations[at + 1 :][:20])
-        for at, result in enumerate(results)
-    )
-    return _score(0.6 * enough + 0.4 * used / len(results), evidence, f"{used} of {len(results)} results are used later")
+    results = trail.results - 1
+    used = results - trail.unused_results
+    return _score(0.6 * enough + 0.4 * used / results, evidence, f"{used} of {results} results are used later")
 
 
-def evidence_usage(reading: Reading) -> Score:
-    """Does the thinking rest on what was given? Facts of the question that are used, and operands that come from somewhere."""
+def evidence_usage(reading: Reading, trail: Trail, blocks: Blocks) -> Score:
+    """Does the thinking rest on what was given? Facts that are used, operands that come from somewhere, words that were said."""
     if not reading.steps:
         return NO_THINKING
-    said_numbers = frozenset[float]().union(*reading.step_numbers).union(*(equation.operands for equation in reading.equations))
-    said_words = frozenset[str]().union(*reading.step_words)
-    given = reading.given
     values: list[float] = []
     evidence: list[str] = []
-    if given:
-        used = sum(word in said_words or any(value in said_numbers for value in forms) for word, forms in given.items())
-        values.append(min(1.0, used / len(given) * 1.25))  # one in five may be beside the point
-        evidence.append(f"{used} of {len(given)} given numbers are used")
+    if trail.given:
+        used = trail.given - trail.unused_given
+        values.append(min(1.0, used / trail.given * 1.25))  # one in five may be beside the point
+        evidence.append(f"{used} of {trail.given} given numbers are used")
     names = reading.question_names or reading.question_content
-    if names and not given:
-        used = len(names & said_words)
+    if names and not trail.given:
+        used = len(names & frozenset[str]().union(*reading.step_words))
         values.append(used / len(names))
         evidence.append(f"{used} of {len(names)} {'names' if reading.question_names else 'words'} of the question are used")
-    if reading.equations and given:
-        founded, operands = _founded_operands(reading)
-        values.append(founded / operands)
-        evidence.append(f"{founded} of {operands} operands come from the question or an earlier result")
+    if trail.operands and trail.given:
+        values.append(trail.founded / trail.operands)
+        evidence.append(f"{trail.founded} of {trail.operands} operands come from the question or an earlier result")
+    if blocks.quoted:
+        values.append(1 - blocks.misquoted / blocks.quoted)
+        evidence.append(f"{blocks.quoted - blocks.misquoted} of {blocks.quoted} quotations stand in the context")
     if not values:
         return _cannot_know("the question gives neither numbers nor names")
     return _score(sum(values) / len(values), *evidence)
 
 
-def conclusion_validity(reading: Reading, comparison: Comparison | None, outcome: Outcome) -> Score:
+def conclusion_validity(reading: Reading, knowledge: Knowledge) -> Score:
     """Does the answer follow from the thinking, whose last steps hold its number or its words, and is it not known to be wrong?"""
     if not reading.steps:
         return NO_THINKING
@@ -161,29 +167,30 @@ def conclusion_validity(reading: Reading, comparison: Comparison | None, outcome
     value, evidence = _follows(reading)
     if value is None:
         return _cannot_know(evidence)
+    comparison = knowledge.comparison
     if comparison is not None and comparison.result == "wrong":
         reached = comparison.expected is not None and comparison.expected in reading.step_numbers[-1]
         return _score(0.0 if reached else min(value, 0.3), evidence, "the reference contradicts the conclusion")
-    if outcome == "failed":
-        return _score(min(value, 0.3), evidence, "the outcome was reported as failed")
+    if not knowledge.decided and knowledge.logit() <= _FAILED:
+        return _score(min(value, 0.3), evidence, *knowledge.said())
     return _score(value, evidence)
 
 
-def step_by_step_clarity(reading: Reading) -> Score:
-    """Can the steps be followed? Steps of readable length, none said twice, the last one finished."""
+def step_by_step_clarity(reading: Reading, structure: Structure) -> Score:
+    """Can the steps be followed? Steps of readable length, none said twice, the last one finished, in the question's language."""
     if not reading.steps:
         return NO_THINKING
     total = len(reading.steps)
     readable = sum(2 <= len(found) <= 60 for found in reading.step_words)
-    again = total - len(set(reading.steps))
-    last = reading.step_words[-1]
-    unfinished = (last and last[-1] in _DANGLING) or reading.thinking.endswith((",", "=", "+", "-", "*", "/", "("))
-    value = readable / total * (1 - again / total) * (0.6 if unfinished else 1.0)
+    again = structure.said_again
+    value = readable / total * (1 - again / total) * (0.6 if structure.unfinished else 1.0) * (1 - structure.foreign_ratio)
     evidence = [f"{readable} of {total} steps have 2 to 60 words"]
     if again:
         evidence.append(f"{again} steps are said again")
-    if unfinished:
+    if structure.unfinished:
         evidence.append("the last step is unfinished")
+    if structure.foreign_ratio:
+        evidence.append(f"{structure.foreign_ratio:.0%} of the letters are of another script than the question's")
     return _score(value, *evidence)
 
 
@@ -203,31 +210,61 @@ def demand(reading: Reading, interaction: InteractionRecorded, policy: Policy) -
     return "unclear"
 
 
-def mode_appropriateness(reading: Reading, asked: Demand, policy: Policy) -> Score:
-    """Did thinking fit the question? Thinking wasted and thinking missing are different faults; brief thinking is neither."""
-    if asked == "unclear":
-        return _cannot_know("it is unclear how much thinking the question calls for")
+class ModeFit(NamedTuple):
+    """Whether thinking fitted the question, and which of the two faults it is where it did not."""
+
+    score: Score
+    fault: Literal["wasted", "missing"] | None = None
+
+
+def mode_appropriateness(
+    reading: Reading, asked: Demand, knowledge: Knowledge, interaction: InteractionRecorded, policy: Policy
+) -> ModeFit:
+    """Did thinking fit the question? Thinking wasted and thinking missing are different faults; brief thinking is neither.
+
+    Where the answer is known, it tells more than the surface: what was right without thinking needed none, and what was wrong
+    without it, or with little effort, needed more.
+    """
+    result = knowledge.comparison.result if knowledge.comparison is not None else "undecided"
     if not reading.steps:
-        if asked == "demanding":
-            return _score(0.3, "thinking is missing: the question is demanding")
-        return _score(1.0, "a direct answer to a simple question")
+        return _without_thinking(asked, result)
+    if asked == "unclear":
+        return ModeFit(_cannot_know("it is unclear how much thinking the question calls for"))
+    effort = interaction.thinking.effort_used
     if asked == "demanding":
-        return _score(1.0, "thinking about a demanding question")
-    if reading.thinking_words <= policy.brief_thinking_words:
-        return _score(0.9, "brief thinking about a simple question")
-    value = max(0.2, 0.9 * policy.brief_thinking_words / reading.thinking_words)
-    return _score(value, f"thinking is wasted: {reading.thinking_words} words about a simple question")
+        if result == "wrong" and effort == "low":
+            return ModeFit(_score(0.4, "thinking with low effort about a demanding question, and wrong"), "missing")
+        return ModeFit(_score(1.0, "thinking about a demanding question"))
+    return _about_a_simple_question(reading, effort, interaction.usage.total_seconds or 0.0, policy)
 
 
-def _founded_operands(reading: Reading) -> tuple[int, int]:
-    """Of the operands in the thinking's equations, those that the question or an earlier equation gave; and all."""
-    founded = operands = 0
-    seen = set(_COMMON_NUMBERS.union(*reading.given.values()))
-    for equation in reading.equations:
-        operands += len(equation.operands)
-        founded += sum(operand in seen for operand in equation.operands)
-        seen.add(equation.stated)
-    return founded, operands
+def _without_thinking(asked: Demand, result: str) -> ModeFit:
+    if asked == "demanding" and result == "right":
+        return ModeFit(_score(0.6, "a demanding question was answered directly, and right"))
+    if asked == "demanding":
+        value = 0.1 if result == "wrong" else 0.3
+        return ModeFit(_score(value, "thinking is missing: the question is demanding"), "missing")
+    if result == "wrong":
+        return ModeFit(_score(0.3, "thinking is missing: the direct answer is wrong"), "missing")
+    if asked == "unclear":
+        return ModeFit(_cannot_know("it is unclear how much thinking the question calls for"))
+    return ModeFit(_score(1.0, "a direct answer to a simple question"))
+
+
+def _about_a_simple_question(reading: Reading, effort: str | None, seconds: float, policy: Policy) -> ModeFit:
+    strained = effort in ("high", "max")
+    if reading.thinking_words <= policy.brief_thinking_words and not strained:
+        return ModeFit(_score(0.9, "brief thinking about a simple question"))
+    value = min(0.9, 0.9 * policy.brief_thinking_words / reading.thinking_words) if reading.thinking_words else 0.9
+    evidence = f"thinking is wasted: {reading.thinking_words} words about a simple question"
+    if strained:
+        value, evidence = min(value, 0.7), f"{evidence}, with {effort} effort"
+    if seconds > policy.patience_seconds:
+        value, evidence = value * 0.8, f"{evidence}, in {seconds:.0f} s"
+    return ModeFit(_score(max(0.2, value), evidence), "wasted" if value < _WASTED_BELOW else None)
+
+
+_WASTED_BELOW = 0.5
 
 
 def _linked_steps(reading: Reading) -> tuple[int, int]:

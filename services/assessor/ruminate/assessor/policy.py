@@ -48,6 +48,9 @@ class Policy(BaseModel):
     brief_thinking_words: int = Field(
         default=80, ge=1, le=10_000, description="Most words of thinking that cost a simple question nothing."
     )
+    patience_seconds: float = Field(
+        default=60.0, gt=0, le=86_400, description="Seconds from which an answer to a simple question was waited for too long."
+    )
     most_characters: int = Field(
         default=100_000, ge=1_000, le=10_000_000, description="Characters of each text that are read: of a longer one, both ends."
     )

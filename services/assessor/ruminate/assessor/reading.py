@@ -128,17 +128,21 @@ def content_words(found: Iterable[str]) -> frozenset[str]:
 
 def numbers(text: str) -> tuple[float, ...]:
     """The numbers written in digits, in order: `1,200.50` is one, `-3` is negative where it is no difference."""
-    return tuple(_signed(text, match.start(), match[0]) for match in _NUMBER.finditer(text))
+    found: list[float] = []
+    for match in _NUMBER.finditer(text):
+        digits, start = match[0], match.start()
+        value = float(digits.replace(",", "") if "," in digits else digits)
+        if start and (before := text[start - 1]) in ".-−":
+            value = _signed(text, start, digits, value, before)
+        found.append(value)
+    return tuple(found)
 
 
-def _signed(text: str, start: int, digits: str) -> float:
-    value = float(digits.replace(",", ""))
-    if start == 0:
-        return value
-    before = text[start - 1]
+def _signed(text: str, start: int, digits: str, value: float, before: str) -> float:
+    follows_word = start > 1 and text[start - 2].isalnum()
     if before == ".":  # .5
-        return value / 10 ** len(digits.partition(".")[0]) if start == 1 or not text[start - 2].isalnum() else value
-    return -value if before in "-−" and (start == 1 or not text[start - 2].isalnum()) else value
+        return value if follows_word else value / 10 ** len(digits.partition(".")[0])
+    return value if follows_word else -value
 
 
 def control_characters(text: str) -> int:

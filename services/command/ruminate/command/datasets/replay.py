@@ -38,6 +38,8 @@ from ruminate.accumulator.replay import (
 )
 from ruminate.accumulator.spool import Spool
 from ruminate.assessor.decide import judge
+from ruminate.assessor.mathematician import Mathematician
+from ruminate.assessor.mathematics import Equal
 from ruminate.command.datasets.look import not_found
 from ruminate.command.datasets.policy import ReplayPolicy
 from ruminate.command.datasets.report import ChainSize, ReplayedBatch, ReplayedChain, report_of, summary_of
@@ -80,9 +82,9 @@ async def replay(
     """
     sealed = await read_chains(bus, tenant=tenant, target=target)
     taught = {(chain.tenant, chain.target): await taught_by(store, chain) for chain in sealed}
-    with Spool() as spool:
+    with Spool() as spool, Mathematician() as equal:
         intake = Intake(spool)
-        there = await _take_in(bus, intake, policy, tenant, target, told)
+        there = await _take_in(bus, intake, policy, tenant, target, told, equal)
         judged = intake.chains()
         if there and not judged and not taught:
             raise not_found("no interaction is recorded", tenant, target, there)
@@ -105,7 +107,9 @@ async def replay(
         return Replay(tuple(chains), datasets, await in_a_folder(keep), report)
 
 
-async def _take_in(bus: Bus, intake: Intake, policy: ReplayPolicy, tenant: str | None, target: str | None, told: Told) -> set[Key]:
+async def _take_in(
+    bus: Bus, intake: Intake, policy: ReplayPolicy, tenant: str | None, target: str | None, told: Told, equal: Equal
+) -> set[Key]:
     """Judge what is asked for, and give every chain of which something is recorded."""
     version = policy.assessment.version
     there: set[Key] = set()
@@ -118,7 +122,7 @@ async def _take_in(bus: Bus, intake: Intake, policy: ReplayPolicy, tenant: str |
                 sha256 = hashlib.sha256(delivery.value).digest()
                 if not intake.repeats(event_id, sha256=sha256):
                     intake.add(
-                        judge(interaction, policy.assessment, policy_version=version),
+                        judge(interaction, policy.assessment, policy_version=version, equal=equal),
                         event_id=event_id,
                         sha256=sha256,
                         partition=delivery.position.partition,

@@ -60,6 +60,14 @@ def _answer_of(reference: str) -> str:
     return reference
 
 
+def marked_answer(text: str) -> str | None:
+    """What a text marks as its answer (`#### 18`, `\\boxed{18}`, `the answer is 18`); None where it marks nothing."""
+    for mark in (_FINAL, _BOXED, _STATED):
+        if marked := mark.findall(text):
+            return str(marked[-1])
+    return None
+
+
 def final_number(reading: Reading) -> float | None:
     """The number that an answer ends in: the one that it marks as its answer, else its last."""
     marked = _marked_number(reading)
@@ -110,9 +118,8 @@ def _compare_amounts(reading: Reading, expected: float) -> Comparison:
 
 
 def _compare_expressions(reading: Reading, expected: str, equal: mathematics.Equal) -> Comparison:
-    boxed = _BOXED.findall(reading.answer)
-    stated = _STATED.findall(reading.answer)
-    said = boxed[-1] if boxed else stated[-1] if stated else reading.answer
+    boxed = _BOXED.search(reading.answer) is not None
+    said = marked_answer(reading.answer) or reading.answer
     if said.strip(" $.") == expected.strip(" $."):
         return Comparison("right", "the same expression")
     same = equal(expected, said)

@@ -156,6 +156,10 @@ class Teacher:
     def snapshot(self) -> Snapshot:
         """What was learned, with the next number."""
         self.number += 1
+        return self.corrected()
+
+    def corrected(self) -> Snapshot:
+        """What was learned, as it is now."""
         return Snapshot(
             number=self.number,
             lessons=self.lessons,

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from ruminate.command import acls, events, topics
 from ruminate.command import doctor as doctor_
+from ruminate.command.assess.verb import assess
 from ruminate.command.audit.verb import audit
 from ruminate.command.base import BaseError, tiny_base
 from ruminate.command.connection import open_bus, read_addresses
@@ -52,6 +53,7 @@ app.add_typer(datasets.app, name="datasets")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(topics.app, name="topics")
 app.command("audit")(audit)
+app.command("assess")(assess)
 console = Console()
 
 OwnState = Annotated[Path, typer.Option("--state", help="Folder for everything that a run keeps.", file_okay=False)]

@@ -1,0 +1,72 @@
+"""Agreement: which questions are the same, and which answers say the same. Pure.
+
+Answers that were found independently and agree are mostly right, because there are many ways to be wrong. Only answers that have
+one short form are compared: a number, a yes or no, a few words, JSON. Of others nothing is known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable
+from typing import Final
+
+import orjson
+
+from ruminate.assessor.answers import marked_answer
+from ruminate.assessor.findings import Findings
+from ruminate.assessor.knowledge import Agreement
+from ruminate.assessor.reading import FUNCTION_WORDS, words
+from ruminate.schemas.interaction import InteractionRecorded
+
+_LONGEST_ANSWER: Final = 12
+"""Words of an answer that are compared as words."""
+_YES_NO: Final = frozenset({"yes", "no"})
+
+
+def question_key(interaction: InteractionRecorded) -> bytes:
+    """16 bytes that are the same for the same question after the same turns, whatever its white space, case and system prompt."""
+    said = "\x1f".join(
+        f"{message.role}\x1e{' '.join(unicodedata.normalize('NFKC', message.content).casefold().split())}"
+        for message in interaction.messages
+        if message.role != "system"
+    )
+    return hashlib.blake2b(said.encode(), digest_size=16).digest()
+
+
+def answer_key(found: Findings) -> str | None:
+    """What the answer says, in a form that is the same for the same answer; None where it has no short form."""
+    reading = found.reading
+    text = reading.answer
+    if not text:
+        return None
+    if text[0] in "{[":
+        try:
+            return f"j{_digest(orjson.dumps(orjson.loads(text), option=orjson.OPT_SORT_KEYS))}"
+        except orjson.JSONDecodeError:
+            pass
+    said = reading.answer_words
+    if said and said[0] in _YES_NO:
+        return said[0]
+    marked = marked_answer(text)
+    if found.final is not None and (marked is not None or len(said) <= _LONGEST_ANSWER * 4):
+        return f"{found.final:.9g}"
+    if marked is not None:
+        said = words(marked)
+    if not 0 < len(said) <= _LONGEST_ANSWER:
+        return None
+    content = [word for word in said if word not in FUNCTION_WORDS and word not in reading.question_words]
+    return f"w{_digest(' '.join(sorted(content or said)).encode())}"
+
+
+def agreement_of(own: str | None, others: Iterable[str | None]) -> Agreement | None:
+    """How many of the other answers that have a short form agree; None where there is nothing to compare."""
+    if own is None:
+        return None
+    known = [other for other in others if other is not None]
+    agreeing = sum(other == own for other in known)
+    return Agreement(agreeing, len(known) - agreeing) if known else None
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=12).hexdigest()

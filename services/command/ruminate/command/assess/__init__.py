@@ -1,0 +1,1 @@
+"""`ruminate assess`: the assessor on a file, without any broker."""

@@ -23,15 +23,20 @@ allow User:ruminate-gateway \
 allow User:ruminate-collector \
   --operation Read \
   --group collector \
+  --group collector-feedback \
+  --topic feedback-given-v1-collector-feedback-retry \
   --topic interaction-completed-v1-collector-retry
+allow User:ruminate-collector \
+  --operation Write \
+  --topic evidence-recorded-v1 \
+  --topic feedback-given-v1-collector-feedback-dlq \
+  --topic interaction-completed-v1-collector-dlq \
+  --topic interaction-recorded-v1
 allow User:ruminate-collector \
   --operation Read \
   --operation Write \
+  --topic feedback-given-v1 \
   --topic interaction-completed-v1
-allow User:ruminate-collector \
-  --operation Write \
-  --topic interaction-completed-v1-collector-dlq \
-  --topic interaction-recorded-v1
 allow User:ruminate-collector \
   --operation Write \
   --transactional-id ruminate-collector- \
@@ -39,11 +44,23 @@ allow User:ruminate-collector \
 allow User:ruminate-assessor \
   --operation Read \
   --group assessor \
+  --group assessor-evidence \
+  --group assessor-lessons \
+  --topic evidence-recorded-v1-assessor-evidence-retry \
   --topic interaction-recorded-v1 \
-  --topic interaction-recorded-v1-assessor-retry
+  --topic interaction-recorded-v1-assessor-retry \
+  --topic lesson-noted-v1-assessor-lessons-retry
+allow User:ruminate-assessor \
+  --operation Read \
+  --operation Write \
+  --topic evidence-recorded-v1 \
+  --topic lesson-noted-v1 \
+  --topic scorer-taught-v1
 allow User:ruminate-assessor \
   --operation Write \
+  --topic evidence-recorded-v1-assessor-evidence-dlq \
   --topic interaction-recorded-v1-assessor-dlq \
+  --topic lesson-noted-v1-assessor-lessons-dlq \
   --topic reasoning-assessed-v1
 allow User:ruminate-assessor \
   --operation Write \
@@ -107,7 +124,10 @@ allow User:ruminate-monitor \
   --operation Describe \
   --group accumulator \
   --group assessor \
+  --group assessor-evidence \
+  --group assessor-lessons \
   --group collector \
+  --group collector-feedback \
   --group deployer \
   --group trainer
 allow User:ruminate-monitor \
@@ -118,19 +138,28 @@ allow User:ruminate-monitor \
   --topic adapter-trained-v1-deployer-retry \
   --topic dead-letter-settled-v1 \
   --topic erasure-requested-v1 \
+  --topic evidence-recorded-v1 \
+  --topic evidence-recorded-v1-assessor-evidence-dlq \
+  --topic evidence-recorded-v1-assessor-evidence-retry \
   --topic feedback-given-v1 \
+  --topic feedback-given-v1-collector-feedback-dlq \
+  --topic feedback-given-v1-collector-feedback-retry \
   --topic interaction-completed-v1 \
   --topic interaction-completed-v1-collector-dlq \
   --topic interaction-completed-v1-collector-retry \
   --topic interaction-recorded-v1 \
   --topic interaction-recorded-v1-assessor-dlq \
   --topic interaction-recorded-v1-assessor-retry \
+  --topic lesson-noted-v1 \
+  --topic lesson-noted-v1-assessor-lessons-dlq \
+  --topic lesson-noted-v1-assessor-lessons-retry \
   --topic model-registered-v1 \
   --topic model-rolled-back-v1 \
   --topic node-status-v1 \
   --topic reasoning-assessed-v1 \
   --topic reasoning-assessed-v1-accumulator-dlq \
   --topic reasoning-assessed-v1-accumulator-retry \
+  --topic scorer-taught-v1 \
   --topic training-batch-sealed-v1 \
   --topic training-batch-sealed-v1-trainer-dlq \
   --topic training-batch-sealed-v1-trainer-retry \
@@ -148,7 +177,10 @@ allow User:ruminate-operators \
   --operation Describe \
   --group accumulator \
   --group assessor \
+  --group assessor-evidence \
+  --group assessor-lessons \
   --group collector \
+  --group collector-feedback \
   --group deployer \
   --group ruminate-monitor \
   --group trainer
@@ -159,9 +191,11 @@ allow User:ruminate-operators \
   --operation DescribeConfigs \
   --operation Read \
   --topic adapter-trained-v1 \
+  --topic evidence-recorded-v1 \
   --topic feedback-given-v1 \
   --topic interaction-completed-v1 \
   --topic interaction-recorded-v1 \
+  --topic lesson-noted-v1 \
   --topic model-registered-v1 \
   --topic model-rolled-back-v1 \
   --topic node-status-v1 \
@@ -171,6 +205,7 @@ allow User:ruminate-operators \
   --topic ruminate-monitor-kept-changelog \
   --topic ruminate-monitor-tallies-changelog \
   --topic ruminate-monitor-told-changelog \
+  --topic scorer-taught-v1 \
   --topic training-batch-sealed-v1 \
   --topic training-failed-v1 \
   --topic training-progressed-v1
@@ -185,10 +220,16 @@ allow User:ruminate-operators \
   --topic adapter-trained-v1-deployer-retry \
   --topic dead-letter-settled-v1 \
   --topic erasure-requested-v1 \
+  --topic evidence-recorded-v1-assessor-evidence-dlq \
+  --topic evidence-recorded-v1-assessor-evidence-retry \
+  --topic feedback-given-v1-collector-feedback-dlq \
+  --topic feedback-given-v1-collector-feedback-retry \
   --topic interaction-completed-v1-collector-dlq \
   --topic interaction-completed-v1-collector-retry \
   --topic interaction-recorded-v1-assessor-dlq \
   --topic interaction-recorded-v1-assessor-retry \
+  --topic lesson-noted-v1-assessor-lessons-dlq \
+  --topic lesson-noted-v1-assessor-lessons-retry \
   --topic reasoning-assessed-v1-accumulator-dlq \
   --topic reasoning-assessed-v1-accumulator-retry \
   --topic training-batch-sealed-v1-trainer-dlq \

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ruminate.schemas.flow import FLOW, GROUP_READERS, SERVICES, topic_named
+from ruminate.schemas.flow import FLOW, GROUP_READERS, SERVICES, service_of, topic_named
 from ruminate.schemas.topic import Topic
 from ruminate.shared.bus import Unprocessable
 from ruminate.shared.decoding import decode, encode
@@ -79,9 +79,9 @@ def test_writers_and_readers_are_services_or_people_and_group_readers_are_declar
     for topic in FLOW:
         assert topic.written_by and set(topic.written_by) | set(topic.read_by) <= known, topic.name
     for reader, topics in GROUP_READERS.items():
-        assert reader in SERVICES
+        assert service_of(reader) in SERVICES
         for topic in topics:
-            assert reader in topic.read_by
+            assert service_of(reader) in topic.read_by
             letters = topic.dead_letters(reader)
             assert letters.partitions == topic.partitions
             assert letters.max_message_bytes > topic.max_message_bytes

@@ -19,8 +19,8 @@ from uuid import UUID, uuid5
 import pytest
 from pydantic import ValidationError
 
-from ruminate.assessor.decide import SCORER_VERSION
-from ruminate.assessor.handle import assess_one
+from ruminate.assessor.decide import SCORER_VERSION, untaught
+from ruminate.assessor.handle import Scorer, assess_one
 from ruminate.assessor.policy import Policy
 from ruminate.assessor.settings import AssessorSettings
 from ruminate.embedded.broker import embedded_broker
@@ -38,6 +38,9 @@ from ruminate.shared.topics import ensure_topics
 
 DEADLINE_SECONDS = 30.0
 NAMESPACE = UUID(int=7)
+
+
+SCORER = Scorer(Policy(), "policy-1", lambda _: untaught(Policy()))
 
 
 def recorded(name: str, *, answer: str = "Amber Bay", **changed: Any) -> InteractionRecorded:
@@ -97,7 +100,11 @@ def test_every_recorded_interaction_gets_one_verdict_that_carries_it() -> None:
         async with MemoryBus(broker, reader="assessor") as bus:
             await publish(bus, good, wrong, good)
             serving = asyncio.create_task(
-                bus.serve(INTERACTION_RECORDED, partial(assess_one, policy=Policy(), policy_version="policy-1"), concurrency=4)
+                bus.serve(
+                    INTERACTION_RECORDED,
+                    partial(assess_one, scorer=SCORER),
+                    concurrency=4,
+                )
             )
             found = await assessed(bus, 3)
             await bus.stop()
@@ -125,9 +132,7 @@ def test_the_interaction_is_passed_on_as_it_was_recorded_with_what_this_assessor
             envelope = bus.begin(INTERACTION_RECORDED, interaction, event_id=str(interaction.recorded_id))
             place = partition_of(INTERACTION_RECORDED.order_of(interaction), INTERACTION_RECORDED.partitions)
             await bus.write([Outgoing(INTERACTION_RECORDED.name, place, b"key", value, envelope.to_headers())])
-            serving = asyncio.create_task(
-                bus.serve(INTERACTION_RECORDED, partial(assess_one, policy=Policy(), policy_version="policy-1"))
-            )
+            serving = asyncio.create_task(bus.serve(INTERACTION_RECORDED, partial(assess_one, scorer=SCORER)))
             found = await assessed(bus, 1)
             await bus.stop()
             await serving

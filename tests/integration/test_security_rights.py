@@ -40,6 +40,7 @@ from ruminate.schemas.flow import (
     MONITOR_APP,
     PIPELINE_METRICS,
     SIDE_TOPICS,
+    service_of,
     topic_named,
 )
 from ruminate.schemas.topic import Topic
@@ -83,7 +84,7 @@ def may(actor: str, operation: str, resource: str) -> set[str]:
 @pytest.mark.parametrize("reader", GROUP_READERS)
 def test_a_reader_does_its_whole_work(guarded_flow: GuardedKafka, reader: str) -> None:
     (source,) = GROUP_READERS[reader]
-    targets = [topic for topic in FLOW if reader in topic.written_by]
+    targets = [topic for topic in FLOW if service_of(reader) in topic.written_by]
     done = asyncio.Event()
 
     async def handle(delivery: Delivery[Any]) -> None:
@@ -99,7 +100,7 @@ def test_a_reader_does_its_whole_work(guarded_flow: GuardedKafka, reader: str) -
             where = await outside.publish(source, payload, envelope)
         async with AIOKafkaProducer(bootstrap_servers=super_user.kafka_bootstrap) as producer:
             await producer.send_and_wait(source.name, b"no event", key=b"none", partition=where.partition)
-        settings = guarded_flow.settings("LOGIN", reader)
+        settings = guarded_flow.settings("LOGIN", service_of(reader))
         async with KafkaBus(settings, reader=reader) as bus:
             serving = asyncio.create_task(bus.serve(source, handle))
             async with asyncio.timeout(DEADLINE_SECONDS):
@@ -113,7 +114,7 @@ def test_a_reader_does_its_whole_work(guarded_flow: GuardedKafka, reader: str) -
             for target in targets:
                 told = example(target)
                 await bus.publish(target, told, bus.begin(target, told))
-            await reads_what_it_should(guarded_flow, bus, reader)
+            await reads_what_it_should(guarded_flow, bus, service_of(reader))
         async with KafkaBus(super_user, reader="tests") as outside:
             assert b"no event" in [record.value async for record in outside.records(source.dead_letters(reader))]
             for target in targets:
@@ -145,8 +146,8 @@ async def committed(bootstrap: str, group: str, topic: Topic[Any], partition: in
 
 @pytest.mark.parametrize("reader", GROUP_READERS)
 def test_a_reader_writes_and_commits_in_a_transaction_of_its_own(guarded_flow: GuardedKafka, reader: str) -> None:
-    settings = guarded_flow.settings("LOGIN", reader)
-    source, target = GROUP_READERS[reader][0], next(topic for topic in FLOW if reader in topic.written_by)
+    settings = guarded_flow.settings("LOGIN", service_of(reader))
+    source, target = GROUP_READERS[reader][0], next(topic for topic in FLOW if service_of(reader) in topic.written_by)
     identity = f"{transactional_ids_of(reader)}{uuid4()}"
 
     async def scenario() -> None:
@@ -328,7 +329,7 @@ def test_nobody_uses_the_group_or_the_transactions_of_another(guarded_flow: Guar
             await producer.stop()
 
     async def scenario() -> None:
-        identities = [f"{transactional_ids_of(reader)}probe" for reader in GROUP_READERS if reader != actor]
+        identities = [f"{transactional_ids_of(reader)}probe" for reader in GROUP_READERS if service_of(reader) != actor]
         await asyncio.gather(*map(take, [*identities, "probe"]))
 
     asyncio.run(scenario())

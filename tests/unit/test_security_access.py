@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from ruminate.schemas.flow import FLOW, GROUP_READERS, SERVICES
+from ruminate.schemas.flow import FLOW, GROUP_READERS, SERVICES, service_of
 from ruminate.shared.access import PEOPLE, Grant, grants, principal_of
 from tests.plugins.guarded import written_grants
 
@@ -49,11 +49,13 @@ def test_writers_and_readers_of_the_flow_may_and_no_other_service_may() -> None:
 
 def test_a_group_and_the_transactions_of_a_service_are_its_own() -> None:
     for reader in GROUP_READERS:
-        assert {p for p, r, n, _, o in single(grants()) if r == "group" and n == reader and o == "Read"} == {principal_of(reader)}
+        assert {p for p, r, n, _, o in single(grants()) if r == "group" and n == reader and o == "Read"} == {
+            principal_of(service_of(reader))
+        }
     prefixes = [
         name for _, resource, name, pattern, _ in single(grants()) if resource == "transactional-id" and pattern == "prefixed"
     ]
-    assert len(set(prefixes)) == len(prefixes) == len(GROUP_READERS)
+    assert len(set(prefixes)) == len(prefixes) == len({service_of(reader) for reader in GROUP_READERS})
     assert not [a for a in prefixes for b in prefixes if a != b and a.startswith(b)]
 
 

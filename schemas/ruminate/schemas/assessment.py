@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import Field
 
+from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.interaction import InteractionRecorded
 from ruminate.schemas.payload import Count, Name, Part, Payload, Ratio, Target, Text
 
@@ -53,4 +54,7 @@ class ReasoningAssessed(Payload):
     policy_version: Name
     scorer_version: Name
     verdict: Verdict
+    evidence: tuple[EvidenceRecorded, ...] = Field(
+        default=(), description="What was known beside the interaction, oldest first: feedback, corrections, other answers."
+    )
     interaction: InteractionRecorded

@@ -14,10 +14,12 @@ from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.dead_letter import DeadLetterSettled
 from ruminate.schemas.erasure import ErasureRequested
+from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.feedback import FeedbackGiven
 from ruminate.schemas.interaction import InteractionCompleted, InteractionRecorded
 from ruminate.schemas.metrics import PipelineMetrics
 from ruminate.schemas.model import ModelRegistered, ModelRolledBack, NodeStatus
+from ruminate.schemas.scoring import LessonNoted, ScorerTaught
 from ruminate.schemas.topic import MEBIBYTE, SideTopic, Topic
 from ruminate.schemas.training import AdapterTrained, TrainingFailed, TrainingProgressed
 
@@ -44,8 +46,8 @@ FEEDBACK_GIVEN: Final = Topic(
     partitioned_by=("conversation_id",),
     cleanup="delete",
     retention=_WEEK,
-    written_by=("agents",),
-    read_by=(),
+    written_by=("agents", "collector"),
+    read_by=("collector",),
 )
 
 INTERACTION_RECORDED: Final = Topic(
@@ -60,6 +62,18 @@ INTERACTION_RECORDED: Final = Topic(
     read_by=("assessor",),
 )
 
+EVIDENCE_RECORDED: Final = Topic(
+    name="evidence-recorded-v1",
+    says="Something that speaks for or against an answer was recorded.",
+    carries=EvidenceRecorded,
+    record_key="event_id",
+    # As the interactions are, so that whoever looks one up looks in one partition.
+    partitioned_by=("conversation_id",),
+    cleanup="compact",
+    written_by=("collector", "assessor"),
+    read_by=("assessor",),
+)
+
 REASONING_ASSESSED: Final = Topic(
     name="reasoning-assessed-v1",
     says="An interaction was judged.",
@@ -71,6 +85,30 @@ REASONING_ASSESSED: Final = Topic(
     max_message_bytes=18 * MEBIBYTE,
     written_by=("assessor",),
     read_by=("accumulator",),
+)
+
+LESSON_NOTED: Final = Topic(
+    name="lesson-noted-v1",
+    says="The worth of an answer became known.",
+    carries=LessonNoted,
+    record_key="event_id",
+    # One order a tenant: a snapshot is what was learned up to an offset.
+    partitioned_by=("tenant",),
+    cleanup="delete",
+    retention=timedelta(days=90),
+    written_by=("assessor",),
+    read_by=("assessor",),
+)
+
+SCORER_TAUGHT: Final = Topic(
+    name="scorer-taught-v1",
+    says="A tenant's scorer has learned from what turned out.",
+    carries=ScorerTaught,
+    record_key="event_id",
+    partitioned_by=("tenant",),
+    cleanup="keep",
+    written_by=("assessor",),
+    read_by=("assessor", "operators"),
 )
 
 TRAINING_BATCH_SEALED: Final = Topic(
@@ -192,7 +230,10 @@ FLOW: Final[tuple[Topic[Any], ...]] = (
     INTERACTION_COMPLETED,
     FEEDBACK_GIVEN,
     INTERACTION_RECORDED,
+    EVIDENCE_RECORDED,
     REASONING_ASSESSED,
+    LESSON_NOTED,
+    SCORER_TAUGHT,
     TRAINING_BATCH_SEALED,
     TRAINING_PROGRESSED,
     ADAPTER_TRAINED,
@@ -210,12 +251,24 @@ SERVICES: Final = ("gateway", "collector", "assessor", "accumulator", "trainer",
 
 GROUP_READERS: Final[dict[str, tuple[Topic[Any], ...]]] = {
     "collector": (INTERACTION_COMPLETED,),
+    "collector-feedback": (FEEDBACK_GIVEN,),
     "assessor": (INTERACTION_RECORDED,),
+    "assessor-evidence": (EVIDENCE_RECORDED,),
+    "assessor-lessons": (LESSON_NOTED,),
     "accumulator": (REASONING_ASSESSED,),
     "trainer": (TRAINING_BATCH_SEALED,),
     "deployer": (ADAPTER_TRAINED,),
 }
-"""What each service reads as a consumer group: only these have lag, dead letters and retries."""
+"""What each consumer group reads: only these have lag, dead letters and retries.
+
+A group bears the name of its service; a further topic of a service has a group of its own, whose name begins with the service's.
+"""
+
+
+def service_of(reader: str) -> str:
+    """The service that a group belongs to; the name itself where it belongs to none."""
+    return next((service for service in SERVICES if reader == service or reader.startswith(f"{service}-")), reader)
+
 
 SIDE_TOPICS: Final[tuple[SideTopic, ...]] = tuple(
     side

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from ruminate.schemas.flow import CHANGELOGS, FLOW, GROUP_READERS, MONITOR_APP, SERVICES, SIDE_TOPICS
+from ruminate.schemas.flow import CHANGELOGS, FLOW, GROUP_READERS, MONITOR_APP, SERVICES, SIDE_TOPICS, service_of
 
 Resource = Literal["topic", "group", "transactional-id"]
 Pattern = Literal["literal", "prefixed"]
@@ -67,12 +67,15 @@ def _wants(actor: str) -> Iterator[_Want]:
             yield "topic", topic.name, "literal", "Write"
         if actor in topic.read_by:
             yield "topic", topic.name, "literal", "Read"
-    for source in GROUP_READERS.get(actor, ()):
-        yield "topic", source.dead_letters(actor).name, "literal", "Write"
-        yield "topic", source.retries(actor).name, "literal", "Read"
+    for reader, sources in GROUP_READERS.items():
+        if service_of(reader) != actor:
+            continue
+        for source in sources:
+            yield "topic", source.dead_letters(reader).name, "literal", "Write"
+            yield "topic", source.retries(reader).name, "literal", "Read"
+        yield "group", reader, "literal", "Read"
     if actor in GROUP_READERS:
-        yield "group", actor, "literal", "Read"
-        yield "transactional-id", transactional_ids_of(actor), "prefixed", "Write"
+        yield "transactional-id", transactional_ids_of(actor), "prefixed", "Write"  # those of its further groups begin so, too
     if actor == "monitor":
         yield from _monitor_wants()
     if actor == "operators":

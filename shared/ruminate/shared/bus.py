@@ -23,12 +23,15 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from ruminate.schemas.envelope import Envelope, derive_event_id, derive_event_id_text
 from ruminate.schemas.payload import Payload
-from ruminate.schemas.topic import Topic
+from ruminate.schemas.topic import SideTopic, Topic
+
+if TYPE_CHECKING:
+    from ruminate.shared.dead_letters import Record
 
 P = TypeVar("P", bound=Payload)
 Q = TypeVar("Q", bound=Payload)
@@ -168,6 +171,19 @@ class Delivery(Generic[P]):
         self.told.append(Told(topic, value, envelope, order))
         return envelope.id
 
+    def tell_about(self, subject: Delivery[Any], topic: Topic[Any], value: bytes, *, order: str, ordinal: int) -> str:
+        """Enqueue an event, as its JSON, that follows from another one than this delivery, and give its id, derived from that one.
+
+        For a reader that has learned more about what happened before: `ordinal` tells the same subject's events apart.
+        """
+        cause = subject.envelope
+        event_id = derive_event_id_text(
+            tenant=subject.payload.tenant, cause_source=cause.source, cause_id=cause.id, topic=topic.name, ordinal=ordinal
+        )
+        envelope = Envelope(event_id, self.source, topic.event_type, datetime.now(UTC), self.envelope.traceparent, order, cause.id)
+        self.told.append(Told(topic, value, envelope, order))
+        return event_id
+
     def pass_on(self) -> None:
         """Put this event on its topic once more, unchanged: for a reader to whom the place in the log matters."""
         self.told.append(Told(self.topic, self.payload, self.envelope, self.topic.order_of(self.payload)))
@@ -239,6 +255,17 @@ class Bus(Protocol):
 
     def begin(self, topic: Topic[P], payload: P, *, event_id: str | None = None, source: str | None = None) -> Envelope:
         """The envelope of an event without a cause: a random id unless given, a new trace."""
+        ...
+
+    def records(
+        self,
+        topic: Topic[Any] | SideTopic,
+        *,
+        partitions: Collection[int] | None = None,
+        start: int | None = None,
+        follow: bool = False,
+    ) -> AsyncGenerator[Record, None]:
+        """Every record, events or not, undecoded: to the end as it is now, or on and on. A negative `start` counts from the end."""
         ...
 
     def read(

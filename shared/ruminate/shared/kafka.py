@@ -232,7 +232,11 @@ class KafkaBus(Member):
             await consumer._client._wait_on_metadata(topic.name)  # says at once what we may not read; `assign` would be silent
             consumer.assign(places)
             beginnings = await consumer.beginning_offsets(places)
+            ends = await consumer.end_offsets(places) if start is not None and start < 0 else {}
             for place in places:
+                if ends and start is not None:
+                    consumer.seek(place, max(beginnings[place], ends[place] + start))
+                    continue
                 if start is not None and start < beginnings[place]:
                     raise OffsetLost(_lost(place, start, beginnings[place]))
                 consumer.seek(place, beginnings[place] if start is None else start)

@@ -15,6 +15,7 @@ from uuid import uuid4
 import structlog
 
 from ruminate.schemas.envelope import Envelope
+from ruminate.schemas.flow import service_of
 from ruminate.schemas.payload import Payload
 from ruminate.schemas.topic import SideTopic, Topic
 from ruminate.shared import metrics
@@ -82,7 +83,7 @@ class Member(ABC):
 
     @property
     def source(self) -> str:
-        return f"/ruminate/{self._reader}"
+        return f"/ruminate/{service_of(self._reader)}"
 
     def readiness(self) -> Collection[str]:
         return [*self._trouble(), *(self._serving.readiness() if self._serving else ())]
@@ -163,11 +164,19 @@ class Member(ABC):
             ) from None
 
     def records(
-        self, topic: Topic[Any] | SideTopic, *, partitions: Collection[int] | None = None, start: int | None = None
+        self,
+        topic: Topic[Any] | SideTopic,
+        *,
+        partitions: Collection[int] | None = None,
+        start: int | None = None,
+        follow: bool = False,
     ) -> AsyncGenerator[Record, None]:
-        """Everything that lies on a topic, events or not, to the end as it is now: for who looks at it, and takes no part."""
+        """Everything that lies on a topic, events or not, to the end as it is now, or on and on: for who takes no part.
+
+        A negative `start` counts from the end of each partition.
+        """
         chosen = range(topic.partitions) if partitions is None else sorted(partitions)
-        return self._records(topic, chosen, start, False)
+        return self._records(topic, chosen, start, follow)
 
     def begin(self, topic: Topic[P], payload: P, *, event_id: str | None = None, source: str | None = None) -> Envelope:
         return Envelope(

@@ -147,8 +147,8 @@ class MemoryBus(Member):
     async def _records(
         self, topic: Topic[Any] | SideTopic, partitions: Collection[int], start: int | None, follow: bool
     ) -> AsyncGenerator[Record, None]:
-        positions = dict.fromkeys(partitions, start or 0)
         ends = {number: len(self._broker.records(topic.name, number)) for number in partitions}
+        positions = {number: max(0, end + start) if start is not None and start < 0 else start or 0 for number, end in ends.items()}
         while True:
             for number, position in positions.items():
                 limit = 1000 if follow else max(0, ends[number] - position)

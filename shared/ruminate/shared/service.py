@@ -11,7 +11,7 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, NoReturn, TypeVar
 
 import structlog
@@ -91,3 +91,35 @@ async def wait_for_stop() -> None:
 def stop_bus_on_signals(bus: Bus) -> None:
     """SIGTERM and SIGINT let `serve` finish what it has begun and return."""
     stop_on_signals(bus.stop)
+
+
+class Buses:
+    """Several buses of one process, each with a topic of its own, as one: ready when all are, alive while all turn."""
+
+    def __init__(self, *buses: Bus) -> None:
+        self._buses = buses
+
+    def readiness(self) -> Collection[str]:
+        """Why one of them is not ready; a sentence that several say is said once."""
+        return list(dict.fromkeys(reason for bus in self._buses for reason in bus.readiness()))
+
+    def turned_at(self) -> float:
+        """When the one turned whose last turn is the longest ago."""
+        return min(bus.turned_at() for bus in self._buses)
+
+    async def stop(self) -> None:
+        """Ask all of them to finish what they have begun."""
+        await asyncio.gather(*(bus.stop() for bus in self._buses))
+
+    async def serve(self, *servings: Coroutine[Any, Any, None]) -> None:
+        """Until all have stopped. Where one fails, the others finish what they have begun, and its failure is raised."""
+        tasks = [asyncio.create_task(serving) for serving in servings]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            if any(task.exception() for task in done):
+                await self.stop()
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -32,7 +32,7 @@ _REPLICAS_FOR_TWO_IN_SYNC: Final = 3
 
 _STEMS: Final = "|".join(sorted(re.escape(re.sub(r"-v\d+$", "", topic.name)) for topic in FLOW))
 _OURS: Final = re.compile(
-    rf"(?:{_STEMS})-v\d+(?:-.+)?|.+-v\d+-(?:{'|'.join(SERVICES)})-(?:dlq|retry)|{re.escape(MONITOR_APP)}-.+-changelog"
+    rf"(?:{_STEMS})-v\d+(?:-.+)?|.+-v\d+-(?:{'|'.join(SERVICES)})(?:-[a-z]+)?-(?:dlq|retry)|{re.escape(MONITOR_APP)}-.+-changelog"
 )
 """Names that look as if we had given them: another version of a topic, a side topic of one, a changelog."""
 

@@ -1,6 +1,8 @@
 """Assessor: was the thinking in this interaction good enough to learn from?
 
-    interaction-recorded-v1  ->  assess  ->  reasoning-assessed-v1
+    interaction-recorded-v1  ->  assess           ->  reasoning-assessed-v1
+    evidence-recorded-v1     ->  look up, assess  ->  reasoning-assessed-v1, a later revision
+    lesson-noted-v1          ->  learn            ->  scorer-taught-v1
 
 At least once. A redelivered interaction yields the same event id; readers keep the first.
 """
@@ -10,28 +12,41 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from functools import partial
 
-from ruminate.assessor.handle import assess_one
+from ruminate.assessor.casebook import Casebook
+from ruminate.assessor.classroom import Classroom
+from ruminate.assessor.handle import Scorer, assess_one
 from ruminate.assessor.mathematician import Mathematician
+from ruminate.assessor.reassess import reassess
+from ruminate.assessor.scorers import Scorers
 from ruminate.assessor.settings import AssessorSettings
-from ruminate.schemas.flow import INTERACTION_RECORDED
+from ruminate.schemas.flow import EVIDENCE_RECORDED, INTERACTION_RECORDED, LESSON_NOTED
 from ruminate.shared.kafka import KafkaBus
 from ruminate.shared.operations import serve_operations
-from ruminate.shared.service import run, stop_bus_on_signals
+from ruminate.shared.service import Buses, run, stop_on_signals
 
 
 async def main(settings: AssessorSettings) -> None:
     """Open what we need, in order; close it in reverse, whatever happens."""
     async with AsyncExitStack() as resources:
-        bus = await resources.enter_async_context(KafkaBus(settings, reader="assessor"))
-        await resources.enter_async_context(
-            serve_operations(
-                host=settings.operations_host, port=settings.operations_port, ready=bus.readiness, turned_at=bus.turned_at
-            )
+        enter = resources.enter_async_context
+        bus = await enter(KafkaBus(settings, reader="assessor"))
+        evidence_bus = await enter(KafkaBus(settings, reader="assessor-evidence"))
+        lessons_bus = await enter(KafkaBus(settings, reader="assessor-lessons"))
+        buses = Buses(bus, evidence_bus, lessons_bus)
+        host, port = settings.operations_host, settings.operations_port
+        await enter(serve_operations(host=host, port=port, ready=buses.readiness, turned_at=buses.turned_at))
+        stop_on_signals(buses.stop)
+        policy = settings.assessment
+        scorers = await enter(Scorers(lessons_bus, policy.weights, pins=settings.scorer_pins))
+        scorer = Scorer(policy, policy.version, scorers.combiner_of, resources.enter_context(Mathematician()))
+        casebook = await enter(Casebook(evidence_bus, settings.evidence_window))
+        classroom = Classroom(lessons_bus, policy.weights, snapshot_every=settings.scorer_snapshot_every)
+        again = partial(reassess, casebook=casebook, scorer=scorer)
+        await buses.serve(
+            bus.serve(INTERACTION_RECORDED, partial(assess_one, scorer=scorer), concurrency=64),
+            evidence_bus.serve(EVIDENCE_RECORDED, again, concurrency=16, on_assigned=casebook.open, on_revoked=casebook.forget),
+            lessons_bus.serve(LESSON_NOTED, classroom.learn, concurrency=8, on_revoked=classroom.forget),
         )
-        stop_bus_on_signals(bus)
-        equal = resources.enter_context(Mathematician())
-        assess = partial(assess_one, policy=settings.assessment, policy_version=settings.assessment.version, equal=equal)
-        await bus.serve(INTERACTION_RECORDED, assess, concurrency=64)
 
 
 if __name__ == "__main__":

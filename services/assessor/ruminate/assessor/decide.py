@@ -100,13 +100,18 @@ def judge(
     equal: Equal = nobody,
 ) -> ReasoningAssessed:
     """The interaction with its verdict."""
+    return judged(interaction, assess(interaction, policy, combiner, equal), policy_version=policy_version)
+
+
+def judged(interaction: InteractionRecorded, verdict: Verdict, *, policy_version: str) -> ReasoningAssessed:
+    """The event of a first verdict."""
     return ReasoningAssessed(
         tenant=interaction.tenant,
         target_model=interaction.target_model,
         recorded_id=interaction.recorded_id,
         policy_version=policy_version,
         scorer_version=SCORER_VERSION,
-        verdict=assess(interaction, policy, combiner, equal),
+        verdict=verdict,
         interaction=interaction,
     )
 

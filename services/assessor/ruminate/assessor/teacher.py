@@ -20,9 +20,9 @@ import hashlib
 import math
 import struct
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Self
 
 from ruminate.assessor.combiner import Combiner, Snapshot, probability
 from ruminate.assessor.knowledge import Knowledge
@@ -166,6 +166,34 @@ class Teacher:
             bias=round(self.corrections[-1], 6),
             corrections={name: round(value, 6) for name, value in zip(NAMES, self.corrections, strict=False) if round(value, 6)},
         )
+
+    @classmethod
+    def going_on(
+        cls,
+        weights: Weights,
+        *,
+        number: int,
+        lessons: int,
+        names: Sequence[str],
+        corrections: Sequence[float],
+        covariance: str,
+        taught: Mapping[str, float],
+    ) -> Self:
+        """Where another left off. Signals that it did not know begin untaught; what it knew and we do not, is forgotten.
+
+        ValueError where the covariance is none of that many signals.
+        """
+        known = unpacked(covariance, len(names) + 1)
+        if len(corrections) != len(names) + 1:
+            raise ValueError(f"{len(names)} signals have {len(names) + 1} corrections, not {len(corrections)}")
+        teacher = cls(weights, number=number, lessons=lessons, taught=dict(taught))
+        # The bias, which has no name, comes last in both.
+        places = [(at, names.index(name)) for at, name in enumerate(NAMES) if name in names] + [(_SIZE - 1, len(names))]
+        for at, theirs in places:
+            teacher.corrections[at] = corrections[theirs]
+            for other_at, other in places:
+                teacher.covariance[at][other_at] = known[theirs][other]
+        return teacher
 
     def _logit(self, shown: Signals) -> float:
         corrected = math.fsum(map(float.__mul__, self.corrections, [*shown, 1.0]))

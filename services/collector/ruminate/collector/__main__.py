@@ -1,6 +1,7 @@
 """Collector: takes interactions in, and records each of them once.
 
     POST /v1/interactions  ->  interaction-completed-v1  ->  validate, normalise, drop repeats  ->  interaction-recorded-v1
+    POST /v1/feedback      ->  feedback-given-v1         ->  validate, normalise                ->  evidence-recorded-v1
 
 At least once. A redelivered interaction yields the same event id; readers keep the first.
 """
@@ -11,15 +12,16 @@ from contextlib import AsyncExitStack
 
 import structlog
 
+from ruminate.collector.feedback import record_feedback
 from ruminate.collector.http import http_app
 from ruminate.collector.intake import Intake
 from ruminate.collector.recorder import Recorder
 from ruminate.collector.settings import CollectorSettings
 from ruminate.collector.window import Window
-from ruminate.schemas.flow import INTERACTION_COMPLETED
+from ruminate.schemas.flow import FEEDBACK_GIVEN, INTERACTION_COMPLETED
 from ruminate.shared.kafka import KafkaBus
 from ruminate.shared.operations import serve_http, serve_operations
-from ruminate.shared.service import run, stop_bus_on_signals
+from ruminate.shared.service import Buses, run, stop_on_signals
 
 log = structlog.get_logger()
 
@@ -30,18 +32,23 @@ async def main(settings: CollectorSettings) -> None:
     async with AsyncExitStack() as resources:
         enter = resources.enter_async_context
         bus = await enter(KafkaBus(settings, reader="collector"))
+        feedback_bus = await enter(KafkaBus(settings, reader="collector-feedback"))
+        buses = Buses(bus, feedback_bus)
         recorder = Recorder(bus, window, settings)
         intake = Intake(bus, window, settings)
         await enter(
             serve_operations(
-                host=settings.operations_host, port=settings.operations_port, ready=bus.readiness, turned_at=bus.turned_at
+                host=settings.operations_host, port=settings.operations_port, ready=buses.readiness, turned_at=buses.turned_at
             )
         )
         app = http_app(intake, settings)
         port = await enter(serve_http(app, host=settings.collector_host, port=settings.collector_port, name="collector"))
         log.info("interactions_accepted", host=settings.collector_host, port=port)
-        stop_bus_on_signals(bus)
-        await bus.serve(INTERACTION_COMPLETED, recorder.record_one, concurrency=64, on_revoked=recorder.forget)
+        stop_on_signals(buses.stop)
+        await buses.serve(
+            bus.serve(INTERACTION_COMPLETED, recorder.record_one, concurrency=64, on_revoked=recorder.forget),
+            feedback_bus.serve(FEEDBACK_GIVEN, record_feedback, concurrency=16),
+        )
 
 
 if __name__ == "__main__":

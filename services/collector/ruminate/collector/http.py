@@ -1,4 +1,4 @@
-"""`POST /v1/interactions`: one interaction as JSON, or many as NDJSON with an answer a line.
+"""`POST /v1/interactions`: one interaction as JSON, or many as NDJSON with an answer a line. `POST /v1/feedback`: one word.
 
 A body is never held beyond its limit, and a line is answered where it stands. The status of an NDJSON answer is 503 when a
 line could not be taken, so that the sender sends the body again, whole: what was taken is a duplicate then.
@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ruminate.collector.intake import Answer, Intake, Sender, Status
+from ruminate.collector.intake import FEEDBACK_BYTES, Answer, Intake, Sender, Status
 from ruminate.collector.openapi import openapi
 from ruminate.collector.settings import CollectorSettings
 from ruminate.schemas.topic import MEBIBYTE
@@ -51,6 +51,23 @@ def http_app(intake: Intake, settings: CollectorSettings) -> Starlette:
             return Response(status_code=400)  # nobody is left to read it
         return await (_one if kind == JSON else _many)(intake, body, sender)
 
+    async def post_feedback(request: Request) -> Response:
+        kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+        if kind != JSON:
+            raise HTTPException(415, f"content-type is {kind[:100]!r}; send one word of feedback as {JSON}")
+        sender = Sender(source=_header(request, "x-ruminate-source"), tenant=_header(request, "x-ruminate-tenant"))
+        try:
+            body = await _read(request, FEEDBACK_BYTES)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody is left to read it
+        answer = await intake.take_feedback(body, sender)
+        return Response(
+            orjson.dumps({name: value for name, value in asdict(answer).items() if value is not None}),
+            status_code=_STATUS_CODES[answer.status],
+            media_type=JSON,
+            headers=_RETRY_AFTER if answer.status == "unavailable" else None,
+        )
+
     async def get_openapi(_: Request) -> Response:
         return JSONResponse(document)
 
@@ -58,7 +75,7 @@ def http_app(intake: Intake, settings: CollectorSettings) -> Starlette:
         return JSONResponse(
             {
                 "service": "ruminate collector",
-                "do": f"POST /v1/interactions with one interaction as {JSON}, or one a line as {NDJSON}",
+                "do": f"POST /v1/interactions with one interaction as {JSON}, or one a line as {NDJSON}; POST /v1/feedback",
                 "description": "/openapi.json",
             }
         )
@@ -71,6 +88,7 @@ def http_app(intake: Intake, settings: CollectorSettings) -> Starlette:
     return Starlette(
         routes=[
             Route("/v1/interactions", post_interactions, methods=["POST"]),
+            Route("/v1/feedback", post_feedback, methods=["POST"]),
             Route("/openapi.json", get_openapi),
             Route("/", get_root),
         ],

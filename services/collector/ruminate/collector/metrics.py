@@ -16,6 +16,11 @@ INTERACTIONS_SUBMITTED: Final = Counter(
     "Interactions sent by HTTP, by answer; if unavailable grows, look at the broker, if invalid grows, at the sender.",
     ["status"],
 )
+FEEDBACK_SUBMITTED: Final = Counter(
+    "ruminate_feedback_submitted",
+    "Feedback sent by HTTP, by answer; if unavailable grows, look at the broker, if invalid grows, at the sender.",
+    ["status"],
+)
 WINDOW_INTERACTIONS: Final = Gauge(
     "ruminate_window_interactions",
     "Ids that are remembered; at its bound, repeats of older ones are recorded again, which costs readers work: raise the bound.",
@@ -24,4 +29,8 @@ READ_BACK_SECONDS: Final = Histogram(
     "ruminate_read_back_seconds",
     "Time to read the window back when a partition comes; if it is near the limit, lower the records to read back.",
     buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
+)
+FEEDBACK_COLLECTED: Final = Counter(
+    "ruminate_feedback_collected",
+    "Words of feedback that became evidence; if there are none, nobody says what answers are worth: ask agents for outcomes.",
 )

@@ -32,17 +32,26 @@ Rounds = Mapping[str, Mapping[str, Sequence[Result]]]
 
 def measured_on() -> str:
     """The machine, the code and the versions, in one paragraph."""
-    models = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    memory_gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    commit = _git("rev-parse", "--short=10", "HEAD") + (" with changes" if _git("status", "--porcelain") else "")
     pins = Path(__file__).with_name("quixstreams.txt").read_text()
     quixstreams = next(line.split()[0].replace("==", " ") for line in pins.splitlines() if line.startswith("quixstreams=="))
     libraries = ", ".join(f"{name} {version(name)}" for name in ("aiokafka", "faust-streaming", "pydantic"))
+    return f"{machine()}, Apache Kafka {KAFKA_VERSION}, {libraries}, {quixstreams}; {load()}."
+
+
+def machine() -> str:
+    """The day, the code, the machine and Python."""
+    models = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    memory_gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    commit = _git("rev-parse", "--short=10", "HEAD") + (" with changes" if _git("status", "--porcelain") else "")
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}, {len(models)} cores of {models[0]}, {memory_gigabytes:.0f} GB, "
-        f"Python {platform.python_version()}, Apache Kafka {KAFKA_VERSION}, {libraries}, {quixstreams}; "
-        f"load average {os.getloadavg()[0]:.1f} when written."
+        f"Python {platform.python_version()}"
     )
+
+
+def load() -> str:
+    """What else the machine did."""
+    return f"load average {os.getloadavg()[0]:.1f} when written"
 
 
 def races(rounds: Rounds, alone: Mapping[str, Sequence[Alone]]) -> str:

@@ -1,4 +1,4 @@
-"""`POST /v1/interactions`: one interaction as JSON, or many as NDJSON with an answer a line. `POST /v1/feedback`: one word.
+"""`POST /v1/interactions`: one interaction as JSON, or many as NDJSON with an answer a line; `/v1/feedback`, `/v1/traces`.
 
 A body is never held beyond its limit, and a line is answered where it stands. The status of an NDJSON answer is 503 when a
 line could not be taken, so that the sender sends the body again, whole: what was taken is a duplicate then.
@@ -18,24 +18,27 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ruminate.collector.body import read_body
 from ruminate.collector.intake import FEEDBACK_BYTES, Answer, Intake, Sender, Status
 from ruminate.collector.openapi import openapi
 from ruminate.collector.settings import CollectorSettings
-from ruminate.schemas.topic import MEBIBYTE
+from ruminate.collector.traces import traces_endpoint
 
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 
 _RETRY_AFTER: Final = {"retry-after": "5"}
-# What is over the limit is read on and thrown away, so that a client that is still sending gets to read the answer.
-_DISCARDED_BYTES: Final = 64 * MEBIBYTE
 _LINES_BETWEEN_TURNS: Final = 50
 _STATUS_CODES: Final[dict[Status, int]] = {"taken": 202, "duplicate": 200, "conflict": 409, "invalid": 400, "unavailable": 503}
 
 
 def http_app(intake: Intake, settings: CollectorSettings) -> Starlette:
     """The collector's HTTP port."""
-    document = openapi(interaction_bytes=settings.collector_interaction_bytes, body_bytes=settings.collector_body_bytes)
+    document = openapi(
+        interaction_bytes=settings.collector_interaction_bytes,
+        body_bytes=settings.collector_body_bytes,
+        traces_bytes=settings.collector_traces_bytes,
+    )
 
     async def post_interactions(request: Request) -> Response:
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
@@ -44,9 +47,9 @@ def http_app(intake: Intake, settings: CollectorSettings) -> Starlette:
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise HTTPException(415, "content-encoding is not supported; send the body as it is")
         limit = settings.collector_interaction_bytes if kind == JSON else settings.collector_body_bytes
-        sender = Sender(source=_header(request, "x-ruminate-source"), tenant=_header(request, "x-ruminate-tenant"))
+        sender = _sender(request)
         try:
-            body = await _read(request, limit)
+            body = await read_body(request, limit)
         except ClientDisconnect:
             return Response(status_code=400)  # nobody is left to read it
         return await (_one if kind == JSON else _many)(intake, body, sender)
@@ -55,9 +58,9 @@ def http_app(intake: Intake, settings: CollectorSettings) -> Starlette:
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
         if kind != JSON:
             raise HTTPException(415, f"content-type is {kind[:100]!r}; send one word of feedback as {JSON}")
-        sender = Sender(source=_header(request, "x-ruminate-source"), tenant=_header(request, "x-ruminate-tenant"))
+        sender = _sender(request)
         try:
-            body = await _read(request, FEEDBACK_BYTES)
+            body = await read_body(request, FEEDBACK_BYTES)
         except ClientDisconnect:
             return Response(status_code=400)  # nobody is left to read it
         answer = await intake.take_feedback(body, sender)
@@ -75,7 +78,8 @@ def http_app(intake: Intake, settings: CollectorSettings) -> Starlette:
         return JSONResponse(
             {
                 "service": "ruminate collector",
-                "do": f"POST /v1/interactions with one interaction as {JSON}, or one a line as {NDJSON}; POST /v1/feedback",
+                "do": f"POST /v1/interactions with one interaction as {JSON}, or one a line as {NDJSON}",
+                "or": "POST /v1/feedback with a word about an answer; POST /v1/traces with spans of OpenTelemetry (OTLP/HTTP)",
                 "description": "/openapi.json",
             }
         )
@@ -89,11 +93,16 @@ def http_app(intake: Intake, settings: CollectorSettings) -> Starlette:
         routes=[
             Route("/v1/interactions", post_interactions, methods=["POST"]),
             Route("/v1/feedback", post_feedback, methods=["POST"]),
+            Route("/v1/traces", traces_endpoint(intake, settings, _sender), methods=["POST"]),
             Route("/openapi.json", get_openapi),
             Route("/", get_root),
         ],
         exception_handlers={HTTPException: say},
     )
+
+
+def _sender(request: Request) -> Sender:
+    return Sender(source=_header(request, "x-ruminate-source"), tenant=_header(request, "x-ruminate-tenant"))
 
 
 def _header(request: Request, name: str) -> str | None:
@@ -104,23 +113,6 @@ def _header(request: Request, name: str) -> str | None:
         return value.encode("latin-1").decode()  # Starlette reads headers as Latin-1, we speak UTF-8
     except UnicodeDecodeError:
         raise HTTPException(400, f"header {name} is not UTF-8") from None
-
-
-async def _read(request: Request, limit: int) -> bytes:
-    """The body, held up to its limit."""
-    chunks: list[bytes] = []
-    length = 0
-    async for chunk in request.stream():
-        length += len(chunk)
-        if length <= limit:
-            chunks.append(chunk)
-        else:
-            chunks.clear()
-            if length > limit + _DISCARDED_BYTES:
-                break
-    if length > limit:
-        raise HTTPException(413, f"the body has more than {limit} bytes, which is the limit; send less at once")
-    return b"".join(chunks)
 
 
 async def _one(intake: Intake, body: bytes, sender: Sender) -> Response:

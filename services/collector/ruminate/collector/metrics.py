@@ -21,6 +21,12 @@ FEEDBACK_SUBMITTED: Final = Counter(
     "Feedback sent by HTTP, by answer; if unavailable grows, look at the broker, if invalid grows, at the sender.",
     ["status"],
 )
+SPANS_SUBMITTED: Final = Counter(
+    "ruminate_spans_submitted",
+    "Spans sent by OTLP, by outcome (taken, duplicate, refused, passed_over, unavailable); "
+    "if refused grows, read partial_success in the exporter's log: mostly it captures no contents.",
+    ["outcome"],
+)
 WINDOW_INTERACTIONS: Final = Gauge(
     "ruminate_window_interactions",
     "Ids that are remembered; at its bound, repeats of older ones are recorded again, which costs readers work: raise the bound.",

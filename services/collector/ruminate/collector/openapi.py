@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from ruminate.schemas.feedback import FeedbackGiven
 from ruminate.schemas.interaction import InteractionCompleted
 
 _REFERENCE = "#/components/schemas/{model}"
 
 
-def openapi(*, interaction_bytes: int, body_bytes: int) -> dict[str, Any]:
+def openapi(*, interaction_bytes: int, body_bytes: int, traces_bytes: int) -> dict[str, Any]:
     """OpenAPI 3.1, with the limits that hold here."""
     interaction = InteractionCompleted.model_json_schema(ref_template=_REFERENCE)
-    schemas = {**interaction.pop("$defs"), "InteractionCompleted": interaction, "Answer": _ANSWER, "Error": _ERROR}
+    feedback = FeedbackGiven.model_json_schema(ref_template=_REFERENCE)
+    schemas = {
+        **interaction.pop("$defs"),
+        "InteractionCompleted": interaction,
+        "FeedbackGiven": feedback,
+        "Answer": _ANSWER,
+        "Error": _ERROR,
+    }
     answer = {"application/json": {"schema": {"$ref": _REFERENCE.format(model="Answer")}}}
     answers = {"application/x-ndjson": {"schema": {"$ref": _REFERENCE.format(model="Answer")}}}
     error = {"application/json": {"schema": {"$ref": _REFERENCE.format(model="Error")}}}
@@ -56,7 +64,62 @@ def openapi(*, interaction_bytes: int, body_bytes: int) -> dict[str, Any]:
                         },
                     },
                 }
-            }
+            },
+            "/v1/feedback": {
+                "post": {
+                    "operationId": "postFeedback",
+                    "summary": "Take what somebody thinks of an answer.",
+                    "description": (
+                        "Thumb, score, outcome, correction or comment, soon or late. The interaction is named as its sender "
+                        "named it: by id, source and conversation. The same words have the same id: sending them again is safe."
+                    ),
+                    "parameters": [
+                        _header("x-ruminate-source", "CloudEvents source of the event; `/agents/<given_by>` where it is left out."),
+                        _header("x-ruminate-tenant", "The tenant, where the feedback names none; else it has to be equal."),
+                    ],
+                    "requestBody": {
+                        "required": True,
+                        "content": {"application/json": {"schema": {"$ref": _REFERENCE.format(model="FeedbackGiven")}}},
+                    },
+                    "responses": {
+                        "202": {"description": "Taken: acknowledged by all in-sync replicas.", "content": _FEEDBACK_ANSWER},
+                        "400": {"description": "No feedback; `error` says where and why.", "content": _FEEDBACK_ANSWER},
+                        "413": {"description": "The body is over its limit.", "content": error},
+                        "415": {"description": "Not application/json.", "content": error},
+                        "503": {"description": "Not acknowledged: send it again.", "headers": retry, "content": _FEEDBACK_ANSWER},
+                    },
+                }
+            },
+            "/v1/traces": {
+                "post": {
+                    "operationId": "postTraces",
+                    "summary": "Take the spans of a model's answers, by OTLP/HTTP.",
+                    "description": (
+                        "An ExportTraceServiceRequest of OpenTelemetry, as protobuf or in OTLP's JSON mapping, at most "
+                        f"{traces_bytes} bytes, gzip or not. The answer is an ExportTraceServiceResponse, or a google.rpc.Status, "
+                        "in the same encoding. Sending again what was taken is safe: trace id and span id decide."
+                    ),
+                    "parameters": [
+                        _header("x-ruminate-source", "CloudEvents source of the events; `/agents/<service.name>` where left out."),
+                        _header("x-ruminate-tenant", "The tenant; `ruminate.tenant` of a resource has to be equal where both are."),
+                        {
+                            "name": "content-encoding",
+                            "in": "header",
+                            "required": False,
+                            "description": "How the body is packed.",
+                            "schema": {"enum": ["identity", "gzip"]},
+                        },
+                    ],
+                    "requestBody": {"required": True, "content": _OTLP},
+                    "responses": {
+                        "200": {"description": "Taken; `partial_success` says what was refused and why.", "content": _OTLP},
+                        "400": {"description": "The body cannot be decoded.", "content": _OTLP},
+                        "413": {"description": "The body is over its limit.", "content": _OTLP},
+                        "415": {"description": "Neither protobuf nor JSON, or packed otherwise than gzip.", "content": _OTLP},
+                        "503": {"description": "Not acknowledged: send it again, whole.", "headers": retry, "content": _OTLP},
+                    },
+                }
+            },
         },
         "components": {"schemas": schemas},
     }  # fmt: skip
@@ -66,6 +129,24 @@ def _header(name: str, says: str) -> dict[str, Any]:
     return {"name": name, "in": "header", "required": False, "description": says, "schema": {"type": "string", "maxLength": 200}}
 
 
+_FEEDBACK_ANSWER: dict[str, Any] = {
+    "application/json": {
+        "schema": {
+            "type": "object",
+            "properties": {
+                "status": {"enum": ["taken", "invalid", "unavailable"]},
+                "feedback_id": {"type": "string"},
+                "error": {"type": "string"},
+                "reason": {"type": "string"},
+            },
+            "required": ["status"],
+        }
+    }
+}
+_OTLP: dict[str, Any] = {
+    "application/x-protobuf": {"schema": {"type": "string", "contentEncoding": "binary"}},
+    "application/json": {"schema": {"type": "object"}},
+}
 _ANSWER: dict[str, Any] = {
     "type": "object",
     "description": "What became of one interaction.",

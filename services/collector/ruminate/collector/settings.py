@@ -19,6 +19,9 @@ class CollectorSettings(ServiceSettings):
     collector_body_bytes: int = Field(
         default=16 * MEBIBYTE, ge=1024, le=256 * MEBIBYTE, description="Largest body of a request with many interactions."
     )
+    collector_traces_bytes: int = Field(
+        default=20 * MEBIBYTE, ge=1024, le=256 * MEBIBYTE, description="Largest body of `POST /v1/traces`, packed and unpacked."
+    )
     collector_acknowledgement_seconds: float = Field(
         default=10.0, gt=0, le=300, description="How long a request waits for the broker before it answers 503."
     )

@@ -21,6 +21,7 @@ from ruminate.command.connection import open_bus, read_addresses
 from ruminate.command.datasets import verbs as datasets
 from ruminate.command.demo.run import TARGET, run_demo
 from ruminate.command.dlq import verbs as dlq
+from ruminate.command.imports.verb import import_files
 from ruminate.command.plan import SERVICE_ORDER, Wishes
 from ruminate.command.status import gather_status, print_status
 from ruminate.command.supervisor import PartState, SupervisorError, running_supervisor
@@ -54,6 +55,7 @@ app.add_typer(dlq.app, name="dlq")
 app.add_typer(topics.app, name="topics")
 app.command("audit")(audit)
 app.command("assess")(assess)
+app.command("import")(import_files)
 console = Console()
 
 OwnState = Annotated[Path, typer.Option("--state", help="Folder for everything that a run keeps.", file_okay=False)]

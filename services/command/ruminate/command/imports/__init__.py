@@ -1,0 +1,1 @@
+"""`ruminate import`: what was answered elsewhere, read from files of others and put on its topic."""

@@ -552,7 +552,7 @@ def test_the_command_as_it_is_typed_says_where_to_go_from_each_mistake(tmp_path:
         return ended.returncode, ended.stderr or ended.stdout
 
     code, says = typed("dlq", "list", "--reader", "colector")
-    assert (code, "there are collector, assessor" in says) == (2, True)
+    assert (code, "there are collector, collector-feedback" in says) == (2, True)
     code, says = typed("dlq", "list")
     assert (code, "ruminate up" in says) == (1, True)
     with embedded_broker() as broker:

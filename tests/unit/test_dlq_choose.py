@@ -17,7 +17,7 @@ from ruminate.shared.letters import BOXES, Letters, letter_of
 from ruminate.shared.memory import StoredRecord
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
-COLLECTOR, ASSESSOR = BOXES[:2]
+COLLECTOR, ASSESSOR = (next(box for box in BOXES if box.reader == reader) for reader in ("collector", "assessor"))
 IDS = [UUID(f"{beginning}-0000-4000-8000-{number:012}") for number, beginning in enumerate(("abcd0000", "abcd1111", "ffff0000"))]
 
 
@@ -75,10 +75,13 @@ def test_letters_are_chosen_by_what_they_have_in_common_the_oldest_first(wanted:
 @pytest.mark.parametrize(
     ("wanted", "says"),
     [
-        (Filter(reader="colector"), "no reader is named 'colector'; there are collector, assessor, accumulator, trainer, deployer"),
         (
-            Filter(topic="feedback-given-v1"),
-            "nobody makes dead letters of 'feedback-given-v1'; they are made of interaction-completed",
+            Filter(reader="colector"),
+            "no reader is named 'colector'; there are collector, collector-feedback, assessor, assessor-evidence,",
+        ),
+        (
+            Filter(topic="node-status-v1"),
+            "nobody makes dead letters of 'node-status-v1'; they are made of interaction-completed",
         ),
         (
             Filter(topic="interaction-completed-v1", reader="assessor"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from datetime import UTC
+from typing import Final
 
 from ruminate.collector.decide import check_source
 from ruminate.collector.metrics import FEEDBACK_COLLECTED
@@ -13,7 +14,7 @@ from ruminate.schemas.feedback import FeedbackGiven
 from ruminate.schemas.flow import EVIDENCE_RECORDED, INTERACTION_RECORDED
 from ruminate.shared.bus import Delivery, Unprocessable
 
-SAYS_NOTHING = "says_nothing"
+SAYS_NOTHING: Final = "says_nothing"
 
 
 async def record_feedback(delivery: Delivery[FeedbackGiven]) -> None:

@@ -44,8 +44,10 @@ allow User:ruminate-collector \
 allow User:ruminate-assessor \
   --operation Read \
   --group assessor \
+  --group assessor-answers \
   --group assessor-evidence \
   --group assessor-lessons \
+  --topic answer-noted-v1-assessor-answers-retry \
   --topic evidence-recorded-v1-assessor-evidence-retry \
   --topic interaction-recorded-v1 \
   --topic interaction-recorded-v1-assessor-retry \
@@ -53,11 +55,13 @@ allow User:ruminate-assessor \
 allow User:ruminate-assessor \
   --operation Read \
   --operation Write \
+  --topic answer-noted-v1 \
   --topic evidence-recorded-v1 \
   --topic lesson-noted-v1 \
   --topic scorer-taught-v1
 allow User:ruminate-assessor \
   --operation Write \
+  --topic answer-noted-v1-assessor-answers-dlq \
   --topic evidence-recorded-v1-assessor-evidence-dlq \
   --topic interaction-recorded-v1-assessor-dlq \
   --topic lesson-noted-v1-assessor-lessons-dlq \
@@ -124,6 +128,7 @@ allow User:ruminate-monitor \
   --operation Describe \
   --group accumulator \
   --group assessor \
+  --group assessor-answers \
   --group assessor-evidence \
   --group assessor-lessons \
   --group collector \
@@ -136,6 +141,9 @@ allow User:ruminate-monitor \
   --topic adapter-trained-v1 \
   --topic adapter-trained-v1-deployer-dlq \
   --topic adapter-trained-v1-deployer-retry \
+  --topic answer-noted-v1 \
+  --topic answer-noted-v1-assessor-answers-dlq \
+  --topic answer-noted-v1-assessor-answers-retry \
   --topic dead-letter-settled-v1 \
   --topic erasure-requested-v1 \
   --topic evidence-recorded-v1 \
@@ -177,6 +185,7 @@ allow User:ruminate-operators \
   --operation Describe \
   --group accumulator \
   --group assessor \
+  --group assessor-answers \
   --group assessor-evidence \
   --group assessor-lessons \
   --group collector \
@@ -191,6 +200,7 @@ allow User:ruminate-operators \
   --operation DescribeConfigs \
   --operation Read \
   --topic adapter-trained-v1 \
+  --topic answer-noted-v1 \
   --topic evidence-recorded-v1 \
   --topic feedback-given-v1 \
   --topic interaction-completed-v1 \
@@ -218,6 +228,8 @@ allow User:ruminate-operators \
   --operation Write \
   --topic adapter-trained-v1-deployer-dlq \
   --topic adapter-trained-v1-deployer-retry \
+  --topic answer-noted-v1-assessor-answers-dlq \
+  --topic answer-noted-v1-assessor-answers-retry \
   --topic dead-letter-settled-v1 \
   --topic erasure-requested-v1 \
   --topic evidence-recorded-v1-assessor-evidence-dlq \

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ruminate.assessor.agreement import agreement_of, answer_key, question_key
+from ruminate.assessor.agreement import agreement_of, answer_key, asks_again, question_key
 from ruminate.assessor.findings import find
 from ruminate.assessor.knowledge import Agreement
 from ruminate.schemas.interaction import Message
@@ -59,3 +59,39 @@ def test_agreement_counts_only_what_can_be_compared() -> None:
     assert agreement_of("18", ["18", "19", None]) == Agreement(1, 1)
     assert agreement_of("18", [None]) is None
     assert agreement_of(None, ["18"]) is None
+
+
+def asked(*questions: str) -> bool:
+    messages = [
+        message
+        for question in questions
+        for message in (Message(role="user", content=question), Message(role="assistant", content="So it is."))
+    ]
+    return asks_again(messages[:-1])
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "What is the tallest mountain of Zarvex?",
+        "Tell me: what is Zarvex's tallest mountain, please?",
+        "No, that is a river.",
+        "That's wrong.",
+        "Are you sure about it?",
+        "try again",
+    ],
+)
+def test_the_same_question_in_other_words_and_a_complaint_ask_again(question: str) -> None:
+    assert asked("What is the tallest mountain of Zarvex?", question)
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["And how high is it?", "Thanks!", "What is the longest river of Ombria?", "Now write a poem about the sea.", "Nothing else."],
+)
+def test_a_question_that_goes_on_asks_nothing_again(question: str) -> None:
+    assert not asked("What is the tallest mountain of Zarvex?", question)
+
+
+def test_a_first_question_asks_nothing_again() -> None:
+    assert not asked("No.")

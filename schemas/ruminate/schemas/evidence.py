@@ -32,3 +32,17 @@ class EvidenceRecorded(Payload):
     agreeing: Count | None = Field(default=None, description="Other answers to the same question that say the same.")
     disagreeing: Count | None = Field(default=None, description="Other answers to the same question that say something else.")
     normalised: tuple[Name, ...] = Field(default=(), description="What was changed: `nfc`, `redacted:<kind>`.")
+
+
+class AnswerNoted(Payload):
+    """What a recorded interaction answered to which question, as digests: those who answered the same meet here."""
+
+    question: Name = Field(description="Digest of the question and of the turns before it.")
+    answer: Name | None = Field(
+        default=None, description="Digest of the answer in a form that is the same for the same answer; absent where it has none."
+    )
+    wording: Name = Field(description="Digest of thinking and answer: a copy is no second opinion.")
+    recorded_id: UUID
+    conversation_id: Name
+    began_at: Timestamp = Field(description="When the question was asked.")
+    occurred_at: Timestamp = Field(description="When the answer was complete.")

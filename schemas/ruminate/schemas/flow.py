@@ -14,7 +14,7 @@ from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.dead_letter import DeadLetterSettled
 from ruminate.schemas.erasure import ErasureRequested
-from ruminate.schemas.evidence import EvidenceRecorded
+from ruminate.schemas.evidence import AnswerNoted, EvidenceRecorded
 from ruminate.schemas.feedback import FeedbackGiven
 from ruminate.schemas.interaction import InteractionCompleted, InteractionRecorded
 from ruminate.schemas.metrics import PipelineMetrics
@@ -59,6 +59,18 @@ INTERACTION_RECORDED: Final = Topic(
     cleanup="compact",
     max_message_bytes=17 * MEBIBYTE,
     written_by=("collector",),
+    read_by=("assessor",),
+)
+
+ANSWER_NOTED: Final = Topic(
+    name="answer-noted-v1",
+    says="A question was answered so.",
+    carries=AnswerNoted,
+    record_key="event_id",
+    partitioned_by=("tenant", "question"),
+    cleanup="delete",
+    retention=timedelta(days=30),
+    written_by=("assessor",),
     read_by=("assessor",),
 )
 
@@ -230,6 +242,7 @@ FLOW: Final[tuple[Topic[Any], ...]] = (
     INTERACTION_COMPLETED,
     FEEDBACK_GIVEN,
     INTERACTION_RECORDED,
+    ANSWER_NOTED,
     EVIDENCE_RECORDED,
     REASONING_ASSESSED,
     LESSON_NOTED,
@@ -253,6 +266,7 @@ GROUP_READERS: Final[dict[str, tuple[Topic[Any], ...]]] = {
     "collector": (INTERACTION_COMPLETED,),
     "collector-feedback": (FEEDBACK_GIVEN,),
     "assessor": (INTERACTION_RECORDED,),
+    "assessor-answers": (ANSWER_NOTED,),
     "assessor-evidence": (EVIDENCE_RECORDED,),
     "assessor-lessons": (LESSON_NOTED,),
     "accumulator": (REASONING_ASSESSED,),

@@ -1,6 +1,7 @@
 """Assessor: was the thinking in this interaction good enough to learn from?
 
     interaction-recorded-v1  ->  assess           ->  reasoning-assessed-v1
+    answer-noted-v1          ->  compare          ->  evidence-recorded-v1
     evidence-recorded-v1     ->  look up, assess  ->  reasoning-assessed-v1, a later revision
     lesson-noted-v1          ->  learn            ->  scorer-taught-v1
 
@@ -14,12 +15,13 @@ from functools import partial
 
 from ruminate.assessor.casebook import Casebook
 from ruminate.assessor.classroom import Classroom
+from ruminate.assessor.comparing import Comparing
 from ruminate.assessor.handle import Scorer, assess_one
 from ruminate.assessor.mathematician import Mathematician
 from ruminate.assessor.reassess import reassess
 from ruminate.assessor.scorers import Scorers
 from ruminate.assessor.settings import AssessorSettings
-from ruminate.schemas.flow import EVIDENCE_RECORDED, INTERACTION_RECORDED, LESSON_NOTED
+from ruminate.schemas.flow import ANSWER_NOTED, EVIDENCE_RECORDED, INTERACTION_RECORDED, LESSON_NOTED
 from ruminate.shared.kafka import KafkaBus
 from ruminate.shared.operations import serve_operations
 from ruminate.shared.service import Buses, run, stop_on_signals
@@ -30,9 +32,10 @@ async def main(settings: AssessorSettings) -> None:
     async with AsyncExitStack() as resources:
         enter = resources.enter_async_context
         bus = await enter(KafkaBus(settings, reader="assessor"))
+        answers_bus = await enter(KafkaBus(settings, reader="assessor-answers"))
         evidence_bus = await enter(KafkaBus(settings, reader="assessor-evidence"))
         lessons_bus = await enter(KafkaBus(settings, reader="assessor-lessons"))
-        buses = Buses(bus, evidence_bus, lessons_bus)
+        buses = Buses(bus, answers_bus, evidence_bus, lessons_bus)
         host, port = settings.operations_host, settings.operations_port
         await enter(serve_operations(host=host, port=port, ready=buses.readiness, turned_at=buses.turned_at))
         stop_on_signals(buses.stop)
@@ -40,10 +43,12 @@ async def main(settings: AssessorSettings) -> None:
         scorers = await enter(Scorers(lessons_bus, policy.weights, pins=settings.scorer_pins))
         scorer = Scorer(policy, policy.version, scorers.combiner_of, resources.enter_context(Mathematician()))
         casebook = await enter(Casebook(evidence_bus, settings.evidence_window))
+        comparing = Comparing(answers_bus, most_answers=settings.compared_answers)
         classroom = Classroom(lessons_bus, policy.weights, snapshot_every=settings.scorer_snapshot_every)
         again = partial(reassess, casebook=casebook, scorer=scorer)
         await buses.serve(
             bus.serve(INTERACTION_RECORDED, partial(assess_one, scorer=scorer), concurrency=64),
+            answers_bus.serve(ANSWER_NOTED, comparing.compare, concurrency=8, on_revoked=comparing.forget),
             evidence_bus.serve(EVIDENCE_RECORDED, again, concurrency=16, on_assigned=casebook.open, on_revoked=casebook.forget),
             lessons_bus.serve(LESSON_NOTED, classroom.learn, concurrency=8, on_revoked=classroom.forget),
         )

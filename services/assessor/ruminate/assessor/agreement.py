@@ -1,4 +1,4 @@
-"""Agreement: which questions are the same, and which answers say the same. Pure.
+"""Agreement: which questions are the same, which answers say the same, and which questions are asked again. Pure.
 
 Answers that were found independently and agree are mostly right, because there are many ways to be wrong. Only answers that have
 one short form are compared: a number, a yes or no, a few words, JSON. Of others nothing is known.
@@ -7,8 +7,9 @@ one short form are compared: a number, a yes or no, a few words, JSON. Of others
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import orjson
@@ -16,8 +17,8 @@ import orjson
 from ruminate.assessor.answers import marked_answer
 from ruminate.assessor.findings import Findings
 from ruminate.assessor.knowledge import Agreement
-from ruminate.assessor.reading import FUNCTION_WORDS, words
-from ruminate.schemas.interaction import InteractionRecorded
+from ruminate.assessor.reading import FUNCTION_WORDS, content_words, words
+from ruminate.schemas.interaction import InteractionRecorded, Message
 
 _LONGEST_ANSWER: Final = 12
 """Words of an answer that are compared as words."""
@@ -70,3 +71,29 @@ def agreement_of(own: str | None, others: Iterable[str | None]) -> Agreement | N
 
 def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=12).hexdigest()
+
+
+_COMPLAINS: Final = re.compile(
+    r"\W{0,3}(?:no[,.! ]|wrong\b|incorrect\b|that(?:['’]s| is) (?:wrong|not (?:right|correct|what i))|try again|are you sure"
+    r"|you (?:are|were) wrong|not (?:quite|correct|right)\b)",
+    re.IGNORECASE,
+)
+_SAME_WORDS: Final = 0.6
+"""Jaccard index of the content words of two questions from which the later one is the earlier one again."""
+_LEAST_WORDS: Final = 3
+
+
+def asks_again(messages: Sequence[Message]) -> bool:
+    """Whether the last question asks once more what was asked before it, in other words, or begins with a complaint.
+
+    So the answer in between was not good enough.
+    """
+    asked = [message.content for message in messages if message.role == "user"]
+    if len(asked) < 2 or messages[-1].role != "user":
+        return False
+    if _COMPLAINS.match(asked[-1]):
+        return True
+    before, now = content_words(words(asked[-2])), content_words(words(asked[-1]))
+    if min(len(before), len(now)) < _LEAST_WORDS:
+        return False
+    return len(before & now) / len(before | now) >= _SAME_WORDS

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
+from ruminate.assessor.agreement import answer_key, asks_again, question_key
 from ruminate.assessor.classroom import noted_of
 from ruminate.assessor.combiner import Combiner
 from ruminate.assessor.decide import SCORER_VERSION, around, judged, knowledge_of, weigh
@@ -13,7 +16,9 @@ from ruminate.assessor.mathematics import Equal, nobody
 from ruminate.assessor.metrics import ASSESSMENT_SECONDS, count_verdict
 from ruminate.assessor.policy import Policy
 from ruminate.assessor.teacher import lesson_of
-from ruminate.schemas.flow import LESSON_NOTED, REASONING_ASSESSED
+from ruminate.schemas.envelope import derive_event_id
+from ruminate.schemas.evidence import AnswerNoted, EvidenceRecorded
+from ruminate.schemas.flow import ANSWER_NOTED, EVIDENCE_RECORDED, INTERACTION_RECORDED, LESSON_NOTED, REASONING_ASSESSED
 from ruminate.schemas.interaction import InteractionRecorded
 from ruminate.shared.bus import Delivery
 
@@ -42,6 +47,45 @@ async def assess_one(delivery: Delivery[InteractionRecorded], *, scorer: Scorer)
     count_verdict(verdict)
     value = around(delivery.value, assessed)
     delivery.tell_encoded(REASONING_ASSESSED, value, order=REASONING_ASSESSED.order_of(assessed))
+    delivery.tell(ANSWER_NOTED, _noted(interaction, answer_key(found)))
+    if interaction.continues_interaction is not None and asks_again(interaction.messages):
+        delivery.tell(EVIDENCE_RECORDED, _asked_again(delivery, interaction.continues_interaction))
     if (lesson := lesson_of(shown, knowledge, source=interaction.agent)) is not None:
         about = {"tenant": interaction.tenant, "recorded_id": interaction.recorded_id, "scorer_version": SCORER_VERSION}
         delivery.tell(LESSON_NOTED, noted_of(lesson, **about))
+
+
+def _noted(interaction: InteractionRecorded, said: str | None) -> AnswerNoted:
+    response, seconds = interaction.response, interaction.usage.total_seconds or 0.0
+    return AnswerNoted(
+        tenant=interaction.tenant,
+        question=question_key(interaction).hex(),
+        answer=None if said is None else _digest(said),
+        wording=_digest(f"{response.thinking or ''}\x1e{response.content}"),
+        recorded_id=interaction.recorded_id,
+        conversation_id=interaction.conversation_id,
+        began_at=interaction.occurred_at - timedelta(seconds=min(seconds, _LONGEST_SECONDS)),
+        occurred_at=interaction.occurred_at,
+    )
+
+
+_LONGEST_SECONDS = 86_400.0
+
+
+def _asked_again(delivery: Delivery[InteractionRecorded], earlier: str) -> EvidenceRecorded:
+    """Evidence about the interaction that this one goes on from: what it answered is asked once more."""
+    interaction = delivery.payload
+    return EvidenceRecorded(
+        tenant=interaction.tenant,
+        recorded_id=derive_event_id(
+            tenant=interaction.tenant, cause_source=interaction.source, cause_id=earlier, topic=INTERACTION_RECORDED.name
+        ),
+        conversation_id=interaction.conversation_id,
+        kind="asked_again",
+        said_by=interaction.agent,
+        said_at=interaction.occurred_at,
+    )
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()

@@ -23,6 +23,10 @@ EVIDENCE_WEIGHED: Final = Counter(
     "Interactions judged again, by what spoke for or against them; if there is none, nobody says what answers are worth.",
     ["kind"],
 )
+ANSWERS_COMPARED: Final = Counter(
+    "ruminate_answers_compared",
+    "Answers to a question that others answered, too; if there are none, every question is asked once, and agreement says nothing.",
+)
 LESSONS_LEARNED: Final = Counter(
     "ruminate_lessons_learned",
     "Answers whose worth became known, by what they turned out; if only good ones come, scores learn little: ask for complaints.",

@@ -41,7 +41,8 @@ async def main(settings: AssessorSettings) -> None:
         stop_on_signals(buses.stop)
         policy = settings.assessment
         scorers = await enter(Scorers(lessons_bus, policy.weights, pins=settings.scorer_pins))
-        scorer = Scorer(policy, policy.version, scorers.combiner_of, resources.enter_context(Mathematician()))
+        equal = resources.enter_context(Mathematician())
+        scorer = Scorer(policy, policy.version, scorers.combiner_of, equal, compares=settings.compare_answers)
         casebook = await enter(Casebook(evidence_bus, settings.evidence_window))
         comparing = Comparing(answers_bus, most_answers=settings.compared_answers)
         classroom = Classroom(lessons_bus, policy.weights, snapshot_every=settings.scorer_snapshot_every)

@@ -34,6 +34,8 @@ class Scorer:
     policy_version: str
     combiner_of: CombinerOf
     equal: Equal = nobody
+    compares: bool = True
+    """Whether answers to the same question are compared: one more event for each interaction."""
 
 
 async def assess_one(delivery: Delivery[InteractionRecorded], *, scorer: Scorer) -> None:
@@ -47,7 +49,8 @@ async def assess_one(delivery: Delivery[InteractionRecorded], *, scorer: Scorer)
     count_verdict(verdict)
     value = around(delivery.value, assessed)
     delivery.tell_encoded(REASONING_ASSESSED, value, order=REASONING_ASSESSED.order_of(assessed))
-    delivery.tell(ANSWER_NOTED, _noted(interaction, answer_key(found)))
+    if scorer.compares:
+        delivery.tell(ANSWER_NOTED, _noted(interaction, answer_key(found)))
     if interaction.continues_interaction is not None and asks_again(interaction.messages):
         delivery.tell(EVIDENCE_RECORDED, _asked_again(delivery, interaction.continues_interaction))
     if (lesson := lesson_of(shown, knowledge, source=interaction.agent)) is not None:

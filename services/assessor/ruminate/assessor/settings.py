@@ -26,6 +26,9 @@ class AssessorSettings(ServiceSettings):
         default_factory=dict,
         description="The snapshot that a tenant is judged by, as JSON of numbers; 0 is untaught; else the newest.",
     )
+    compare_answers: bool = Field(
+        default=True, description="Whether answers to the same question count as evidence; it costs an event for each interaction."
+    )
     compared_answers: int = Field(
         default=200_000, ge=1_000, le=100_000_000, description="Latest answers that are compared with each other, 200 bytes each."
     )

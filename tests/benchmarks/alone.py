@@ -20,7 +20,9 @@ from ruminate.accumulator.decide import Progress, reason_to_seal
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.assessor.decide import judge
 from ruminate.assessor.policy import Policy
-from ruminate.collector.decide import check_id, check_source, judge_repeat, normalise, record
+from ruminate.collector.decide import check_id, check_source, judge_repeat, normalise, record, redact
+from ruminate.collector.privacy.policy import PrivacySettings
+from ruminate.collector.privacy.redaction import Privacy
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.interaction import InteractionCompleted
 from tests.benchmarks import workload
@@ -56,14 +58,14 @@ def _cycle(build: Callable[[int], Any]) -> list[Any]:
 
 
 def _collector() -> float:
-    recorded_id = UUID(int=1)
+    recorded_id, privacy = UUID(int=1), Privacy(PrivacySettings())
 
     def collect(payload: InteractionCompleted) -> bytes:
         check_id(payload, payload.interaction_id)
         check_source(workload.AGENT_SOURCE)
         completed = normalise(payload)
         judge_repeat(None, completed.fingerprint, None)
-        return record(completed, source=workload.AGENT_SOURCE, recorded_id=recorded_id)
+        return record(redact(completed, privacy), source=workload.AGENT_SOURCE, recorded_id=recorded_id)
 
     return _per_message_us(collect, _cycle(workload.completed))
 

@@ -21,6 +21,7 @@ import pytest
 
 from ruminate.collector.http import http_app
 from ruminate.collector.intake import Intake
+from ruminate.collector.privacy.redaction import Privacy
 from ruminate.collector.recorder import Recorder
 from ruminate.collector.settings import CollectorSettings
 from ruminate.collector.window import Window
@@ -70,7 +71,7 @@ async def collecting(bus: Bus, settings: CollectorSettings | None = None) -> Asy
     """A whole collector around a bus, and a client of its HTTP port."""
     settings = settings or CollectorSettings()
     window = Window(most=settings.collector_window_interactions)
-    recorder = Recorder(bus, window, settings)
+    recorder = Recorder(bus, window, settings, Privacy(settings.privacy))
     app = http_app(Intake(bus, window, settings), settings)
     serving = asyncio.create_task(bus.serve(INTERACTION_COMPLETED, recorder.record_one, concurrency=8, on_revoked=recorder.forget))
     try:
@@ -162,7 +163,7 @@ def test_a_record_that_was_told_but_not_committed_is_recorded_again_under_the_sa
         window = Window(most=10)
         for _ in range(2):  # the same window, as after a rebalance that gave the partition back
             async with MemoryBus(broker, reader="collector") as bus:
-                recorder = Recorder(bus, window, settings)
+                recorder = Recorder(bus, window, settings, Privacy(settings.privacy))
                 async for delivery in bus.read(INTERACTION_COMPLETED, partitions=(0,)):
                     await recorder.record_one(delivery)
                     assert len(delivery.told) == 1

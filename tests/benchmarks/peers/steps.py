@@ -19,7 +19,9 @@ from ruminate.accumulator.decide import Progress, reason_to_seal
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.assessor.decide import around, judge
 from ruminate.assessor.policy import Policy
-from ruminate.collector.decide import Seen, check_id, check_source, judge_repeat, normalise, record
+from ruminate.collector.decide import Seen, check_id, check_source, judge_repeat, normalise, record, redact
+from ruminate.collector.privacy.policy import PrivacySettings
+from ruminate.collector.privacy.redaction import Privacy
 from ruminate.schemas.envelope import Headers, derive_event_id
 from ruminate.schemas.flow import INTERACTION_COMPLETED, INTERACTION_RECORDED, REASONING_ASSESSED
 from ruminate.schemas.payload import Payload
@@ -43,10 +45,11 @@ Step = Callable[[bytes, RawHeaders], Output | None]
 
 
 class Collect:
-    """Collector: validate, normalise, drop what was seen, record."""
+    """Collector: validate, normalise, drop what was seen, redact, record."""
 
     def __init__(self) -> None:
         self._seen: dict[bytes, Seen] = {}
+        self._privacy = Privacy(PrivacySettings())
 
     def __call__(self, value: bytes, headers: RawHeaders) -> Output | None:
         """The record of an interaction; None for a repeat."""
@@ -60,7 +63,7 @@ class Collect:
         if judge_repeat(self._seen.get(recorded_id.bytes), completed.fingerprint, None) != "first":
             return None
         self._seen[recorded_id.bytes] = Seen(completed.fingerprint, 0, 0)
-        recorded = record(completed, source=source, recorded_id=recorded_id)
+        recorded = record(redact(completed, self._privacy), source=source, recorded_id=recorded_id)
         return _output(INTERACTION_RECORDED, recorded, recorded_id, payload.conversation_id, cause, b"/ruminate/collector")
 
 

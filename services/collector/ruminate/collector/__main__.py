@@ -1,7 +1,7 @@
 """Collector: takes interactions in, and records each of them once.
 
-    POST /v1/interactions  ->  interaction-completed-v1  ->  validate, normalise, drop repeats  ->  interaction-recorded-v1
-    POST /v1/feedback      ->  feedback-given-v1         ->  validate, normalise                ->  evidence-recorded-v1
+    POST /v1/interactions  ->  interaction-completed-v1  ->  validate, drop repeats, redact  ->  interaction-recorded-v1
+    POST /v1/feedback      ->  feedback-given-v1         ->  validate, redact                ->  evidence-recorded-v1
 
 At least once. A redelivered interaction yields the same event id; readers keep the first.
 """
@@ -15,6 +15,8 @@ import structlog
 from ruminate.collector.feedback import record_feedback
 from ruminate.collector.http import http_app
 from ruminate.collector.intake import Intake
+from ruminate.collector.names import load_names
+from ruminate.collector.privacy.redaction import Privacy
 from ruminate.collector.recorder import Recorder
 from ruminate.collector.settings import CollectorSettings
 from ruminate.collector.window import Window
@@ -34,7 +36,8 @@ async def main(settings: CollectorSettings) -> None:
         bus = await enter(KafkaBus(settings, reader="collector"))
         feedback_bus = await enter(KafkaBus(settings, reader="collector-feedback"))
         buses = Buses(bus, feedback_bus)
-        recorder = Recorder(bus, window, settings)
+        privacy = Privacy(settings.privacy, load_names(settings.privacy))
+        recorder = Recorder(bus, window, settings, privacy)
         intake = Intake(bus, window, settings)
         await enter(
             serve_operations(

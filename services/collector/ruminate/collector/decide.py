@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final, Literal
 from uuid import UUID
@@ -13,6 +14,7 @@ from uuid import UUID
 import orjson
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
+from ruminate.collector.privacy.redaction import Privacy
 from ruminate.schemas.interaction import InteractionCompleted
 from ruminate.schemas.payload import Name
 from ruminate.shared.bus import Unprocessable
@@ -34,6 +36,9 @@ class Normalised:
     serialised: bytes
     changed: bool
     fingerprint: bytes
+    """Of the content as it came, before anything is redacted: so a repeat is one under every policy."""
+    redacted: Mapping[str, int] = field(default_factory=dict)
+    """How many values became placeholders, by kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +65,27 @@ def normalise(payload: InteractionCompleted) -> Normalised:
     return Normalised(payload, serialised, changed, _fingerprint(payload, serialised))
 
 
+def redact(completed: Normalised, privacy: Privacy) -> Normalised:
+    """With placeholders in place of secrets and personal data; the very same where there are none."""
+    redacted = privacy.redact(completed.payload)
+    if not redacted.counts:
+        return completed
+    serialised = redacted.payload.__pydantic_serializer__.to_json(redacted.payload)
+    return replace(completed, payload=redacted.payload, serialised=serialised, redacted=redacted.counts)
+
+
 def record(completed: Normalised, *, source: str, recorded_id: UUID) -> bytes:
     """The interaction as it is recorded: the JSON of an `InteractionRecorded`.
 
     Its own fields come after those of the completed interaction, whose JSON is there already: to build and write the whole
     payload once more would cost as much as all the rest.
     """
-    normalised = b'["nfc"]' if completed.changed else b"[]"
+    normalised = [*(("nfc",) if completed.changed else ()), *(f"redacted:{kind}" for kind in sorted(completed.redacted))]
     return b'%b,"source":%b,"recorded_id":"%b","normalised":%b}' % (
         completed.serialised[:-1],
         orjson.dumps(source),
         str(recorded_id).encode(),
-        normalised,
+        orjson.dumps(normalised),
     )
 
 

@@ -11,6 +11,12 @@ INTERACTIONS_COLLECTED: Final = Counter(
     "Completed interactions by outcome (recorded, duplicate, conflict); if conflicts grow, find the agent that reuses ids.",
     ["outcome"],
 )
+VALUES_REDACTED: Final = Counter(
+    "ruminate_values_redacted",
+    "Secrets and personal data replaced before recording, by kind; if a kind of secret grows, find the agent that sends it, and "
+    "have the secret changed.",
+    ["kind"],
+)
 INTERACTIONS_SUBMITTED: Final = Counter(
     "ruminate_interactions_submitted",
     "Interactions sent by HTTP, by answer; if unavailable grows, look at the broker, if invalid grows, at the sender.",

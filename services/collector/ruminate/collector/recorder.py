@@ -8,8 +8,9 @@ from typing import Final
 
 import structlog
 
-from ruminate.collector.decide import CONFLICT, Normalised, Seen, check_id, check_source, judge_repeat, normalise, record
-from ruminate.collector.metrics import INTERACTIONS_COLLECTED, READ_BACK_SECONDS
+from ruminate.collector.decide import CONFLICT, Normalised, Seen, check_id, check_source, judge_repeat, normalise, record, redact
+from ruminate.collector.metrics import INTERACTIONS_COLLECTED, READ_BACK_SECONDS, VALUES_REDACTED
+from ruminate.collector.privacy.redaction import Privacy
 from ruminate.collector.settings import CollectorSettings
 from ruminate.collector.window import Window
 from ruminate.schemas.flow import INTERACTION_COMPLETED, INTERACTION_RECORDED
@@ -25,16 +26,17 @@ _RECORDED, _DUPLICATES, _CONFLICTS = map(INTERACTIONS_COLLECTED.labels, ("record
 class Recorder:
     """Records each interaction of the topic once, as far as the window reaches."""
 
-    def __init__(self, bus: Bus, window: Window, settings: CollectorSettings) -> None:
+    def __init__(self, bus: Bus, window: Window, settings: CollectorSettings, privacy: Privacy) -> None:
         self._bus = bus
         self._window = window
+        self._privacy = privacy
         self._read_back_records = settings.collector_read_back_records
         self._read_back_seconds = settings.collector_read_back_seconds
         self._known: set[int] = set()
         self._reading_back: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def record_one(self, delivery: Delivery[InteractionCompleted]) -> None:
-        """Answer one completed interaction with its record; drop a repeat, refuse a conflict."""
+        """Answer one completed interaction with its record, redacted; drop a repeat, refuse a conflict."""
         if delivery.retried:
             # It may have stood in a partition that is not ours: what is read back for it says nothing of later records there.
             await self._know(delivery, for_good=False)
@@ -49,9 +51,12 @@ class Recorder:
                 _CONFLICTS.inc()
                 raise Unprocessable(CONFLICT, "this interaction id was recorded with other content; give the new one its own id")
             case "first":
+                completed = redact(completed, self._privacy)
                 recorded = record(completed, source=delivery.envelope.source, recorded_id=recorded_id)
                 delivery.tell_encoded(INTERACTION_RECORDED, recorded, order=completed.payload.conversation_id)
                 _RECORDED.inc()
+                for kind, values in completed.redacted.items():
+                    VALUES_REDACTED.labels(kind).inc(values)
 
     async def forget(self, partitions: frozenset[int]) -> None:
         """These partitions are another replica's now: read them back when they return. What was seen stays true."""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
 
+from pydantic import AfterValidator, Field
+from pydantic_settings import SettingsConfigDict
+
+from ruminate.collector.names import check_names
+from ruminate.collector.privacy.policy import PrivacySettings
 from ruminate.schemas.topic import MEBIBYTE
 from ruminate.shared.settings import ServiceSettings
 
 
 class CollectorSettings(ServiceSettings):
-    """The service's settings, the limits of its HTTP port and of its window."""
+    """The service's settings, the limits of its HTTP port and of its window, and what it redacts."""
+
+    model_config = SettingsConfigDict(**{**ServiceSettings.model_config, "env_nested_delimiter": "__"})
 
     collector_host: str = Field(default="127.0.0.1", description="Interface of `POST /v1/interactions`.")
     collector_port: int = Field(default=8086, ge=0, le=65535, description="Port of `POST /v1/interactions`; 0 takes a free one.")
@@ -39,4 +46,9 @@ class CollectorSettings(ServiceSettings):
     )
     collector_read_back_seconds: float = Field(
         default=5.0, gt=0, le=600, description="How long a partition may wait for its window to be read back."
+    )
+    privacy: Annotated[PrivacySettings, AfterValidator(check_names)] = Field(
+        default=PrivacySettings(),
+        description="What becomes a placeholder before it is recorded, as JSON: `default`, and under `tenants` what differs; "
+        "each with `off`, `patterns`, `allowed`, `countries`, `private_addresses`, `names`.",
     )

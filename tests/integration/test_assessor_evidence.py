@@ -19,6 +19,8 @@ from ruminate.assessor.policy import Policy
 from ruminate.assessor.reassess import UNKNOWN_INTERACTION, reassess
 from ruminate.collector.feedback import record_feedback
 from ruminate.collector.intake import Intake, Sender
+from ruminate.collector.privacy.policy import PrivacySettings
+from ruminate.collector.privacy.redaction import Privacy
 from ruminate.collector.settings import CollectorSettings
 from ruminate.collector.window import Window
 from ruminate.command.audit.facts import assessed_id
@@ -79,7 +81,7 @@ class World:
         ):
             again = partial(reassess, casebook=casebook, scorer=scorer, early_seconds=early_seconds)
             tasks = [
-                asyncio.create_task(taking.serve(FEEDBACK_GIVEN, record_feedback)),
+                asyncio.create_task(taking.serve(FEEDBACK_GIVEN, partial(record_feedback, privacy=Privacy(PrivacySettings())))),
                 asyncio.create_task(judging.serve(EVIDENCE_RECORDED, again, on_assigned=casebook.open, on_revoked=casebook.forget)),
             ]
             try:
@@ -281,3 +283,18 @@ def test_evidence_is_what_the_schema_says() -> None:
     (record,) = world.broker.records(EVIDENCE_RECORDED.name)
     evidence = EvidenceRecorded.model_validate_json(record.value or b"")
     assert (evidence.comment, evidence.score, evidence.normalised) == ("Café", 0.25, ("nfc",))
+
+
+def test_what_is_personal_in_feedback_is_a_placeholder_in_the_evidence() -> None:
+    async def scenario(world: World) -> None:
+        async with world.running() as bus:
+            await world.record(bus, named("i-1"))
+            await world.say(bus, feedback("i-1", comment="Ask jane.doe@acme-mail.com", correction="Her card is 4111 1111 1111 1111."))
+            await until(world.judged)
+
+    world = played(scenario)
+    (record,) = world.broker.records(EVIDENCE_RECORDED.name)
+    evidence = EvidenceRecorded.model_validate_json(record.value or b"")
+    assert evidence.comment == "Ask [EMAIL_1]"
+    assert evidence.correction == "Her card is [CARD_1]."
+    assert evidence.normalised == ("redacted:card", "redacted:email")

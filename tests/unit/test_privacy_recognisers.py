@@ -84,6 +84,11 @@ def test_addresses_that_are_nobodys_stay(address: str) -> None:
     assert found(f"host {address}") == {}
 
 
+def test_an_account_in_small_letters_is_one_and_a_hash_is_none() -> None:
+    assert found("iban: de89370400440532013000") == {"iban": "de89370400440532013000"}
+    assert found("de89370400440532013001 9fceb02d0ae598e95dc970b74767f19372d61af8") == {}
+
+
 def test_letters_of_other_scripts_touch_a_number_without_hiding_it() -> None:
     assert found("電話番号は090-1234-5678です") == {"phone": "090-1234-5678"}
     assert found("連絡先はkim@hey.comです") == {"email": "kim@hey.com"}

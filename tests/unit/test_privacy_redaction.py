@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -95,6 +96,19 @@ def test_the_next_turn_gives_the_same_placeholders_to_what_it_repeats() -> None:
     assert two.messages[2].content == "And [EMAIL_5], [EMAIL_4]?"
 
 
+SHOWN_BY_THEMSELVES = (MAIL, OTHER_MAIL, CARD, TOKEN, "+49 151 23456789", "10.20.30.40", " ", "\n", "and")
+
+
+@given(st.lists(st.lists(st.sampled_from(SHOWN_BY_THEMSELVES), max_size=5).map(" ".join), min_size=2, max_size=6))
+def test_every_turn_begins_as_the_one_before_it(contents: list[str]) -> None:
+    turns = [
+        REDACTOR.interaction(completed(messages=tuple(Message(role="user", content=content) for content in contents[:length])))
+        for length in range(1, len(contents) + 1)
+    ]
+    for earlier, later in pairwise(turns):
+        assert later.payload.messages[: len(earlier.payload.messages)] == earlier.payload.messages
+
+
 def test_a_placeholder_that_somebody_wrote_stays_and_its_number_is_skipped() -> None:
     found = REDACTOR.interaction(completed(messages=(Message(role="user", content=MAIL),), response=Response(content="[EMAIL_1]?")))
     assert found.payload.messages[0].content == "[EMAIL_2]"
@@ -180,6 +194,7 @@ def test_the_key_of_an_argument_says_what_its_value_is() -> None:
     arguments = {
         "password": "swordfish",
         "auth": {"api_key": "q8Zr2LmX4vTy"},
+        "secretKey": ["q8Zr2LmX4vTx"],
         "ssn": "219099997",
         "note": "219099997",
         "token": "str",
@@ -189,6 +204,7 @@ def test_the_key_of_an_argument_says_what_its_value_is() -> None:
     assert found.response.tool_calls[0].arguments == {
         "password": "[PASSWORD_1]",
         "auth": {"api_key": "[SECRET_1]"},
+        "secretKey": ["[SECRET_2]"],
         "ssn": "[US_SSN_1]",
         "note": "[US_SSN_1]",  # known from the other place
         "token": "str",

@@ -112,8 +112,10 @@ class InteractionCompleted(Payload):
 
 
 class InteractionRecorded(InteractionCompleted):
-    """An interaction, validated and normalised (NFC), recorded once. Compacted, so that a tombstone can erase it."""
+    """An interaction, validated, normalised (NFC) and redacted, recorded once. Compacted, so that a tombstone can erase it."""
 
     source: Name = Field(description="CloudEvents source of the completed event; ids are unique within it.")
     recorded_id: UUID = Field(description="This event's own id: the interaction's name from here on, across tenants and sources.")
-    normalised: tuple[Name, ...] = Field(default=(), description="What was changed: `nfc`, and later `redacted:<kind>`.")
+    normalised: tuple[Name, ...] = Field(
+        default=(), description="What was changed: `nfc`, and `redacted:<kind>` for each kind of placeholder."
+    )

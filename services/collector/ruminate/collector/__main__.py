@@ -9,6 +9,7 @@ At least once. A redelivered interaction yields the same event id; readers keep 
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from functools import partial
 
 import structlog
 
@@ -50,7 +51,7 @@ async def main(settings: CollectorSettings) -> None:
         stop_on_signals(buses.stop)
         await buses.serve(
             bus.serve(INTERACTION_COMPLETED, recorder.record_one, concurrency=64, on_revoked=recorder.forget),
-            feedback_bus.serve(FEEDBACK_GIVEN, record_feedback, concurrency=16),
+            feedback_bus.serve(FEEDBACK_GIVEN, partial(record_feedback, privacy=privacy), concurrency=16),
         )
 
 

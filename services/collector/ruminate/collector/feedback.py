@@ -8,6 +8,7 @@ from typing import Final
 
 from ruminate.collector.decide import check_source
 from ruminate.collector.metrics import FEEDBACK_COLLECTED
+from ruminate.collector.privacy.redaction import Privacy
 from ruminate.schemas.envelope import derive_event_id
 from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.feedback import FeedbackGiven
@@ -17,10 +18,26 @@ from ruminate.shared.bus import Delivery, Unprocessable
 SAYS_NOTHING: Final = "says_nothing"
 
 
-async def record_feedback(delivery: Delivery[FeedbackGiven]) -> None:
+async def record_feedback(delivery: Delivery[FeedbackGiven], *, privacy: Privacy) -> None:
     """Answer one word of feedback with the evidence that it is. Repeats have one id, and readers keep the first."""
-    delivery.tell(EVIDENCE_RECORDED, evidence_of(delivery.payload))
+    delivery.tell(EVIDENCE_RECORDED, without_personal_data(evidence_of(delivery.payload), privacy))
     FEEDBACK_COLLECTED.inc()
+
+
+def without_personal_data(evidence: EvidenceRecorded, privacy: Privacy) -> EvidenceRecorded:
+    """The evidence with placeholders in what somebody wrote, as the tenant's policy wants it."""
+    changed: dict[str, object] = {}
+    kinds: set[str] = set()
+    for name in ("correction", "comment"):
+        text = getattr(evidence, name)
+        if text is not None and (redacted := privacy.redact_text(text, tenant=evidence.tenant)).counts:
+            changed[name] = redacted.text
+            kinds.update(redacted.counts)
+    if not changed:
+        return evidence
+    return evidence.model_copy(
+        update={**changed, "normalised": (*evidence.normalised, *(f"redacted:{kind}" for kind in sorted(kinds)))}
+    )
 
 
 def evidence_of(feedback: FeedbackGiven) -> EvidenceRecorded:

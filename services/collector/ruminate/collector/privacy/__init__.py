@@ -1,8 +1,9 @@
 """Secrets and personal data become typed, stable placeholders. Pure: no I/O, no clock, no randomness.
 
-text.py                                              what stands around a place in a text
+redaction.py      an interaction, or a text, without them: where they are looked for, and what goes back
+placeholders.py   which value has which number
+policy.py         what a tenant wants found, and what it wants left alone
+scan.py           every recogniser that a policy wants, and one answer where they overlap
 tokens.py, assignments.py, contacts.py, numbers.py   recognisers: a cheap look whether to look, then where
-scan.py                                              all of them over many texts, as a policy wants
-placeholders.py                                      which value has which number
-redaction.py                                         an interaction, or a text, without them
+text.py           what stands around a place in a text, and what only stands in for a value
 """

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from ruminate.collector.privacy.text import ASCII_WORD, Finding, Look, entropy_bits, is_stand_in
+from ruminate.collector.privacy.text import ASCII_WORD, Finding, Look, entropy_bits, in_lower_case, is_stand_in
 
 PASSWORD: Final = "password"  # noqa: S105 - names a kind
 SECRET: Final = "secret"  # noqa: S105
@@ -139,11 +139,10 @@ def find(look: Look) -> Iterator[Finding]:
 
 def _under_key(look: Look) -> Iterator[Finding]:
     """The whole text is a value: `{"password": "…"}`."""
-    named = _NAMED.search(look.key)
     value = look.text
-    if named is None or _is_about(look.key, named.end()):
+    if all(_is_about(look.key, named.end()) for named in _NAMED.finditer(in_lower_case(look.key))):
         return
-    kind = _kind_of(look.key)
+    kind = _kind_of(look.key.lower())
     if "\n" not in value and len(value) <= _LONGEST and _is_value(value, kind, quoted=True):
         yield Finding(0, len(value), kind)
 

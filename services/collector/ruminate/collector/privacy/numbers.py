@@ -235,6 +235,7 @@ _LENGTHS_OF_IBAN: Final = {
     for country in countries.split()
 }  # fmt: skip
 _IBAN_BEGIN: Final = re.compile(r"[A-Z]{2}[0-9]{2}[ \u00a0-]?[A-Z0-9]")
+_SMALL_IBAN: Final = re.compile("[a-z]{2}[0-9]{2}[a-z0-9]{11,29}(?![A-Za-z0-9])")
 _IBAN_REST: Final = re.compile(r"(?:[ \u00a0-]?[A-Z0-9]){15,33}")
 _LETTER_DIGIT: Final = re.compile(r"[A-Z][ ]?[0-9]")
 _SIX_DIGITS: Final = re.compile(r"[0-9]{6}")
@@ -270,6 +271,11 @@ def find_ibans(look: Look) -> Iterator[Finding]:
         end = _end_of(text, start, length, rest.end()) if rest else None
         if end is not None and ends_word(text, end) and mod_97_10.is_valid(_compact(text[start:end])):
             yield Finding(start, end, IBAN)
+    for small in _SMALL_IBAN.finditer(text):
+        written = small[0].upper()
+        is_long_enough = _LENGTHS_OF_IBAN.get(written[:2]) == len(written)
+        if is_long_enough and begins_word(text, small.start()) and mod_97_10.is_valid(_compact(written)):
+            yield Finding(*small.span(), IBAN)
 
 
 def _compact(written: str) -> str:

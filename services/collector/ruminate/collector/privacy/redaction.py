@@ -26,6 +26,7 @@ _LEAST_LARGE: Final = 10**8
 """From here on, a number in a tool's arguments is long enough to be somebody's."""
 _KNOWN_CHARACTERS: Final = 8
 _KNOWN_VALUES: Final = 256
+"""So many values are looked for in all texts: each costs one more look at everything."""
 
 
 @dataclass(frozen=True, slots=True)

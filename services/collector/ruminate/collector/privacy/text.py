@@ -19,7 +19,7 @@ _STAND_IN: Final = re.compile(
     r"[<\[{(]"  # <your key>, {password}, [PASSWORD_1]
     r"|\$[A-Za-z_{(]|%[(A-Za-z{]?[A-Za-z_]*[%)s]|@[A-Za-z_{]|!\w+$"  # ${VAR}, $VAR, %(name)s, %NAME%, !vault
     r"|.*(?:\*\*\*|\.\.\.|…|xxxx|____|•|\{\{|\$\{|</|/>)"
-    r"|(?:your|my|some|the|an?|insert|enter|replace|put)[_ -]"
+    r"|your[_ -]|(?:my|some|the|an?|insert|enter|replace|put)[_ -][a-z_ -]+$"
     r"|.*(?:example|change_?me|change-me|placeholder|redacted|dummy|_here$|-here$)"
     r"|(?:os|process|env|settings|config|secrets|self|this|req|request|args|options|params|vault|var|local|data)[.\[]",
     re.IGNORECASE,
@@ -48,19 +48,19 @@ class Look:
 
     text: str
     key: str = ""
-    """The key under which it stands in a JSON object, in lower case: `{"ssn": "123…"}` names what it holds."""
+    """The key under which it stands in a JSON object: `{"ssn": "123…"}` names what it holds."""
     lower: str = ""
     """The text in lower case, character by character."""
 
     @classmethod
     def at(cls, text: str, key: str = "") -> Look:
         """A look at `text`, where it stands under `key`."""
-        return cls(text, in_lower_case(key), in_lower_case(text))
+        return cls(text, key, in_lower_case(text))
 
     def before(self, at: int, characters: int) -> str:
         """What stands before, in lower case; at the beginning of the text also its key."""
         slice_ = self.lower[max(0, at - characters) : at]
-        return f"{self.key}: {slice_}" if self.key and at <= characters else slice_
+        return f"{self.key.lower()}: {slice_}" if self.key and at <= characters else slice_
 
     def around(self, start: int, end: int, *, before: int, after: int) -> str:
         """What stands on both sides, in lower case."""

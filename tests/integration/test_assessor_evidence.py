@@ -289,7 +289,9 @@ def test_what_is_personal_in_feedback_is_a_placeholder_in_the_evidence() -> None
     async def scenario(world: World) -> None:
         async with world.running() as bus:
             await world.record(bus, named("i-1"))
-            await world.say(bus, feedback("i-1", comment="Ask jane.doe@acme-mail.com", correction="Her card is 4111 1111 1111 1111."))
+            await world.say(
+                bus, feedback("i-1", comment="Ask jane.doe@acme-mail.com", correction="Her card is 4111 1111 1111 1111.")
+            )
             await until(world.judged)
 
     world = played(scenario)

@@ -22,7 +22,7 @@ from aiokafka import AIOKafkaProducer
 
 from ruminate.command.connection import open_bus
 from ruminate.command.demo.lesson import Question, examination, fact_exchanges, interaction
-from ruminate.schemas.flow import INTERACTION_COMPLETED
+from ruminate.schemas.flow import GROUP_READERS, INTERACTION_COMPLETED
 from tests.e2e.running_loop import PAIRS, RunningLoop, eventually, fetch_dataset, running_parts, start_loop
 
 pytestmark = pytest.mark.timeout(600)
@@ -257,7 +257,7 @@ def test_status_says_what_runs_how_far_it_is_and_what_serves(demo: Demo) -> None
     said = json.loads(status.stdout)
     assert all(part["state"] == "running" for part in said["parts"].values())
     assert all(service["ready"] for service in said["services"].values()), said["services"]
-    assert {row["reader"] for row in said["lag"]} == {"collector", "assessor", "accumulator", "trainer", "deployer"}
+    assert {row["reader"] for row in said["lag"]} == set(GROUP_READERS)
     assert [job["state"] for job in said["jobs"]] == ["trained"]
     assert [(version["version"], version["state"]) for version in said["versions"]] == [(demo.report["version"], "registered")]
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import orjson
 import pytest
@@ -18,13 +19,23 @@ from hypothesis import strategies as st
 from ruminate.accumulator.dataset import load_manifest
 from ruminate.accumulator.replay import ReplayManifest
 from ruminate.accumulator.settings import AccumulatorSettings
+from ruminate.assessor.classroom import snapshot_of
 from ruminate.assessor.decide import judge
 from ruminate.assessor.policy import Policy
 from ruminate.command.datasets.policy import ReplayPolicy
 from ruminate.command.datasets.replay import Replay, replay
-from ruminate.schemas.flow import ADAPTER_TRAINED, INTERACTION_RECORDED, REASONING_ASSESSED, TRAINING_BATCH_SEALED
+from ruminate.schemas.evidence import EvidenceRecorded
+from ruminate.schemas.flow import (
+    ADAPTER_TRAINED,
+    EVIDENCE_RECORDED,
+    INTERACTION_RECORDED,
+    REASONING_ASSESSED,
+    SCORER_TAUGHT,
+    TRAINING_BATCH_SEALED,
+)
 from ruminate.schemas.interaction import InteractionRecorded, Response
 from ruminate.schemas.payload import ArtifactReference
+from ruminate.schemas.scoring import ScorerTaught
 from ruminate.shared.memory import MemoryBroker, MemoryBus
 from ruminate.shared.store import FileStore, StoreError
 from tests.integration.recorded_log import LENIENT, SETTINGS, START, TARGET, Pieces, assess, chain_of, interaction, record, seal
@@ -254,6 +265,72 @@ def test_every_interaction_is_assessed_anew_and_the_verdicts_do_not_depend_on_th
         for line, each in zip(lines, by_chain, strict=True):
             assert line["verdict"] == judge(each, strict.assessment, policy_version="p").verdict.model_dump(mode="json")
         assert {line["verdict"]["decision"] for line in lines} == {"keep", "reject"}
+
+    asyncio.run(scenario())
+
+
+def test_what_people_said_counts_in_any_order_and_each_is_judged_by_the_snapshot_that_judged_it(
+    tmp_path: Path,
+) -> None:
+    one, other = interaction(1), interaction(2)
+    taught = ScorerTaught(
+        number=1,
+        combiner="1-0123456789ab",
+        lessons=20,
+        to_offset=19,
+        bias=-3.0,
+        corrections={},
+        names=(),
+        exact=(-3.0,),
+        covariance="",
+        taught={},
+        reliability_lessons=20,
+        brier=0.2,
+        calibration_error=0.05,
+    )
+    said = [
+        EvidenceRecorded(
+            recorded_id=one.recorded_id,
+            conversation_id=one.conversation_id,
+            kind="feedback",
+            said_by="anna",
+            said_at=START + timedelta(hours=hour),
+            thumb=thumb,
+        )
+        for hour, thumb in ((1, "up"), (2, "down"))
+    ]
+    others = EvidenceRecorded(
+        recorded_id=one.recorded_id,
+        conversation_id=one.conversation_id,
+        kind="agreement",
+        said_by="/ruminate/assessor",
+        said_at=START,
+        agreeing=9,
+        disagreeing=0,
+    )
+
+    async def verdicts(evidence: Sequence[EvidenceRecorded], folder: Path) -> list[dict[str, Any]]:
+        bus, store = MemoryBus(MemoryBroker(), reader="command"), FileStore(folder)
+        await record(bus, one, other)
+        assessed = judge(other, LENIENT, policy_version="p")
+        named = assessed.model_copy(update={"verdict": assessed.verdict.model_copy(update={"combiner": taught.combiner})})
+        for topic, payload in ((SCORER_TAUGHT, taught), (REASONING_ASSESSED, named)):
+            envelope = bus.begin(topic, payload)._replace(cause=str(other.recorded_id))
+            await bus.publish(topic, payload, envelope)
+        for each in evidence:
+            event_id = str(UUID(int=100 + said.index(each) if each in said else 99))
+            await bus.publish(EVIDENCE_RECORDED, each, bus.begin(EVIDENCE_RECORDED, each, event_id=event_id))
+        found = await store.read_file((await replay(bus, store, policy_of())).summary, "assessments.jsonl")
+        return [json.loads(line)["verdict"] for line in found.splitlines()]
+
+    async def scenario() -> None:
+        first = await verdicts([*said, others], tmp_path / "one")
+        assert first == await verdicts([others, *reversed(said), said[0]], tmp_path / "other")
+        plain = await verdicts([], tmp_path / "plain")
+        assert [verdict["combiner"] for verdict in first] == ["0", snapshot_of(taught).version]
+        assert first[0]["overall"]["value"] < plain[0]["overall"]["value"]
+        assert "thumb down" in first[0]["overall"]["evidence"]
+        assert first[1]["overall"]["value"] == plain[1]["overall"]["value"] < plain[0]["overall"]["value"]
 
     asyncio.run(scenario())
 

@@ -7,7 +7,7 @@ reference, outcome, feedback, other answers ─┴─ knowledge
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import chain
 from typing import Final
@@ -16,13 +16,14 @@ from ruminate.assessor import parts
 from ruminate.assessor.answers import compare
 from ruminate.assessor.combiner import Combiner, probability
 from ruminate.assessor.findings import Findings, find
-from ruminate.assessor.knowledge import Knowledge
+from ruminate.assessor.knowledge import Agreement, Knowledge, Opinion
 from ruminate.assessor.mathematics import Equal, nobody
 from ruminate.assessor.parts import ModeFit
 from ruminate.assessor.policy import Policy
-from ruminate.assessor.reading import Reading, control_characters, mostly_symbols
+from ruminate.assessor.reading import Reading, control_characters, mostly_symbols, words
 from ruminate.assessor.signals import Signals, signals
 from ruminate.schemas.assessment import ReasoningAssessed, ReasoningQuality, Score, Verdict
+from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.interaction import InteractionRecorded
 
 SCORER_VERSION: Final = "rules-2"
@@ -35,11 +36,35 @@ def untaught(policy: Policy) -> Combiner:
     return Combiner(policy.weights)
 
 
-def knowledge_of(found: Findings, interaction: InteractionRecorded, equal: Equal = nobody) -> Knowledge:
-    """What the interaction itself brings along: its reference, compared, and its outcome."""
+def knowledge_of(
+    found: Findings, interaction: InteractionRecorded, equal: Equal = nobody, evidence: Iterable[EvidenceRecorded] = ()
+) -> Knowledge:
+    """What the interaction itself brings along, its reference, compared, and its outcome; and what evidence says beside it."""
     reference = interaction.reference_answer
-    comparison = compare(found.reading, reference, equal) if reference is not None else None
-    return Knowledge(comparison=comparison, outcome=interaction.outcome)
+    opinions: list[Opinion] = []
+    agreement, asked_again = None, False
+    for each in evidence:
+        if each.kind == "agreement":
+            agreement = Agreement(each.agreeing or 0, each.disagreeing or 0)
+        elif each.kind == "asked_again":
+            asked_again = True
+        else:
+            corrected = each.correction is not None and _is_another(found, each.correction)
+            opinions.append(Opinion(each.said_by, each.thumb, each.score, each.outcome, corrected))
+    return Knowledge(
+        comparison=compare(found.reading, reference, equal) if reference is not None else None,
+        outcome=interaction.outcome,
+        opinions=tuple(opinions),
+        asked_again=asked_again,
+        agreement=agreement,
+    )
+
+
+def _is_another(found: Findings, correction: str) -> bool:
+    """Whether a correction is another answer than the one that was given: whoever repeats it, confirms it."""
+    if words(correction) == found.reading.answer_words:
+        return False
+    return compare(found.reading, correction).result != "right"
 
 
 def assess(interaction: InteractionRecorded, policy: Policy, combiner: Combiner | None = None, equal: Equal = nobody) -> Verdict:
@@ -98,20 +123,33 @@ def judge(
     policy_version: str,
     combiner: Combiner | None = None,
     equal: Equal = nobody,
+    evidence: tuple[EvidenceRecorded, ...] = (),
 ) -> ReasoningAssessed:
-    """The interaction with its verdict."""
-    return judged(interaction, assess(interaction, policy, combiner, equal), policy_version=policy_version)
+    """The interaction with its verdict, in the light of all this evidence, oldest first."""
+    found = find(interaction, most_characters=policy.most_characters)
+    knowledge = knowledge_of(found, interaction, equal, evidence)
+    verdict, _ = weigh(interaction, found, knowledge, policy, combiner or untaught(policy))
+    return judged(interaction, verdict, policy_version=policy_version, evidence=evidence)
 
 
-def judged(interaction: InteractionRecorded, verdict: Verdict, *, policy_version: str) -> ReasoningAssessed:
-    """The event of a first verdict."""
+def judged(
+    interaction: InteractionRecorded,
+    verdict: Verdict,
+    *,
+    policy_version: str,
+    revision: int = 0,
+    evidence: tuple[EvidenceRecorded, ...] = (),
+) -> ReasoningAssessed:
+    """The event of a verdict."""
     return ReasoningAssessed(
         tenant=interaction.tenant,
         target_model=interaction.target_model,
         recorded_id=interaction.recorded_id,
+        revision=revision,
         policy_version=policy_version,
         scorer_version=SCORER_VERSION,
         verdict=verdict,
+        evidence=evidence,
         interaction=interaction,
     )
 

@@ -6,20 +6,15 @@ event, however often it is delivered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
-from ruminate.assessor.answers import compare
 from ruminate.assessor.casebook import Casebook
 from ruminate.assessor.classroom import noted_of
 from ruminate.assessor.decide import SCORER_VERSION, around, judged, knowledge_of, weigh
-from ruminate.assessor.findings import Findings, find
+from ruminate.assessor.findings import find
 from ruminate.assessor.handle import Scorer
-from ruminate.assessor.knowledge import Agreement, Knowledge, Opinion
 from ruminate.assessor.metrics import EVIDENCE_WEIGHED, count_verdict
-from ruminate.assessor.reading import words
 from ruminate.assessor.teacher import lesson_of
 from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.flow import LESSON_NOTED, REASONING_ASSESSED
@@ -51,10 +46,10 @@ async def reassess(
     interaction, weighed = recorded.payload, tuple(each for _, each in evidence)
     policy = scorer.policy
     found = find(interaction, most_characters=policy.most_characters)
-    knowledge = with_evidence(knowledge_of(found, interaction, scorer.equal), found, weighed)
+    knowledge = knowledge_of(found, interaction, scorer.equal, weighed)
     verdict, shown = weigh(interaction, found, knowledge, policy, scorer.combiner_of(interaction.tenant))
-    first = judged(interaction, verdict, policy_version=scorer.policy_version)
-    assessed = first.model_copy(update={"revision": delivery.position.offset + 1, "evidence": weighed})
+    revision = delivery.position.offset + 1
+    assessed = judged(interaction, verdict, policy_version=scorer.policy_version, revision=revision, evidence=weighed)
     count_verdict(verdict)
     EVIDENCE_WEIGHED.labels(said.kind).inc()
     value = around(recorded.value, assessed)
@@ -82,32 +77,3 @@ def _unknown(*, early: bool) -> Exception:
         UNKNOWN_INTERACTION,
         "no interaction of that id, source and conversation is recorded; send all three as the interaction has them",
     )
-
-
-def with_evidence(knowledge: Knowledge, found: Findings, evidence: Iterable[EvidenceRecorded]) -> Knowledge:
-    """What is known, and what this evidence says beside it."""
-    opinions: list[Opinion] = []
-    agreement, asked_again = knowledge.agreement, knowledge.asked_again
-    for each in evidence:
-        if each.kind == "agreement":
-            agreement = Agreement(each.agreeing or 0, each.disagreeing or 0)
-        elif each.kind == "asked_again":
-            asked_again = True
-        else:
-            opinions.append(
-                Opinion(
-                    given_by=each.said_by,
-                    thumb=each.thumb,
-                    score=each.score,
-                    outcome=each.outcome,
-                    corrected=each.correction is not None and _is_another(found, each.correction),
-                )
-            )
-    return replace(knowledge, opinions=(*knowledge.opinions, *opinions), agreement=agreement, asked_again=asked_again)
-
-
-def _is_another(found: Findings, correction: str) -> bool:
-    """Whether a correction is another answer than the one that was given: whoever repeats it, confirms it."""
-    if words(correction) == found.reading.answer_words:
-        return False
-    return compare(found.reading, correction).result != "right"

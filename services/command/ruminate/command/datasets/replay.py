@@ -1,6 +1,7 @@
 """`rebuild --policy`: what another policy would have taught, beside what was taught.
 
-    interaction-recorded-v1  ->  judge (the scorer of this program)  ->  order, cut  ->  replays/<name>/… in the store
+    interaction-recorded-v1  ->  judge (the scorer of this program, by the snapshot that judged it at first, with what people
+                                 said of it)  ->  order, cut  ->  replays/<name>/… in the store
 
 Nothing is published, no chain moves and nothing trains. The datasets depend on the interactions, on the policy and on what
 the chains hold out, and so do the verdicts in `assessments.jsonl`; in `sources.jsonl` alone stands where in the log each
@@ -43,6 +44,7 @@ from ruminate.assessor.mathematics import Equal
 from ruminate.command.datasets.look import not_found
 from ruminate.command.datasets.policy import ReplayPolicy
 from ruminate.command.datasets.report import ChainSize, ReplayedBatch, ReplayedChain, report_of, summary_of
+from ruminate.command.datasets.scorers import KnownScorers, read_feedback
 from ruminate.schemas.flow import INTERACTION_RECORDED
 from ruminate.schemas.payload import ArtifactReference
 from ruminate.shared.bus import Bus
@@ -113,6 +115,9 @@ async def _take_in(
     """Judge what is asked for, and give every chain of which something is recorded."""
     version = policy.assessment.version
     there: set[Key] = set()
+    scorers = KnownScorers(policy.assessment.weights)
+    await scorers.read(bus)
+    feedback = await read_feedback(bus)
     async with aclosing(bus.read(INTERACTION_RECORDED)) as deliveries:
         async for delivery in deliveries:
             told("interactions")
@@ -122,7 +127,14 @@ async def _take_in(
                 sha256 = hashlib.sha256(delivery.value).digest()
                 if not intake.repeats(event_id, sha256=sha256):
                     intake.add(
-                        judge(interaction, policy.assessment, policy_version=version, equal=equal),
+                        judge(
+                            interaction,
+                            policy.assessment,
+                            policy_version=version,
+                            combiner=scorers.combiner_of(interaction.tenant, interaction.recorded_id),
+                            equal=equal,
+                            evidence=feedback.get(interaction.recorded_id, ()),
+                        ),
                         event_id=event_id,
                         sha256=sha256,
                         partition=delivery.position.partition,

@@ -17,7 +17,15 @@ from typing import Any, Final
 from urllib.error import URLError
 
 from infra.real.ports import hold_port
-from ruminate.schemas.flow import INTERACTION_COMPLETED, INTERACTION_RECORDED, REASONING_ASSESSED, TRAINING_BATCH_SEALED
+from ruminate.schemas.flow import (
+    FLOW,
+    GROUP_READERS,
+    INTERACTION_COMPLETED,
+    INTERACTION_RECORDED,
+    REASONING_ASSESSED,
+    TRAINING_BATCH_SEALED,
+    service_of,
+)
 from ruminate.schemas.topic import Topic
 from tests.benchmarks import workload
 from tests.benchmarks.notes import NOTES_IN, NOTES_OUT
@@ -78,7 +86,12 @@ JOBS: Final = (
 SLOW: Final = {"faust": 4, "aiokafka": 2}
 """These get a part of the messages, so that their runs last about as long."""
 
-OURS: Final[Mapping[str, Mapping[str, str]]] = {"ruminate": {}, "transactions": {"RUMINATE_KAFKA_TRANSACTIONS": "true"}}
+_SAME_WORK: Final = {"RUMINATE_COMPARE_ANSWERS": "false"}
+"""Peers compare no answers, and write one verdict an interaction."""
+OURS: Final[Mapping[str, Mapping[str, str]]] = {
+    "ruminate": _SAME_WORK,
+    "transactions": {**_SAME_WORK, "RUMINATE_KAFKA_TRANSACTIONS": "true"},
+}
 """Our own ways to do it, with the settings that make them; both write to the topic of the flow."""
 
 _PEERS: Final = {"quixstreams": "quix", "faust": "faust_app", "aiokafka": "plain_aiokafka"}
@@ -159,9 +172,8 @@ class Course:
         self, job: Job, contestant: str, *, group: str, source: str, sink: str, settings: Mapping[str, str] | None = None
     ) -> Iterator[tuple[Measured, int]]:
         """The contestant's process, and the port of its metrics."""
-        if contestant in OURS:  # a group reads its retries, too, and looks for them again and again where they are not
-            beside = job.source.retries(group), job.source.dead_letters(group)
-            self.topics.add({topic.name: topic.partitions for topic in beside})
+        if contestant in OURS:  # what is not there is looked for again and again
+            self.topics.add(_topics_beside(job, group))
         with ExitStack() as held:
             port = hold_port(held)
             environment = {**_settings(self), "RUMINATE_OPERATIONS_PORT": str(port), **OURS.get(contestant, {}), **(settings or {})}
@@ -200,6 +212,19 @@ class Course:
         keys = self.topics.keys(sink)
         if not len(keys) == len(set(keys)) == expected:
             raise RuntimeError(f"{contestant} at {job.name} wrote {len(keys)} records with {len(set(keys))} keys of {expected}")
+
+
+def _topics_beside(job: Job, group: str) -> dict[str, int]:
+    """Everything else that our service reads or writes, with its partitions: retries, dead letters, its further topics."""
+    found = {topic.name: topic.partitions for topic in FLOW if job.name in (*topic.read_by, *topic.written_by)}
+    readers = {
+        group: (job.source,),
+        **{reader: topics for reader, topics in GROUP_READERS.items() if service_of(reader) == job.name},
+    }
+    for reader, topics in readers.items():
+        for topic in topics:
+            found |= {side.name: side.partitions for side in (topic.retries(reader), topic.dead_letters(reader))}
+    return {name: partitions for name, partitions in found.items() if name not in (job.source.name, job.sink.name)}
 
 
 def look(process: Measured, deadline: float, what: str) -> None:

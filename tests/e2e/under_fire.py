@@ -130,7 +130,7 @@ class Loop:
         return len({each.envelope.id for each in self.seen.of(INTERACTION_RECORDED)}) >= count
 
     def assessed(self, count: int) -> bool:
-        return len({each.envelope.id for each in self.seen.of(REASONING_ASSESSED)}) >= count
+        return len({each.payload.recorded_id for each in self.seen.of(REASONING_ASSESSED)}) >= count
 
     def training_reached(self, number: int, phase: str, step: int = 0) -> bool:
         """Whether the job of that batch, as it runs since the latest kill of it, is this far; once it is over, it is."""
@@ -302,12 +302,14 @@ def check_interactions(loop: Loop, folder: Path) -> None:
 
     loop.wait(judged)
     recorded = once(loop.seen.of(INTERACTION_RECORDED), lambda payload: payload.interaction_id)
-    assessed = once(loop.seen.of(REASONING_ASSESSED), lambda payload: payload.recorded_id)
+    revisions = once(loop.seen.of(REASONING_ASSESSED), lambda payload: (payload.recorded_id, payload.revision))
+    assessed = {each.recorded_id: each for each in revisions.values() if not each.revision}
     assert recorded.keys() >= expected.keys()
     assert {each.interaction_id for each in recorded.values() if each.agent == "demo-agent"} == {
         each.interaction_id for each in loop.sent
     }
     assert {each.recorded_id for each in recorded.values()} == assessed.keys()
+    assert {each.recorded_id for each in revisions.values()} == assessed.keys()
     fresh: Counter[str] = Counter()
     (chain,) = chains(loop.seen.of(TRAINING_BATCH_SEALED)).values()
     for batch in chain:

@@ -344,26 +344,63 @@ async def _ask(host: str, port: int, options: Mapping[str, Any], question: Calla
 class ConnectionWatch:
     """Says why clients of this process do not get through, in the log and as a reason for not being ready.
 
-    It costs nothing while they do: only where one has just failed, an attempt of our own finds out why.
+    It costs nothing while they do: only where one has just failed, an attempt of our own finds out why. All that watch one
+    connection in a process are one: what is said of it is said once.
     """
 
     def __init__(self, settings: KafkaSettings) -> None:
         aiokafka_options(settings)  # what is wrong with the settings themselves is said at once
         self._settings = settings
+        self._watched: _Watch | None = None
+
+    async def __aenter__(self) -> Self:
+        loop = id(asyncio.get_running_loop())
+        values = (getattr(self._settings, name) for name in _CONNECTION_FIELDS)
+        key = (loop, *(str(value.get_secret_value() if isinstance(value, SecretStr) else value) for value in values))
+        self._watched = _watches.get(key) or _watches.setdefault(key, _Watch(self._settings, key))
+        self._watched.enter()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._watched is not None:
+            await self._watched.leave()
+
+    def reasons(self) -> Collection[str]:
+        """Why the broker cannot be reached; empty while it can."""
+        return [] if self._watched is None else self._watched.reasons()
+
+
+_CONNECTION_FIELDS: Final = tuple(KafkaSettings.model_fields)
+_watches: Final[dict[tuple[object, ...], _Watch]] = {}
+
+
+class _Watch:
+    """What several look at."""
+
+    def __init__(self, settings: KafkaSettings, key: tuple[object, ...]) -> None:
+        self._settings = settings
+        self._key = key
+        self._watchers = 0
         self._why = ""
         self._began_at = self._said_at = 0.0
         self._delay_seconds = _LOOK_SECONDS
         self._watching: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Self:
-        self._watching = asyncio.create_task(self._watch(), name="connection-watch")
-        return self
+    def enter(self) -> None:
+        """One more looks."""
+        self._watchers += 1
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch(), name="connection-watch")
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watching
+    async def leave(self) -> None:
+        """One less; with the last one it ends."""
+        self._watchers -= 1
+        if self._watchers or self._watching is None:
+            return
+        _watches.pop(self._key, None)
+        self._watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._watching
 
     def reasons(self) -> Collection[str]:
         """Why the broker cannot be reached; empty while it can."""

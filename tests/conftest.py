@@ -5,9 +5,14 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from hypothesis import settings
 
 # What is asserted there says what it found, as in a test.
 pytest.register_assert_rewrite("tests.contract", "tests.e2e")
+
+# A busy machine is slow at times, and that is no finding.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 pytest_plugins = [
     "tests.plugins.broker",

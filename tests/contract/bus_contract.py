@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
 
 from ruminate.schemas.envelope import derive_event_id
 from ruminate.shared.bus import Bus, Delivery, Hold, Position, Unavailable
+from ruminate.shared.decoding import now
 from tests.contract.bench import (
     DEADLINE_SECONDS,
     VALID,
@@ -79,6 +81,37 @@ class BusContract(DeadLettersContract):
                 await publish(bus, topic, Sample(conversation="c", number=2))
                 await asyncio.wait_for(following, DEADLINE_SECONDS)
                 assert seen == [0, 1, 2]
+
+        asyncio.run(scenario())
+
+    def test_who_follows_hears_when_everything_was_read_and_up_to_which_moment(self, bench: Bench) -> None:
+        async def scenario() -> None:
+            topic = sample_topic()
+            await bench.create(topic, reader=bench.reader)
+            began = now()
+            async with bench.bus("writer") as bus, bench.bus(bench.reader) as other:
+                for number in range(30):
+                    await publish(bus, topic, Sample(conversation=str(number), number=number))
+                seen: set[int] = set()
+                heard: list[tuple[datetime, int]] = []
+
+                async def follow() -> None:
+                    told = other.read(topic, follow=True, caught_up=lambda moment: heard.append((moment, len(seen))))
+                    async for delivery in told:
+                        seen.add(delivery.payload.number)
+
+                following = asyncio.create_task(follow())
+                await until(lambda: bool(heard))
+                assert heard[0][1] == 30, "not before everything was read"
+                before = now()
+                await publish(bus, topic, Sample(conversation="late", number=30))
+                written = now()
+                await until(lambda: heard[-1][0] > written)
+                assert began < heard[0][0] <= now()
+                assert next(count for moment, count in heard if moment > written) == 31
+                assert all(count >= 30 for _, count in heard) and before < written
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
 
         asyncio.run(scenario())
 

@@ -53,7 +53,7 @@ class World:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[MemoryBus]:
-        scorer = Scorer(POLICY, POLICY.version, lambda _: untaught(POLICY))
+        scorer = Scorer(POLICY, POLICY.version, lambda *_: untaught(POLICY))
         window = CasebookWindow(interactions=12_000, interaction_bytes=1_000_000, evidence=12_000)
         async with (
             MemoryBus(self.broker, reader="assessor") as first,

@@ -73,7 +73,7 @@ class World:
     @asynccontextmanager
     async def running(self, *, most_interactions: int = 120_000, early_seconds: float = 5.0) -> AsyncIterator[MemoryBus]:
         window = CasebookWindow(interactions=most_interactions, interaction_bytes=10, evidence=1_200)
-        scorer = Scorer(POLICY, POLICY.version, lambda _: untaught(POLICY))
+        scorer = Scorer(POLICY, POLICY.version, lambda *_: untaught(POLICY))
         async with (
             MemoryBus(self.broker, reader="collector-feedback") as taking,
             MemoryBus(self.broker, reader="assessor-evidence") as judging,

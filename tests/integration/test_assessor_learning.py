@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID, uuid4
 
@@ -21,9 +22,13 @@ from ruminate.assessor.teacher import Lesson, Teacher, source_digest
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.flow import INTERACTION_RECORDED, LESSON_NOTED, REASONING_ASSESSED, SCORER_TAUGHT
 from ruminate.schemas.scoring import LessonNoted, ScorerTaught
+from ruminate.shared.bus import Unavailable
 from ruminate.shared.memory import MemoryBroker, MemoryBus
 from tests.solutions import interaction
 
+START = datetime(2026, 11, 20, 12, tzinfo=UTC)
+AFTER = timedelta(minutes=5)
+SECOND = timedelta(seconds=1)
 NOTHING = Signals(*[0.0] * len(NAMES))
 
 
@@ -45,11 +50,15 @@ class World:
 
     def __init__(self) -> None:
         self.broker = MemoryBroker()
+        self.time = START
+
+    def clock(self) -> datetime:
+        return self.time
 
     @asynccontextmanager
     async def teaching(self) -> AsyncIterator[MemoryBus]:
         async with MemoryBus(self.broker, reader="assessor-lessons") as bus:
-            classroom = Classroom(bus, Weights(), snapshot_every=40)
+            classroom = Classroom(bus, Weights(), snapshot_every=40, effective_after=AFTER, clock=self.clock)
             serving = asyncio.create_task(bus.serve(LESSON_NOTED, classroom.learn, concurrency=4, on_revoked=classroom.forget))
             try:
                 yield bus
@@ -145,11 +154,58 @@ def test_of_two_snapshots_of_one_number_the_first_counts_and_a_pin_holds_one() -
     first, second, third = played(scenario).taught()
     rival = second.model_copy(update={"corrections": {"concludes": 3.0}, "combiner": "2-rival"})
     for pins, expected in (({}, third), ({"default": 2}, second), ({"default": 0}, None), ({"other": 2}, third)):
-        scorers = Scorers(MemoryBus(MemoryBroker(), reader="tests"), Weights(), pins=pins)
+        scorers = scorers_of(pins)
         for each in (third, first, second, rival, third):  # the first of these extends no chain
             scorers.take(each)
-        assert scorers.combiner_of("default").version == (expected.combiner if expected else "0")
-        assert scorers.combiner_of("nobody").version == "0"
+        scorers.caught_up(START + AFTER)
+        assert scorers.combiner_of("default", START + AFTER).version == (expected.combiner if expected else "0")
+        assert scorers.combiner_of("nobody", START + AFTER).version == "0"
+
+
+def test_what_occurred_is_judged_by_the_snapshot_in_effect_then_however_much_was_learned_since() -> None:
+    async def scenario(world: World) -> None:
+        async with world.teaching() as bus:
+            for number, (lessons, hours) in enumerate((((0, 20), 0), ((20, 40), 1), ((40, 80), -1)), 1):  # at last a clock set back
+                world.time = START + timedelta(hours=hours)
+                await world.note(bus, *map(lesson, range(*lessons)))
+                await world.has_taught(number)
+
+    first, second, third = played(scenario).taught()
+    assert (first.effective_at, second.effective_at) == (START + AFTER, START + AFTER + timedelta(hours=1))
+    assert third.effective_at == second.effective_at, "a chain does not go back"
+    scorers = scorers_of({})
+    scorers.caught_up(START + timedelta(days=1))
+
+    def versions() -> list[str]:
+        times = (START, START + AFTER - SECOND, START + AFTER, START + timedelta(hours=1), START + timedelta(hours=2))
+        return [scorers.combiner_of("default", time).version for time in times]
+
+    scorers.take(first)
+    assert versions() == ["0", "0", first.combiner, first.combiner, first.combiner]
+    scorers.take(second)
+    scorers.take(third)
+    assert versions() == ["0", "0", first.combiner, first.combiner, third.combiner]
+
+
+def test_nobody_judges_before_the_chains_are_read_far_enough() -> None:
+    scorers = scorers_of({"pinned": 0})
+    assert scorers.combiner_of("pinned", START).version == "0", "there is nothing to wait for"
+    with pytest.raises(Unavailable, match="not read yet"):
+        scorers.combiner_of("default", START)
+    scorers.caught_up(START - AFTER / 2 - SECOND)
+    with pytest.raises(Unavailable):
+        scorers.combiner_of("default", START)
+    scorers.caught_up(START - AFTER / 2)
+    assert scorers.combiner_of("default", START).version == "0"
+    with pytest.raises(Unavailable):
+        scorers.combiner_of("default", START + SECOND)
+    scorers.caught_up(START + timedelta(days=1) - AFTER / 2)
+    assert scorers.combiner_of("default", START + timedelta(days=9)).version == "0", "whose clock is ahead is not waited for"
+
+
+def scorers_of(pins: dict[str, int]) -> Scorers:
+    bus = MemoryBus(MemoryBroker(), reader="tests")
+    return Scorers(bus, Weights(), pins=pins, effective_after=AFTER, clock=lambda: START + timedelta(days=1))
 
 
 def test_what_an_old_scorer_learned_goes_on_under_new_signals() -> None:
@@ -183,15 +239,16 @@ def test_an_interaction_whose_worth_is_known_teaches_and_its_verdict_names_the_s
         policy = Policy()
         async with (
             MemoryBus(world.broker, reader="assessor") as bus,
-            Scorers(bus, policy.weights, pins={}) as scorers,
+            Scorers(bus, policy.weights, pins={}, effective_after=AFTER) as scorers,
             world.teaching() as lessons,
         ):
             scorer = Scorer(policy, policy.version, scorers.combiner_of)
             serving = asyncio.create_task(bus.serve(INTERACTION_RECORDED, partial(assess_one, scorer=scorer)))
 
             async def record(name: int, reference: str | None) -> None:
+                occurred_at = START + AFTER - SECOND if name < 3 else START + AFTER
                 each = interaction("How many is 3 + 4?", "It is 3 + 4 = 7.", "7", reference).model_copy(
-                    update={"recorded_id": UUID(int=name), "interaction_id": str(name)}
+                    update={"recorded_id": UUID(int=name), "interaction_id": str(name), "occurred_at": occurred_at}
                 )
                 await bus.publish(INTERACTION_RECORDED, each, bus.begin(INTERACTION_RECORDED, each, event_id=str(each.recorded_id)))
 
@@ -200,7 +257,7 @@ def test_an_interaction_whose_worth_is_known_teaches_and_its_verdict_names_the_s
             await world.note(lessons, *map(lesson, range(19)))
             await world.has_taught(1)
             async with asyncio.timeout(20):
-                while scorers.combiner_of("default").version == "0":
+                while scorers.combiner_of("default", START + AFTER).version == "0":
                     await asyncio.sleep(0.01)
                 await record(3, None)
                 while len(world.broker.records(REASONING_ASSESSED.name)) < 3:

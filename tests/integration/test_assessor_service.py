@@ -40,7 +40,7 @@ DEADLINE_SECONDS = 30.0
 NAMESPACE = UUID(int=7)
 
 
-SCORER = Scorer(Policy(), "policy-1", lambda _: untaught(Policy()))
+SCORER = Scorer(Policy(), "policy-1", lambda *_: untaught(Policy()))
 
 
 def recorded(name: str, *, answer: str = "Amber Bay", **changed: Any) -> InteractionRecorded:

@@ -23,6 +23,7 @@ from opentelemetry.trace import StatusCode
 
 from ruminate.collector.http import http_app
 from ruminate.collector.intake import Intake
+from ruminate.collector.privacy.redaction import Privacy
 from ruminate.collector.recorder import Recorder
 from ruminate.collector.settings import CollectorSettings
 from ruminate.collector.window import Window
@@ -54,7 +55,7 @@ async def collecting(bus: Bus, settings: CollectorSettings | None = None) -> Asy
     """A whole collector around a bus, and a client of its HTTP port."""
     settings = settings or CollectorSettings()
     window = Window(most=settings.collector_window_interactions)
-    recorder = Recorder(bus, window, settings)
+    recorder = Recorder(bus, window, settings, Privacy(settings.privacy))
     app = http_app(Intake(bus, window, settings), settings)
     serving = asyncio.create_task(bus.serve(INTERACTION_COMPLETED, recorder.record_one, concurrency=8, on_revoked=recorder.forget))
     try:

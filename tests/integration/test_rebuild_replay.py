@@ -278,6 +278,7 @@ def test_what_people_said_counts_in_any_order_and_each_is_judged_by_the_snapshot
         combiner="1-0123456789ab",
         lessons=20,
         to_offset=19,
+        effective_at=START,
         bias=-3.0,
         corrections={},
         names=(),

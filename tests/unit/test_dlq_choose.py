@@ -77,7 +77,7 @@ def test_letters_are_chosen_by_what_they_have_in_common_the_oldest_first(wanted:
     [
         (
             Filter(reader="colector"),
-            "no reader is named 'colector'; there are collector, collector-feedback, assessor, assessor-evidence,",
+            "no reader is named 'colector'; there are collector, collector-feedback, assessor, assessor-answers,",
         ),
         (
             Filter(topic="node-status-v1"),

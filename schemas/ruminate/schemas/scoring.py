@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from ruminate.schemas.payload import Count, Name, Payload, Ratio
+from ruminate.schemas.payload import Count, Name, Payload, Ratio, Timestamp
 
 
 class LessonNoted(Payload):
@@ -29,6 +29,9 @@ class ScorerTaught(Payload):
     combiner: Name = Field(description="The snapshot's name in verdicts: its number and a digest.")
     lessons: Count
     to_offset: Count = Field(description="The last lesson that is in it, by its offset in the tenant's partition of the lessons.")
+    effective_at: Timestamp = Field(
+        description="What occurred from then on is judged by it, whenever it is judged: never before the chain's last snapshot."
+    )
     bias: float
     corrections: dict[Name, float] = Field(description="Added to the weights of the signals, by name.")
     names: tuple[Name, ...] = Field(description="The signals in the order of `exact` and `covariance`; the bias comes after them.")

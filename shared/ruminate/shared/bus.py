@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound=Payload)
 Q = TypeVar("Q", bound=Payload)
 
+CaughtUp = Callable[[datetime], None]
+"""Hears up to which moment everything that could be read was read."""
+
 EXIT_FAULT_IS_OURS = 78
 """EX_CONFIG: no supervisor restarts a service that ended so; an operator looks first."""
 
@@ -269,12 +272,19 @@ class Bus(Protocol):
         ...
 
     def read(
-        self, topic: Topic[P], *, partitions: Collection[int] | None = None, start: int | None = None, follow: bool = False
+        self,
+        topic: Topic[P],
+        *,
+        partitions: Collection[int] | None = None,
+        start: int | None = None,
+        follow: bool = False,
+        caught_up: CaughtUp | None = None,
     ) -> AsyncGenerator[Delivery[P], None]:
         """Read without a group: from `start` (None: the beginning) to the end as it is now, or on and on with `follow`.
 
         Records that are no events of the topic are logged and passed over: its group reader has made dead letters of them.
-        With `follow`, iteration never ends by itself; leaving the loop closes it.
+        With `follow`, iteration never ends by itself; leaving the loop closes it. `caught_up` hears again and again up to
+        which moment everything that could be read was yielded, and the loop's body run.
         """
         ...
 

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
+from datetime import UTC, datetime
 from itertools import chain
 from types import TracebackType
 from typing import Any, Final, Self
@@ -31,7 +32,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from ruminate.schemas.topic import SideTopic, Topic
 from ruminate.shared import lenient_records
-from ruminate.shared.bus import BrokerUnavailable, BusError, OffsetLost, TransactionsRefused
+from ruminate.shared.bus import BrokerUnavailable, BusError, CaughtUp, OffsetLost, TransactionsRefused
 from ruminate.shared.connection import ConnectionWatch, aiokafka_options
 from ruminate.shared.crash_notes import CrashNotes
 from ruminate.shared.dead_letters import Place, Record
@@ -214,7 +215,12 @@ class KafkaBus(Member):
     # Reading without a group.
 
     async def _records(
-        self, topic: Topic[Any] | SideTopic, partitions: Collection[int], start: int | None, follow: bool
+        self,
+        topic: Topic[Any] | SideTopic,
+        partitions: Collection[int],
+        start: int | None,
+        follow: bool,
+        caught_up: CaughtUp | None = None,
     ) -> AsyncGenerator[Record, None]:
         await self._writer()  # the broker answers
         places = [TopicPartition(topic.name, number) for number in partitions]
@@ -240,8 +246,9 @@ class KafkaBus(Member):
                 if start is not None and start < beginnings[place]:
                     raise OffsetLost(_lost(place, start, beginnings[place]))
                 consumer.seek(place, beginnings[place] if start is None else start)
-            reading = _follow(consumer) if follow else _read_to_end(consumer, places, self._profile)
-            async with aclosing(reading):
+            async with aclosing(
+                _follow(consumer, places, self._profile, caught_up) if follow else _read_to_end(consumer, places, self._profile)
+            ) as reading:
                 async for record in reading:
                     yield record
         except ConsumerStoppedError:
@@ -409,11 +416,26 @@ def _lost(place: TopicPartition, offset: int, beginning: int) -> str:
     return f"{lost}. Bring the log back, or set the group's offset by hand and accept the loss."
 
 
-async def _follow(consumer: AIOKafkaConsumer) -> AsyncGenerator[Record, None]:
+async def _follow(
+    consumer: AIOKafkaConsumer, places: Collection[TopicPartition], profile: BrokerProfile, caught_up: CaughtUp | None
+) -> AsyncGenerator[Record, None]:
     while True:
         for records in (await consumer.getmany(timeout_ms=_FOLLOW_TURN_MS)).values():
             for record in records:
                 yield record
+        if caught_up is not None and (moment := await _read_up_to(consumer, places, profile)) is not None:
+            caught_up(moment)
+
+
+async def _read_up_to(consumer: AIOKafkaConsumer, places: Collection[TopicPartition], profile: BrokerProfile) -> datetime | None:
+    """The moment up to which everything visible was read; None while something is left to read."""
+    oldest_ms: int | None = None
+    for place in places:
+        end, polled_ms = visible_end(consumer, place, profile), consumer.last_poll_timestamp(place)
+        if end is None or polled_ms is None or await consumer.position(place) < end:
+            return None
+        oldest_ms = polled_ms if oldest_ms is None else min(oldest_ms, polled_ms)
+    return None if oldest_ms is None else datetime.fromtimestamp(oldest_ms / 1000, UTC)
 
 
 def visible_end(consumer: AIOKafkaConsumer, place: TopicPartition, profile: BrokerProfile) -> int | None:

@@ -21,6 +21,7 @@ from ruminate.schemas.topic import SideTopic, Topic
 from ruminate.shared import metrics
 from ruminate.shared.bus import (
     BrokerUnavailable,
+    CaughtUp,
     Delivery,
     Handler,
     PartitionsListener,
@@ -65,9 +66,14 @@ class Member(ABC):
 
     @abstractmethod
     def _records(
-        self, topic: Topic[Any] | SideTopic, partitions: Collection[int], start: int | None, follow: bool
+        self,
+        topic: Topic[Any] | SideTopic,
+        partitions: Collection[int],
+        start: int | None,
+        follow: bool,
+        caught_up: CaughtUp | None = None,
     ) -> AsyncGenerator[Record, None]:
-        """Records from `start` (None: the beginning) to the end, or on and on."""
+        """Records from `start` (None: the beginning) to the end, or on and on: then `caught_up` hears how far they came."""
 
     @abstractmethod
     def _cluster(self) -> str:
@@ -189,10 +195,16 @@ class Member(ABC):
         )
 
     async def read(
-        self, topic: Topic[P], *, partitions: Collection[int] | None = None, start: int | None = None, follow: bool = False
+        self,
+        topic: Topic[P],
+        *,
+        partitions: Collection[int] | None = None,
+        start: int | None = None,
+        follow: bool = False,
+        caught_up: CaughtUp | None = None,
     ) -> AsyncGenerator[Delivery[P], None]:
         chosen = range(topic.partitions) if partitions is None else sorted(partitions)
-        async with aclosing(self._records(topic, chosen, start, follow)) as records:
+        async with aclosing(self._records(topic, chosen, start, follow, caught_up)) as records:
             async for record in records:
                 try:
                     payload, envelope = decode(topic, record.value, record.headers, timestamp_ms=record.timestamp)

@@ -17,8 +17,9 @@ from typing import Any, Self
 
 from ruminate.schemas.envelope import Headers
 from ruminate.schemas.topic import SideTopic, Topic
-from ruminate.shared.bus import OffsetLost
+from ruminate.shared.bus import CaughtUp, OffsetLost
 from ruminate.shared.dead_letters import Place, Record
+from ruminate.shared.decoding import now
 from ruminate.shared.ledger import Commit
 from ruminate.shared.member import Member
 from ruminate.shared.serving import Serving
@@ -145,18 +146,30 @@ class MemoryBus(Member):
             await group_log.leave()
 
     async def _records(
-        self, topic: Topic[Any] | SideTopic, partitions: Collection[int], start: int | None, follow: bool
+        self,
+        topic: Topic[Any] | SideTopic,
+        partitions: Collection[int],
+        start: int | None,
+        follow: bool,
+        caught_up: CaughtUp | None = None,
     ) -> AsyncGenerator[Record, None]:
         ends = {number: len(self._broker.records(topic.name, number)) for number in partitions}
         positions = {number: max(0, end + start) if start is not None and start < 0 else start or 0 for number, end in ends.items()}
         while True:
+            began, full = now(), False
             for number, position in positions.items():
                 limit = 1000 if follow else max(0, ends[number] - position)
                 for record in self._broker.fetch(topic.name, number, position, limit):
                     positions[number] = record.offset + 1
                     yield record
+                full = full or positions[number] - position >= limit
             if not follow:
                 return
+            if full:
+                await asyncio.sleep(0)
+                continue
+            if caught_up is not None:
+                caught_up(began)
             await self._broker.wait(0.2)
 
 

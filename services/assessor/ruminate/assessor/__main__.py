@@ -11,6 +11,7 @@ At least once. A redelivered interaction yields the same event id; readers keep 
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from functools import partial
 
 from ruminate.assessor.casebook import Casebook
@@ -40,12 +41,14 @@ async def main(settings: AssessorSettings) -> None:
         await enter(serve_operations(host=host, port=port, ready=buses.readiness, turned_at=buses.turned_at))
         stop_on_signals(buses.stop)
         policy = settings.assessment
-        scorers = await enter(Scorers(lessons_bus, policy.weights, pins=settings.scorer_pins))
+        effective_after = timedelta(seconds=settings.scorer_effective_after_seconds)
+        scorers = await enter(Scorers(lessons_bus, policy.weights, pins=settings.scorer_pins, effective_after=effective_after))
         equal = resources.enter_context(Mathematician())
         scorer = Scorer(policy, policy.version, scorers.combiner_of, equal, compares=settings.compare_answers)
         casebook = await enter(Casebook(evidence_bus, settings.evidence_window))
         comparing = Comparing(answers_bus, most_answers=settings.compared_answers)
-        classroom = Classroom(lessons_bus, policy.weights, snapshot_every=settings.scorer_snapshot_every)
+        every = settings.scorer_snapshot_every
+        classroom = Classroom(lessons_bus, policy.weights, snapshot_every=every, effective_after=effective_after)
         again = partial(reassess, casebook=casebook, scorer=scorer)
         await buses.serve(
             bus.serve(INTERACTION_RECORDED, partial(assess_one, scorer=scorer), concurrency=64),

@@ -3,15 +3,17 @@
     lesson-noted-v1  ->  learn  ->  scorer-taught-v1  (every so many lessons)
 
 A snapshot names the last lesson that is in it; whoever comes after it reads on from there. The first record of a number that
-extends a tenant's chain *is* that snapshot, and everybody scores by it.
+extends a tenant's chain *is* that snapshot. It takes effect only later, so that everybody knows of it by then, and what is judged
+twice is judged by the same.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
@@ -24,6 +26,7 @@ from ruminate.assessor.teacher import Lesson, Teacher, packed
 from ruminate.schemas.flow import LESSON_NOTED, SCORER_TAUGHT
 from ruminate.schemas.scoring import LessonNoted, ScorerTaught
 from ruminate.shared.bus import BrokerUnavailable, Bus, Delivery, OffsetLost, Unavailable
+from ruminate.shared.decoding import now
 
 log = structlog.get_logger()
 
@@ -39,6 +42,7 @@ class _Room:
     teacher: Teacher
     to_offset: int = -1
     cut_at: int = 0
+    effective_at: datetime | None = None
     seen: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
     def due(self, every: int) -> bool:
@@ -49,10 +53,20 @@ class _Room:
 class Classroom:
     """The teachers of the tenants whose lessons are ours."""
 
-    def __init__(self, bus: Bus, weights: Weights, *, snapshot_every: int) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        weights: Weights,
+        *,
+        snapshot_every: int,
+        effective_after: timedelta,
+        clock: Callable[[], datetime] = now,
+    ) -> None:
         self._bus = bus
         self._weights = weights
         self._every = snapshot_every
+        self._effective_after = effective_after
+        self._clock = clock
         self._rooms: dict[tuple[int, str], _Room] = {}
 
     async def learn(self, delivery: Delivery[LessonNoted]) -> None:
@@ -67,7 +81,7 @@ class Classroom:
         if not self._take(room, delivery):
             return
         if room.due(self._every):
-            delivery.tell(SCORER_TAUGHT, _cut(room, tenant))
+            delivery.tell(SCORER_TAUGHT, self._cut(room, tenant))
             measured = room.teacher.reliability()
             metrics.BRIER_SCORE.labels(tenant).set(measured.brier)
             metrics.CALIBRATION_ERROR.labels(tenant).set(measured.calibration_error)
@@ -114,7 +128,7 @@ class Classroom:
             covariance=taught.covariance,
             taught=taught.taught,
         )
-        return _Room(teacher, to_offset=taught.to_offset, cut_at=taught.lessons)
+        return _Room(teacher, to_offset=taught.to_offset, cut_at=taught.lessons, effective_at=taught.effective_at)
 
     async def _catch_up(self, room: _Room, partition: int, tenant: str, start: int | None, end: int) -> None:
         lessons: AsyncGenerator[Delivery[LessonNoted], None] = self._bus.read(LESSON_NOTED, partitions=(partition,), start=start)
@@ -124,7 +138,31 @@ class Classroom:
                     return
                 if delivery.payload.tenant == tenant and self._take(room, delivery) and room.due(self._every):
                     # Whoever was here before us has told it, or was about to: its cause comes to us again then.
-                    _cut(room, tenant)
+                    self._cut(room, tenant)
+
+    def _cut(self, room: _Room, tenant: str) -> ScorerTaught:
+        snapshot, teacher = room.teacher.snapshot(), room.teacher
+        room.cut_at = teacher.lessons
+        effective_at = self._clock() + self._effective_after
+        room.effective_at = effective_at if room.effective_at is None else max(room.effective_at, effective_at)
+        measured = teacher.reliability()
+        return ScorerTaught(
+            tenant=tenant,
+            number=snapshot.number,
+            combiner=snapshot.version,
+            lessons=snapshot.lessons,
+            to_offset=room.to_offset,
+            effective_at=room.effective_at,
+            bias=snapshot.bias,
+            corrections=snapshot.corrections,
+            names=NAMES,
+            exact=tuple(teacher.corrections),
+            covariance=packed(teacher.covariance),
+            taught=teacher.taught,
+            reliability_lessons=measured.lessons,
+            brier=measured.brier,
+            calibration_error=measured.calibration_error,
+        )
 
 
 def lesson_from(noted: LessonNoted) -> Lesson:
@@ -150,25 +188,3 @@ def noted_of(lesson: Lesson, **about: object) -> LessonNoted:
 def snapshot_of(taught: ScorerTaught) -> Snapshot:
     """What a verdict rests on."""
     return Snapshot(number=taught.number, lessons=taught.lessons, bias=taught.bias, corrections=taught.corrections)
-
-
-def _cut(room: _Room, tenant: str) -> ScorerTaught:
-    snapshot, teacher = room.teacher.snapshot(), room.teacher
-    room.cut_at = teacher.lessons
-    measured = teacher.reliability()
-    return ScorerTaught(
-        tenant=tenant,
-        number=snapshot.number,
-        combiner=snapshot.version,
-        lessons=snapshot.lessons,
-        to_offset=room.to_offset,
-        bias=snapshot.bias,
-        corrections=snapshot.corrections,
-        names=NAMES,
-        exact=tuple(teacher.corrections),
-        covariance=packed(teacher.covariance),
-        taught=teacher.taught,
-        reliability_lessons=measured.lessons,
-        brier=measured.brier,
-        calibration_error=measured.calibration_error,
-    )

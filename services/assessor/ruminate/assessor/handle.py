@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from ruminate.assessor.agreement import answer_key, asks_again, question_key
 from ruminate.assessor.classroom import noted_of
@@ -22,8 +22,8 @@ from ruminate.schemas.flow import ANSWER_NOTED, EVIDENCE_RECORDED, INTERACTION_R
 from ruminate.schemas.interaction import InteractionRecorded
 from ruminate.shared.bus import Delivery
 
-CombinerOf = Callable[[str], Combiner]
-"""By what a tenant's interactions are judged."""
+CombinerOf = Callable[[str, datetime], Combiner]
+"""By what is judged what occurred in a tenant at a time. Raises Unavailable where that cannot be said yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,12 @@ class Scorer:
 async def assess_one(delivery: Delivery[InteractionRecorded], *, scorer: Scorer) -> None:
     """Answer one recorded interaction with a verdict."""
     interaction, policy = delivery.payload, scorer.policy
+    # When it occurred, not now: a redelivery is judged by the same. Nobody lays it into the future.
+    combiner = scorer.combiner_of(interaction.tenant, min(interaction.occurred_at, delivery.envelope.time))
     with ASSESSMENT_SECONDS.time():
         found = find(interaction, most_characters=policy.most_characters)
         knowledge = knowledge_of(found, interaction, scorer.equal)
-        verdict, shown = weigh(interaction, found, knowledge, policy, scorer.combiner_of(interaction.tenant))
+        verdict, shown = weigh(interaction, found, knowledge, policy, combiner)
         assessed = judged(interaction, verdict, policy_version=scorer.policy_version)
     count_verdict(verdict)
     value = around(delivery.value, assessed)

@@ -33,6 +33,7 @@ async def reassess(
 ) -> None:
     """Judge an interaction again because of one more piece of evidence."""
     said = delivery.payload
+    combiner = scorer.combiner_of(said.tenant, min(said.said_at, delivery.envelope.time))
     early = (datetime.now(UTC) - delivery.envelope.time).total_seconds() < early_seconds
     try:
         recorded = await casebook.interaction(delivery.position.partition, said.recorded_id, look_far=not early)
@@ -47,7 +48,7 @@ async def reassess(
     policy = scorer.policy
     found = find(interaction, most_characters=policy.most_characters)
     knowledge = knowledge_of(found, interaction, scorer.equal, weighed)
-    verdict, shown = weigh(interaction, found, knowledge, policy, scorer.combiner_of(interaction.tenant))
+    verdict, shown = weigh(interaction, found, knowledge, policy, combiner)
     revision = delivery.position.offset + 1
     assessed = judged(interaction, verdict, policy_version=scorer.policy_version, revision=revision, evidence=weighed)
     count_verdict(verdict)

@@ -1,10 +1,17 @@
-"""Scorers: by which snapshot each tenant's interactions are judged: the newest, or the one that is pinned."""
+"""Scorers: by which snapshot an interaction is judged: the last that was in effect when it occurred, or the one that is pinned.
+
+A redelivered interaction has to give the same verdict, byte for byte, whatever was learned meanwhile, and on whichever replica.
+So a snapshot is in effect only some time after it was told, and nobody judges who has not read the chains far enough by then.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
 from typing import Final, Self
 
 import structlog
@@ -15,31 +22,63 @@ from ruminate.assessor.metrics import SCORER_SNAPSHOT
 from ruminate.assessor.policy import Weights
 from ruminate.schemas.flow import SCORER_TAUGHT
 from ruminate.schemas.scoring import ScorerTaught
-from ruminate.shared.bus import BrokerUnavailable, Bus
+from ruminate.shared.bus import BrokerUnavailable, Bus, Unavailable
+from ruminate.shared.decoding import now
 
 log = structlog.get_logger()
 
 _AGAIN_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 0.25
+_NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 
 class Scorers:
-    """The combiner of each tenant, as far as its chain of snapshots was read. `pins`: numbers by tenant, 0 is untaught.
+    """The combiners of each tenant, as far as its chain of snapshots was read. `pins`: numbers by tenant, 0 is untaught.
 
-    A context: within it, the chains are followed. Until a broker answers, everybody is untaught.
+    A context: within it, the chains are followed. `effective_after`: what the classrooms give everybody to hear of a snapshot.
     """
 
-    def __init__(self, bus: Bus, weights: Weights, *, pins: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        weights: Weights,
+        *,
+        pins: Mapping[str, int],
+        effective_after: timedelta,
+        clock: Callable[[], datetime] = now,
+    ) -> None:
         self._bus = bus
         self._weights = weights
         self._pins = pins
+        self._clock = clock
+        self._most_behind = effective_after / 2  # the other half is for what was told and is not visible yet
         self._untaught = Combiner(weights)
         self._numbers: dict[str, int] = {}
-        self._combiners: dict[str, Combiner] = {}
+        self._pinned: dict[str, Combiner] = {}
+        self._chains: defaultdict[str, tuple[list[datetime], list[Combiner]]] = defaultdict(lambda: ([], []))
+        self._read_up_to = _NEVER
         self._following: asyncio.Task[None] | None = None
 
-    def combiner_of(self, tenant: str) -> Combiner:
-        """By what this tenant's interactions are judged now."""
-        return self._combiners.get(tenant, self._untaught)
+    def combiner_of(self, tenant: str, at: datetime) -> Combiner:
+        """By what is judged what occurred at that time.
+
+        Raises Unavailable while the chains are not read far enough to say so.
+        """
+        pin = self._pins.get(tenant)
+        if pin == 0:
+            return self._untaught
+        if pin is not None and tenant in self._pinned:
+            return self._pinned[tenant]
+        if self._following is not None and self._following.done():
+            self._following.result()  # whatever ended it ends the service
+        # A time to come, by a clock that is ahead, waits for nobody.
+        if self._read_up_to < min(at, self._clock()) - self._most_behind:
+            raise Unavailable("what the scorers have learned is not read yet", retry_after_seconds=_LOOK_SECONDS)
+        if pin is not None:
+            return self._untaught  # its snapshot is not there yet, or never will be
+        effective, combiners = self._chains.get(tenant, ((), ()))
+        place = bisect_right(effective, at)
+        return combiners[place - 1] if place else self._untaught
 
     def take(self, taught: ScorerTaught) -> None:
         """One more snapshot of a chain: the first of its number counts, and only where it extends the chain."""
@@ -48,9 +87,20 @@ class Scorers:
             return
         self._numbers[tenant] = taught.number
         pin = self._pins.get(tenant)
-        if pin is None or taught.number == pin:
-            self._combiners[tenant] = Combiner(self._weights, snapshot_of(taught))
-            SCORER_SNAPSHOT.labels(tenant).set(taught.number)
+        if pin is not None and taught.number != pin:
+            return
+        combiner = Combiner(self._weights, snapshot_of(taught))
+        SCORER_SNAPSHOT.labels(tenant).set(taught.number)
+        if pin is not None:
+            self._pinned[tenant] = combiner
+            return
+        effective, combiners = self._chains[tenant]
+        effective.append(max(taught.effective_at, effective[-1]) if effective else taught.effective_at)
+        combiners.append(combiner)
+
+    def caught_up(self, moment: datetime) -> None:
+        """Everything that was told by then is read."""
+        self._read_up_to = max(self._read_up_to, moment)
 
     async def __aenter__(self) -> Self:
         self._following = asyncio.create_task(self._follow(), name="follow-scorers")
@@ -64,7 +114,7 @@ class Scorers:
     async def _follow(self) -> None:
         while True:
             try:
-                async with aclosing(self._bus.read(SCORER_TAUGHT, follow=True)) as snapshots:
+                async with aclosing(self._bus.read(SCORER_TAUGHT, follow=True, caught_up=self.caught_up)) as snapshots:
                     async for snapshot in snapshots:
                         self.take(snapshot.payload)
             except BrokerUnavailable as error:

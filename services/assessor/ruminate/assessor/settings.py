@@ -22,9 +22,15 @@ class AssessorSettings(ServiceSettings):
     scorer_snapshot_every: int = Field(
         default=200, ge=20, le=1_000_000, description="Lessons after which what was learned becomes a numbered snapshot."
     )
+    scorer_effective_after_seconds: int = Field(
+        default=300,
+        ge=20,
+        le=86_400,
+        description="How long after it is told a snapshot is judged by: time for every replica to know of it.",
+    )
     scorer_pins: dict[str, Annotated[int, Field(ge=0)]] = Field(
         default_factory=dict,
-        description="The snapshot that a tenant is judged by, as JSON of numbers; 0 is untaught; else the newest.",
+        description="The snapshot that a tenant is judged by, as JSON of numbers; 0 is untaught; else the newest in effect.",
     )
     compare_answers: bool = Field(
         default=True, description="Whether answers to the same question count as evidence; it costs an event for each interaction."

@@ -39,6 +39,7 @@ from ruminate.command.events import publish
 from ruminate.command.plan import Wishes
 from ruminate.command.supervisor import SupervisorError, running_supervisor
 from ruminate.command.up import bring_up
+from ruminate.schemas.assessment import Verdict
 from ruminate.schemas.flow import (
     ADAPTER_TRAINED,
     FLOW,
@@ -208,7 +209,8 @@ async def _close_the_loop(state: Path, measured: Report, console: Console) -> No
 async def _teach(bus: Bus, state: Path, measured: Report, console: Console) -> frozenset[str]:
     """Send the lesson, half by HTTP and half by the topic, with garbage among it; return the ids that must be judged."""
     addresses = read_addresses(state)
-    run, now = f"demo-{uuid4().hex[:8]}", datetime.now(UTC)
+    # Always the same ids: the order of the rows follows from them, so every run trains the same steps.
+    run, now = "demo", datetime.now(UTC)
     lesson = [
         interaction(exchange, number=number, run=run, target=TARGET, at=now)
         for number, exchange in enumerate([*fact_exchanges(), *problem_exchanges()])
@@ -255,22 +257,23 @@ async def _post(collector: str, interactions: Sequence[InteractionCompleted]) ->
 
 
 async def _judge(bus: Bus, taught: frozenset[str], measured: Report, console: Console) -> None:
-    rejected: list[dict[str, Any]] = []
-    kept = 0
+    verdicts: dict[str, Verdict] = {}  # the latest of each: evidence judges an interaction again
     with counter(console, "judged", len(taught)) as advance:
         async with asyncio.timeout(LONGEST_STAGE_SECONDS):
             async for delivery in bus.read(REASONING_ASSESSED, follow=True):
                 # The examination was captured and is judged, too; without consent it is never trained on.
-                if delivery.payload.interaction.interaction_id not in taught:
+                name = delivery.payload.interaction.interaction_id
+                if name not in taught:
                     continue
-                verdict = delivery.payload.verdict
-                advance()
-                if verdict.decision == "keep":
-                    kept += 1
-                else:
-                    rejected.append({"interaction": delivery.payload.interaction.interaction_id, "reasons": list(verdict.reasons)})
-                if kept + len(rejected) == len(taught):
+                if name not in verdicts:
+                    advance()
+                verdicts[name] = delivery.payload.verdict
+                if len(verdicts) == len(taught):
                     break
+    rejected: list[dict[str, Any]] = [
+        {"interaction": name, "reasons": list(verdict.reasons)} for name, verdict in verdicts.items() if verdict.decision != "keep"
+    ]
+    kept = len(verdicts) - len(rejected)
     console.print(f"  {kept} kept, {len(rejected)} rejected:", highlight=False)
     for item in rejected:
         console.print(f"  rejected {item['interaction']}: {'; '.join(item['reasons'])}", highlight=False, style="dim")

@@ -79,6 +79,13 @@ class Store(Protocol):
         """Where a single file lies on this machine, or None when it has to be fetched. Not verified."""
         ...
 
+    async def find_trees(self, *, kind: str, name: str) -> list[ArtifactReference]:
+        """Every folder kept under this kind and name, the latest last; each manifest is verified, its files are not.
+
+        Raises ArtifactDamaged.
+        """
+        ...
+
 
 def open_store(uri: str) -> Store:
     """The store behind a `file://` address, absolute or relative to the working folder."""
@@ -147,6 +154,10 @@ class FileStore:
     async def local_path(self, reference: ArtifactReference) -> Path | None:
         """See Store."""
         return self._path_of(reference)
+
+    async def find_trees(self, *, kind: str, name: str) -> list[ArtifactReference]:
+        """See Store."""
+        return await asyncio.to_thread(self._find_trees, kind, name)
 
     def _put_file(self, path: Path) -> ArtifactReference:
         sha256, size = hash_file(path)
@@ -221,6 +232,15 @@ class FileStore:
             if relative.is_absolute() or ".." in relative.parts:
                 raise ArtifactDamaged(f"{reference.uri} names {file.path!r}, which lies outside of its folder")
         return files
+
+    def _find_trees(self, kind: str, name: str) -> list[ArtifactReference]:
+        found = []
+        paths = (self._root / kind / _safe(name)).glob("[0-9a-f]*.json")
+        for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name)):
+            reference = _reference(path, path.stem, 0)
+            size_bytes = sum(file.size_bytes for file in self._files_of(reference))
+            found.append(reference.model_copy(update={"size_bytes": size_bytes}))
+        return found
 
     def _present(self, file: _TreeFile, reference: ArtifactReference) -> Path:
         blob = self._blob(file.sha256)

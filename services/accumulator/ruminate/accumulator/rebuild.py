@@ -134,7 +134,7 @@ async def rebuild_chain(
     # Without manifests, what earlier batches hold is known only by rebuilding them, too.
     begin = chain.batches[0] if without_manifests else wanted[0]
     with Spool() as spool:
-        async with aclosing(_reading(bus, chain.partition, begin.after_offset + 1)) as deliveries:
+        async with aclosing(reading(bus, chain.partition, begin.after_offset + 1)) as deliveries:
             log = _ChainLog(deliveries, chain, spool, told)
             rebuilding = _Rebuilding(store, chain, settings, spool, log, without_manifests=without_manifests)
             for batch in chain.batches[: wanted[-1].number]:
@@ -146,8 +146,8 @@ async def rebuild_chain(
                     yield rebuilt
 
 
-async def _reading(bus: Bus, partition: int, start: int) -> AsyncGenerator[Delivery[ReasoningAssessed], None]:
-    """The partition from `start` on, or from where the log begins by now."""
+async def reading(bus: Bus, partition: int, start: int) -> AsyncGenerator[Delivery[ReasoningAssessed], None]:
+    """A partition of assessments from `start` on, or from where the log begins by now."""
     try:
         async with aclosing(bus.read(REASONING_ASSESSED, partitions={partition}, start=start)) as deliveries:
             async for delivery in deliveries:

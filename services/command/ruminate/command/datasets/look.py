@@ -15,6 +15,8 @@ from ruminate.shared.bus import Bus
 from ruminate.shared.store import Store, StoreError
 
 _SHOWN_CHAINS: Final = 10
+DIGITS: Final = 8
+"""So many digits of a SHA-256 are asked for at least."""
 FILES: Final = {"train": "train.jsonl", "holdout": "holdout.jsonl"}
 
 
@@ -65,6 +67,28 @@ def find(chains: list[SealedChain], batch_id: str) -> TrainingBatchSealed:
                 return batch
     last = ", ".join(chain.batches[-1].batch_id for chain in chains) or "none yet"
     raise NotFound(f"no batch is named {batch_id!r}; the last of each chain: {last}. All of them:  ruminate datasets list")
+
+
+def pick(chains: list[SealedChain], text: str) -> tuple[SealedChain, TrainingBatchSealed]:
+    """The batch that `text` means: a number, an id, the dataset's address, or the beginning of its SHA-256. Raises NotFound."""
+    found = [(chain, batch) for chain in chains for batch in chain.batches if _means(text, batch)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        several = ", ".join(f"{batch.batch_id} of {chain.tenant}" for chain, batch in found[:_SHOWN_CHAINS])
+        raise NotFound(f"{text!r} is {len(found)} batches: {several}. Name the chain (--target, --tenant), or the batch by its id")
+    last = ", ".join(f"{chain.batches[-1].number} ({chain.batches[-1].batch_id})" for chain in chains) or "none yet"
+    raise NotFound(
+        f"no batch is {text!r}; a batch is named by its number, its id, or its dataset's address or SHA-256 (at least "
+        f"{DIGITS} digits). The last of each chain: {last}. All of them:  ruminate datasets list"
+    )
+
+
+def _means(text: str, batch: TrainingBatchSealed) -> bool:
+    if text.isdecimal() and len(text) < DIGITS:
+        return int(text) == batch.number
+    dataset = batch.dataset
+    return text in (batch.batch_id, dataset.uri) or (len(text) >= DIGITS and dataset.sha256.startswith(text.lower()))
 
 
 def described(batch: TrainingBatchSealed, manifest: Manifest) -> dict[str, Any]:

@@ -1,14 +1,13 @@
-"""`ruminate datasets list|show|verify|rebuild`: parses what it was given, calls the module that does the work, prints."""
+"""`ruminate datasets list|show|verify|rebuild|…`: parses what it was given, calls the module that does the work, prints."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Collection
+from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
-from time import monotonic
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import orjson
 import typer
@@ -17,48 +16,27 @@ from rich.text import Text
 
 from ruminate.accumulator.dataset import load_manifest
 from ruminate.accumulator.rebuild import Rebuilt, rebuild_chain
-from ruminate.accumulator.replay import Unsound
 from ruminate.accumulator.settings import AccumulatorSettings
-from ruminate.command.connection import find_settings, open_bus_at, read_settings
-from ruminate.command.datasets.look import Listed, NotFound, chains_of, described, find, listed, verify
-from ruminate.command.datasets.policy import PolicyError, read_policy
+from ruminate.command.connection import read_settings
+from ruminate.command.datasets.look import Listed, chains_of, described, find, listed, verify
+from ruminate.command.datasets.policy import read_policy
 from ruminate.command.datasets.replay import replay
-from ruminate.command.terminal import (
-    DEFAULT_STATE,
-    AsJson,
-    Kafka,
-    State,
-    complaints,
-    console,
-    line,
-    printable,
-    refuse,
-    run,
-    write_json,
-)
-from ruminate.shared.bus import Bus
-from ruminate.shared.store import Store, StoreError, open_store
+from ruminate.command.datasets.session import StoreUri, Target, Tenant, open_parts, run_verb, say, telling
+from ruminate.command.datasets.versions import card_command, diff_command, export_command
+from ruminate.command.terminal import DEFAULT_STATE, AsJson, Kafka, State, console, printable, refuse, write_json
 
 SOMETHING_DIFFERS: Final = 1
 
 _NONE_YET: Final = "no batch is sealed yet"
 _SHOWN: Final = 20
-_TOLD_EVERY_SECONDS: Final = 5.0
 _RANGE: Final = re.compile(r"(\d+)(?:\.\.(\d+))?")
 
 app = typer.Typer(
-    help="The batches of each chain: list, show, verify and rebuild them.",
+    help="The batches of each chain: list, show, verify and rebuild them; compare two, hand one on, say what is in it.",
     epilog="Begin with:  ruminate datasets list   (docs/runbooks/datasets.md says what each answer means, and what to do)",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-StoreUri = Annotated[
-    str | None,
-    typer.Option("--store", metavar="URI", help="Where datasets lie; else that of the loop in --state, else RUMINATE_STORE_URI."),
-]
-Tenant = Annotated[str | None, typer.Option("--tenant", help="Only chains of this tenant.")]
-Target = Annotated[str | None, typer.Option("--target", help="Only chains of this target.")]
 
 
 @app.command("list")
@@ -73,7 +51,7 @@ def list_command(
     """The batches of each chain, and whether their datasets are whole. Exit 1 when one is not."""
 
     async def work() -> int:
-        async with _open(state, kafka, store_uri) as (bus, store):
+        async with open_parts(state, kafka, store_uri) as (bus, store):
             chains = await chains_of(bus, tenant=tenant, target=target)
             found = [[each async for each in listed(store, chain)] for chain in chains]
         every = [each for batches in found for each in batches]
@@ -81,13 +59,13 @@ def list_command(
             write_json([each.as_json() for each in every])
         else:
             for chain, batches in zip(chains, found, strict=True):
-                _say(f"{chain.target} of {chain.tenant}")
+                say(f"{chain.target} of {chain.tenant}")
                 console.print(_table(batches))
             if not every:
-                _say(_NONE_YET)
+                say(_NONE_YET)
         return SOMETHING_DIFFERS if any(each.artifact != "whole" for each in every) else 0
 
-    raise typer.Exit(_run(work()))
+    raise typer.Exit(run_verb(work()))
 
 
 @app.command("show")
@@ -101,7 +79,7 @@ def show_command(
     """One batch: counts, what was left out and why, policy, lineage."""
 
     async def work() -> int:
-        async with _open(state, kafka, store_uri) as (bus, store):
+        async with open_parts(state, kafka, store_uri) as (bus, store):
             batch = find(await chains_of(bus), batch_id)
             shown = described(batch, await load_manifest(store, batch.dataset))
         if as_json:
@@ -109,10 +87,10 @@ def show_command(
         else:
             for name, value in shown.items():
                 says = ", ".join(f"{key} {each}" for key, each in value.items()) if isinstance(value, dict) else value
-                _say(f"{name}: {says}")
+                say(f"{name}: {says}")
         return 0
 
-    raise typer.Exit(_run(work()))
+    raise typer.Exit(run_verb(work()))
 
 
 @app.command("verify")
@@ -128,7 +106,7 @@ def verify_command(
 
     async def work() -> int:
         found: dict[str, list[str]] = {}
-        async with _open(state, kafka, store_uri) as (bus, store):
+        async with open_parts(state, kafka, store_uri) as (bus, store):
             for chain in await chains_of(bus, tenant=tenant, target=target):
                 async for batch, problems in verify(store, chain):
                     found[batch.batch_id] = problems
@@ -137,13 +115,13 @@ def verify_command(
         else:
             for batch_id, problems in found.items():
                 says = f"{len(problems)} problem{'s' * (len(problems) != 1)}" if problems else "sound"
-                _say(f"{batch_id}: {says}", bad=bool(problems))
+                say(f"{batch_id}: {says}", bad=bool(problems))
                 _say_some(problems)
             if not found:
-                _say(_NONE_YET)
+                say(_NONE_YET)
         return SOMETHING_DIFFERS if any(found.values()) else 0
 
-    raise typer.Exit(_run(work()))
+    raise typer.Exit(run_verb(work()))
 
 
 @app.command("rebuild")
@@ -174,7 +152,7 @@ def rebuild_command(
     if policy is not None:
         if batch != "all" or without_manifests:
             refuse("--policy cuts anew, so it knows neither --batch nor --without-manifests")
-        raise typer.Exit(_run(_replay(state, kafka, store_uri, tenant, target, policy, policy_name, as_json=as_json)))
+        raise typer.Exit(run_verb(_replay(state, kafka, store_uri, tenant, target, policy, policy_name, as_json=as_json)))
     if policy_name is not None:
         refuse("--policy-name names a replay: it needs --policy FILE")
     numbers = _numbers(batch)
@@ -182,7 +160,7 @@ def rebuild_command(
     async def work() -> int:
         settings = read_settings(AccumulatorSettings)
         found: list[Rebuilt] = []
-        async with _open(state, kafka, store_uri) as (bus, store), _telling() as told:
+        async with open_parts(state, kafka, store_uri) as (bus, store), telling() as told:
             for chain in await chains_of(bus, tenant=tenant, target=target):
                 rebuilding = rebuild_chain(
                     bus,
@@ -201,10 +179,10 @@ def rebuild_command(
         if as_json:
             write_json([asdict(each) | {"batch": each.batch.model_dump(mode="json")} for each in found])
         elif not found:
-            _say("no such batch is sealed", bad=True)
+            say("no such batch is sealed", bad=True)
         return 0 if found and all(each.outcome == "identical" and each.whole_now for each in found) else SOMETHING_DIFFERS
 
-    raise typer.Exit(_run(work()))
+    raise typer.Exit(run_verb(work()))
 
 
 async def _replay(
@@ -219,18 +197,18 @@ async def _replay(
     as_json: bool,
 ) -> int:
     policy = read_policy(file, name=name)
-    async with _open(state, kafka, store_uri) as (bus, store), _telling() as told:
+    async with open_parts(state, kafka, store_uri) as (bus, store), telling() as told:
         made = await replay(bus, store, policy, tenant=tenant, target=target, told=told)
     if as_json:
         summary = orjson.loads(await store.read_file(made.summary, "replay.json"))
         datasets = [reference.model_dump(mode="json") for references in made.datasets.values() for reference in references]
         write_json(summary | {"summary": made.summary.model_dump(mode="json"), "datasets": datasets})
     else:
-        _say(made.report)
+        say(made.report)
         for references in made.datasets.values():
             for reference in references:
-                _say(f"dataset  {reference.uri}")
-        _say(f"summary  {made.summary.uri}")
+                say(f"dataset  {reference.uri}")
+        say(f"summary  {made.summary.uri}")
     return 0
 
 
@@ -262,24 +240,20 @@ def _say_rebuilt(rebuilt: Rebuilt) -> None:
         store,
         rebuilt.explanation,
     )
-    _say("  ".join(part for part in parts if part), bad=rebuilt.outcome != "identical" or not rebuilt.whole_now)
+    say("  ".join(part for part in parts if part), bad=rebuilt.outcome != "identical" or not rebuilt.whole_now)
     _say_some(rebuilt.differences)
     _say_some(
         [f"gone from the log: {'row' if v.had_row else 'left out'} of offset {v.offset}, event {v.event}" for v in rebuilt.vanished]
     )
     if rebuilt.unaccounted:
-        _say(f"    {rebuilt.unaccounted} records of the interval are in no account: their reader gave them up as dead letters")
+        say(f"    {rebuilt.unaccounted} records of the interval are in no account: their reader gave them up as dead letters")
 
 
 def _say_some(sentences: Collection[str]) -> None:
     for sentence in list(sentences)[:_SHOWN]:
-        _say(f"    {sentence}")
+        say(f"    {sentence}")
     if len(sentences) > _SHOWN:
-        _say(f"    and {len(sentences) - _SHOWN} more; --json has all of them")
-
-
-def _say(text: str, *, bad: bool = False) -> None:
-    line(console, text, style="red" if bad else None)
+        say(f"    and {len(sentences) - _SHOWN} more; --json has all of them")
 
 
 def _numbers(text: str) -> Collection[int] | None:
@@ -291,30 +265,6 @@ def _numbers(text: str) -> Collection[int] | None:
     return range(int(match[1]), int(match[2] or match[1]) + 1)
 
 
-@asynccontextmanager
-async def _open(state: Path, kafka: str | None, store_uri: str | None) -> AsyncIterator[tuple[Bus, Store]]:
-    """Log and store of what runs in `state`, or of what the caller names."""
-    settings = find_settings(state.resolve(), kafka, store_uri)
-    async with open_bus_at(settings) as bus:
-        yield bus, open_store(settings.store_uri)
-
-
-@asynccontextmanager
-async def _telling() -> AsyncIterator[Callable[[str], None]]:
-    """Say on stderr how far long work is, every few seconds."""
-    counts: dict[str, int] = {}
-    began = told_at = monotonic()
-
-    def told(what: str) -> None:
-        nonlocal told_at
-        counts[what] = counts.get(what, 0) + 1
-        if (now := monotonic()) - told_at >= _TOLD_EVERY_SECONDS:
-            told_at = now
-            so_far = ", ".join(f"{count} {name}" for name, count in counts.items())
-            line(complaints, f"{so_far} in {now - began:.0f} s", style="dim")
-
-    yield told
-
-
-def _run(work: Coroutine[Any, Any, int]) -> int:
-    return run(work, failures=(StoreError, Unsound), mistakes=(PolicyError, NotFound))
+app.command("diff")(diff_command)
+app.command("export")(export_command)
+app.command("card")(card_command)

@@ -1,0 +1,254 @@
+"""`ruminate datasets diff`, `export` and `card`: versions of a dataset, opened by the library that people open them with."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import tracemalloc
+import warnings
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import yaml
+
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+from ruminate.accumulator.dataset import Manifest, load_manifest
+from ruminate.accumulator.settings import AccumulatorSettings
+from ruminate.command.datasets import versions
+from ruminate.command.datasets.card import Card, markdown
+from ruminate.command.datasets.export import Export, Written
+from ruminate.command.datasets.fetched import SPLITS, Fetched, fetched
+from ruminate.command.datasets.measure import lengths_of
+from ruminate.schemas.batch import TrainingBatchSealed
+from ruminate.schemas.interaction import InteractionRecorded, Message, Response, ToolCall
+from ruminate.shared.memory import MemoryBroker, MemoryBus
+from ruminate.shared.store import FileStore
+from tests.integration.recorded_log import SETTINGS, assess, chain_of, interaction, record, seal
+
+pytest.importorskip("datasets", reason="uv pip install datasets")
+ALL_TRAINED = SETTINGS.model_copy(update={"holdout_ratio": 0.0})
+
+
+def open_with_datasets(*words: Any, **named: Any) -> Any:
+    """`datasets.load_dataset`, whose own warnings are none of ours."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return datasets.load_dataset(*words, **named)
+
+
+def calling(number: int) -> InteractionRecorded:
+    """An interaction that called a tool before it answered, and calls one in its answer."""
+    call = ToolCall(name="add", arguments={"a": number, "note": {"deep": [1, None]}}, id=f"call-{number}")
+    return interaction(
+        number,
+        messages=(
+            Message(role="system", content="Use the tool."),
+            Message(role="user", content=f"What is {number} plus 1?"),
+            Message(role="assistant", thinking="Let us call it.", tool_calls=(call,)),
+            Message(role="tool", content=str(number + 1), tool_name="add", tool_call_id=f"call-{number}"),
+        ),
+        response=Response(content="", thinking="Once more.", tool_calls=(ToolCall(name="add", arguments={"b": "x"}),)),
+    )
+
+
+def one_batch(
+    folder: Path,
+    work: Callable[[MemoryBus, FileStore, TrainingBatchSealed], Any],
+    *,
+    settings: AccumulatorSettings = SETTINGS,
+) -> Any:
+    """Seal the first batch of a chain, and let `work` have it."""
+    given = [calling(n) if n == 4 else interaction(n, thinks=n % 5 != 0, agent=f"agent-{n % 3}") for n in range(14)]
+
+    async def scenario() -> Any:
+        bus, store = MemoryBus(MemoryBroker(), reader="test"), FileStore(folder / ".store")
+        async with bus:
+            await record(bus, *given)
+            await assess(bus, *given)
+            await seal(bus, store, 1, settings.model_copy(update={"seal_at_rows": len(given) - 6}))
+            return await work(bus, store, (await chain_of(bus)).batches[0])
+
+    return asyncio.run(scenario())
+
+
+async def export(store: FileStore, batch: TrainingBatchSealed, to: Path, *, with_origin: bool = True) -> list[Written]:
+    async with fetched(store, batch.dataset) as dataset:
+        writer = Export(dataset, batch_id=batch.batch_id, with_origin=with_origin)
+        return [writer.write(split, kind, to) for kind in ("parquet", "jsonl") for split in SPLITS]
+
+
+async def card_of(
+    bus: MemoryBus, store: FileStore, batch: TrainingBatchSealed, files: list[Written], *, names: bool = False
+) -> Card:
+    async with fetched(store, batch.dataset) as dataset:
+        return await versions._card(bus, batch, dataset, files, True, names, lambda _: None)
+
+
+def expected(manifest: Manifest, split: str) -> list[str]:
+    return [row.sha256 for row in manifest.rows if row.split == split]
+
+
+def test_every_file_opens_as_it_is_and_has_the_rows_in_their_order(tmp_path: Path) -> None:
+    async def work(bus: MemoryBus, store: FileStore, batch: TrainingBatchSealed) -> Manifest:
+        files = await export(store, batch, tmp_path)
+        versions.write_card(await card_of(bus, store, batch, files), tmp_path)
+        return await load_manifest(store, batch.dataset)
+
+    manifest = one_batch(tmp_path, work)
+    cache = str(tmp_path / "cache")
+    parquet = {split: str(tmp_path / f"{split}.parquet") for split in SPLITS}
+    jsonl = {split: str(tmp_path / f"{split}.jsonl") for split in SPLITS}
+    for opened in (
+        open_with_datasets("parquet", data_files=parquet, cache_dir=cache),
+        open_with_datasets("json", data_files=jsonl, cache_dir=cache),
+        open_with_datasets(str(tmp_path), cache_dir=cache),
+    ):
+        assert set(opened) == {"train", "holdout"}
+        for split in SPLITS:
+            rows = sorted(opened[split], key=lambda row: row["origin"]["line"])
+            assert [row["origin"]["sha256"] for row in rows] == expected(manifest, split)
+            assert {row["origin"]["batch"] for row in rows} == {manifest.batch_id}
+            assert all(row["chat_template_kwargs"]["enable_thinking"] == row["origin"]["reasoning"] for row in rows)
+            assert all(bool(row["completion"][0]["reasoning_content"]) == row["origin"]["reasoning"] for row in rows)
+        calls = [row for split in SPLITS for row in opened[split] if row["completion"][0]["tool_calls"]]
+        ((called,),) = [row["prompt"][2]["tool_calls"] for row in calls]
+        assert json.loads(called["function"]["arguments"]) == {"a": 4, "note": {"deep": [1, None]}}
+    from_folder = open_with_datasets(str(tmp_path), cache_dir=cache)
+    assert [row["origin"]["line"] for row in from_folder["train"]] == list(range(1, manifest.counts["train"] + 1))
+
+
+def test_without_the_origin_there_are_three_columns(tmp_path: Path) -> None:
+    async def work(bus: MemoryBus, store: FileStore, batch: TrainingBatchSealed) -> None:
+        del bus
+        await export(store, batch, tmp_path, with_origin=False)
+
+    one_batch(tmp_path, work)
+    for kind, name in (("parquet", "train.parquet"), ("json", "train.jsonl")):
+        opened = open_with_datasets(kind, data_files={"train": str(tmp_path / name)}, cache_dir=str(tmp_path / "cache"))
+        assert opened["train"].column_names == ["prompt", "completion", "chat_template_kwargs"]
+
+
+def test_an_empty_split_has_its_columns_and_the_folder_opens_beside_it(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    async def work(bus: MemoryBus, store: FileStore, batch: TrainingBatchSealed) -> Card:
+        return await card_of(bus, store, batch, await export(store, batch, tmp_path))
+
+    card = one_batch(tmp_path, work, settings=ALL_TRAINED)
+    versions.write_card(card, tmp_path)
+    assert pq.read_schema(tmp_path / "holdout.parquet") == pq.read_schema(tmp_path / "train.parquet")
+    assert pq.read_table(tmp_path / "holdout.parquet").num_rows == 0
+    files = {"holdout": str(tmp_path / "holdout.parquet")}
+    assert list(open_with_datasets("parquet", data_files=files, streaming=True)["holdout"]) == []
+    assert set(open_with_datasets(str(tmp_path), cache_dir=str(tmp_path / "cache"))) == {"train"}
+    assert "No row is in: holdout." in markdown(card)
+
+
+def test_the_same_batch_gives_the_same_files(tmp_path: Path) -> None:
+    async def work(bus: MemoryBus, store: FileStore, batch: TrainingBatchSealed) -> list[dict[str, bytes]]:
+        made = []
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            files = await export(store, batch, tmp_path / name)
+            versions.write_card(await card_of(bus, store, batch, files), tmp_path / name)
+            made.append({str(p.relative_to(tmp_path / name)): p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file()})
+        return made
+
+    one, two = one_batch(tmp_path, work)
+    assert one == two
+    assert "card/overall-score.svg" in one
+
+
+def test_the_card_says_what_is_in_it_and_names_no_agent_unless_asked(tmp_path: Path) -> None:
+    async def work(bus: MemoryBus, store: FileStore, batch: TrainingBatchSealed) -> tuple[TrainingBatchSealed, Card, Card]:
+        files = await export(store, batch, tmp_path)
+        return batch, await card_of(bus, store, batch, files), await card_of(bus, store, batch, files, names=True)
+
+    batch, card, named = one_batch(tmp_path, work)
+    said = markdown(card)
+    front = yaml.safe_load(said.split("---\n")[1])
+    assert front["license"] == "other"
+    assert [each["path"] for each in front["configs"][0]["data_files"]] == ["train.parquet", "holdout.parquet"]
+    assert [each["name"] for each in front["dataset_info"]["features"]] == [
+        *("prompt", "completion", "chat_template_kwargs", "origin"),
+    ]
+    assert f"| to train on | {batch.rows} |" in said
+    assert batch.dataset.sha256 in said
+    assert "ruminate datasets rebuild --tenant default --target qwen3:8b --batch 1" in said
+    assert (card.judged.rows, card.judged.missing) == (batch.rows + batch.holdout_rows, 0)
+    assert "agent-1" not in said
+    assert "* Agents: 4 (names are not shown)" in said
+    assert "agent-1" in markdown(named)
+    for plot in card.plots.values():
+        root = ET.fromstring(plot)
+        assert root.tag.endswith("svg")
+        assert "prefers-color-scheme: dark" in plot
+
+
+def test_the_card_says_so_where_the_log_no_longer_has_the_records(tmp_path: Path) -> None:
+    async def work(bus: MemoryBus, store: FileStore, batch: TrainingBatchSealed) -> Card:
+        del bus
+        async with MemoryBus(MemoryBroker(), reader="test") as empty:
+            return await card_of(empty, store, batch, [])
+
+    card = one_batch(tmp_path, work)
+    assert card.judged.rows == 0
+    assert "**Scores, domains, modes and agents are not known**" in markdown(card)
+    assert "overall-score.svg" not in card.plots
+    assert sum(histogram.values for histogram in card.lengths.by_text.values()) > 0
+
+
+def test_memory_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
+    def peak(rows: int) -> int:
+        folder = tmp_path / str(rows)
+        folder.mkdir()
+        line = orjson.dumps({
+            "prompt": [{"role": "user", "content": "q" * 20_000}],
+            "completion": [{"role": "assistant", "content": "a"}],
+            "chat_template_kwargs": {"enable_thinking": False},
+        }) + b"\n"  # fmt: skip
+        _write_dataset(folder, line, rows)
+        dataset = Fetched(folder, _reference())
+        tracemalloc.start()
+        export = Export(dataset, batch_id="b", with_origin=True)
+        assert [export.write("train", kind, folder / "out").rows for kind in ("parquet", "jsonl")] == [rows, rows]
+        assert lengths_of(dataset).by_text["prompt"].values == rows
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    assert peak(4000) < peak(1000) * 1.5
+
+
+def _write_dataset(folder: Path, line: bytes, rows: int) -> None:
+    import hashlib
+    from uuid import UUID
+
+    origin = {
+        **{"split": "train", "origin": "fresh", "partition": 0, "revision": 0, "conversation": "c" * 32, "reasoning": False},
+        **{"indicators": [], "thinking_called_for": False, "sha256": hashlib.sha256(line).hexdigest()},
+    }
+    manifest = {
+        **{"batch_id": "b", "number": 1, "previous": None, "tenant": "t", "target_model": "m", "partition": 0, "after_offset": -1},
+        **{"to_offset": rows, "policy_version": "batch-1", "policy": {}, "seed": "0", "scorer_versions": []},
+        **{"assessor_policy_versions": [], "counts": {"train": rows, "holdout": 0}, "left_out_counts": {}, "left_out": []},
+        "rows": [origin | {"offset": n, "event_id": f"e-{n}", "recorded_id": str(UUID(int=n))} for n in range(rows)],
+    }
+    (folder / "manifest.json").write_bytes(orjson.dumps(manifest))
+    (folder / "train.jsonl").write_bytes(line * rows)
+    (folder / "holdout.jsonl").write_bytes(b"")
+
+
+def _reference() -> Any:
+    from ruminate.schemas.payload import ArtifactReference
+
+    return ArtifactReference(uri="file:///nowhere", sha256="0" * 64, size_bytes=0)

@@ -27,6 +27,7 @@ from ruminate.command.status import gather_status, print_status
 from ruminate.command.supervisor import PartState, SupervisorError, running_supervisor
 from ruminate.command.terminal import DEFAULT_STATE, AsJson, Kafka, State, complaints, fail, line, refuse, run, write_json
 from ruminate.command.up import bring_up, stop_running, target_of
+from ruminate.command.why.verb import why
 from ruminate.schemas.flow import FLOW, topic_named
 from ruminate.shared.topics import TopicsDiffer
 
@@ -56,6 +57,7 @@ app.add_typer(topics.app, name="topics")
 app.command("audit")(audit)
 app.command("assess")(assess)
 app.command("import")(import_files)
+app.command("why")(why)
 console = Console()
 
 OwnState = Annotated[Path, typer.Option("--state", help="Folder for everything that a run keeps.", file_okay=False)]

@@ -1,0 +1,1 @@
+"""`ruminate why`: the lineage of a row, an interaction, an event or a model version, walked both ways."""

@@ -1,0 +1,57 @@
+"""What was typed after `why`: a line of a dataset, the beginning of a SHA-256, an id, or a name. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal
+from uuid import UUID
+
+_LINE: Final = re.compile(r"(?P<batch>.+?):(?:(?P<split>train|holdout):)?(?P<line>[1-9][0-9]*)")
+_SHA256: Final = re.compile(r"[0-9a-f]{8,64}")
+
+FORMS: Final = (
+    "a row (BATCH:LINE, BATCH:holdout:LINE, or 8 digits or more of its SHA-256), an interaction (its recorded id, or its "
+    "interaction id with --source), an event id, a batch id, a version (v4) or the name of a model"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LineAsked:
+    """A line of the file of a split, by batch id or number."""
+
+    batch: str
+    split: Literal["train", "holdout"]
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a text may mean. Which of it it is, decides what there is."""
+
+    text: str
+    source: str | None = None
+    """CloudEvents source of the completed interaction: with it, the text is an interaction id and nothing else."""
+
+    @property
+    def line(self) -> LineAsked | None:
+        """As a line of a dataset."""
+        match = None if self.source else _LINE.fullmatch(self.text)
+        if match is None:
+            return None
+        split: Literal["train", "holdout"] = "holdout" if match["split"] == "holdout" else "train"
+        return LineAsked(match["batch"], split, int(match["line"]))
+
+    @property
+    def sha256(self) -> str | None:
+        """As the beginning of a row's SHA-256."""
+        lowered = self.text.lower()
+        return lowered if not self.source and _SHA256.fullmatch(lowered) else None
+
+    @property
+    def uuid(self) -> UUID | None:
+        """As the id of an event or of a recorded interaction."""
+        try:
+            return None if self.source or len(self.text) != 36 else UUID(self.text)
+        except ValueError:
+            return None

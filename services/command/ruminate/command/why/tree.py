@@ -1,0 +1,478 @@
+"""From facts to a tree: what came of an interaction, and what made a version. Pure; no contents unless they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from ruminate.accumulator.chain import digest_of
+from ruminate.accumulator.dataset import Manifest
+from ruminate.command.why.facts import Chain, Heard, Interaction, Omitted, RowPlace, Version, omission_of, places, row_of
+from ruminate.schemas.assessment import ReasoningAssessed
+from ruminate.schemas.batch import TrainingBatchSealed
+from ruminate.schemas.evidence import EvidenceRecorded
+from ruminate.schemas.flow import INTERACTION_COMPLETED, INTERACTION_RECORDED, REASONING_ASSESSED
+from ruminate.schemas.interaction import InteractionCompleted
+from ruminate.shared.bus import Position
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One step of a lineage: a sentence for people, facts for programs. `gone`: the log or the store no longer has it."""
+
+    kind: str
+    says: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    children: Sequence[Node] = ()
+    gone: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "kind": self.kind,
+            "says": self.says,
+            "gone": self.gone,
+            "facts": dict(self.facts),
+            "children": [child.as_json() for child in self.children],
+        }
+
+    def lines(self) -> Iterator[tuple[str, bool]]:
+        """For people, indented; and whether a line says that something is gone."""
+        yield self.says, self.gone
+        for place, child in enumerate(self.children, start=1):
+            last = place == len(self.children)
+            for number, (text, gone) in enumerate(child.lines()):
+                lead = ("└─ " if last else "├─ ") if number == 0 else ("   " if last else "│  ")
+                yield lead + text, gone
+
+
+def interaction_tree(interaction: Interaction, *, contents: bool = False) -> Node:
+    """Forward: completed, recorded, each revision of its assessment, the batches that hold it, and the versions they taught."""
+    known = interaction.known
+    named = f", {known.interaction_id} of {known.conversation_id}" if known else ""
+    return Node(
+        "interaction",
+        f"interaction {interaction.recorded_id}{named}",
+        {
+            "recorded_id": str(interaction.recorded_id),
+            **(
+                {
+                    "interaction_id": known.interaction_id,
+                    "conversation_id": known.conversation_id,
+                    "tenant": known.tenant,
+                    "target_model": known.target_model,
+                    "agent": known.agent,
+                    "answering_version": known.answering_version,
+                }
+                if known
+                else {}
+            ),
+        },
+        [
+            *_completed(interaction),
+            *_recorded(interaction),
+            *_erased(interaction),
+            *(_contents(known) if contents and known else ()),
+            *_assessments(interaction, contents=contents),
+            *_unheard(interaction),
+            *_not_known(interaction.chain),
+        ],
+    )
+
+
+def _completed(interaction: Interaction) -> Iterator[Node]:
+    completed, known = interaction.completed, interaction.known
+    if completed is not None:
+        by = f" by {completed.payload.answering_version}" if completed.payload.answering_version else ""
+        yield _heard("completed", f"completed {_time(completed.payload.occurred_at)}{by}, told by {completed.source}", completed)
+    else:
+        kept = INTERACTION_COMPLETED.retention
+        days = f", which keeps {kept.days} days" if kept else ""
+        when = f"; it was completed {_time(known.occurred_at)}" if known else ""
+        yield Node("completed", f"completed: no longer in {INTERACTION_COMPLETED.name}{days}{when}", gone=True)
+
+
+def _recorded(interaction: Interaction) -> Iterator[Node]:
+    recorded = interaction.recorded
+    if recorded is not None:
+        changed = f", changed: {', '.join(recorded.payload.normalised)}" if recorded.payload.normalised else ""
+        consent = "may be trained on" if recorded.payload.training_allowed else "may not be trained on"
+        yield _heard(
+            "recorded",
+            f"recorded {_time(recorded.at)}, {consent}{changed}",
+            recorded,
+            training_allowed=recorded.payload.training_allowed,
+            normalised=list(recorded.payload.normalised),
+        )
+    elif interaction.completed is not None and not interaction.assessed and not interaction.rows:
+        says = "not recorded: the collector has not read it yet, or it is a dead letter (ruminate dlq list)"
+        yield Node("recorded", says, gone=not interaction.erasures)
+    else:
+        yield Node("recorded", f"recorded: no longer in {INTERACTION_RECORDED.name}{_why_gone(interaction)}", gone=True)
+
+
+def _erased(interaction: Interaction) -> Iterator[Node]:
+    for request in interaction.erasures:
+        said = request.payload
+        says = f"erasure of this {said.scope} asked for {_time(said.requested_at)} by {said.requested_by}"
+        yield _heard("erasure_requested", says, request, scope=said.scope)
+    for tombstone in interaction.tombstones:
+        place = _place(tombstone.position)
+        yield Node("erased", f"erased: a tombstone at {place}", {"event_id": tombstone.event_id, "place": place}, gone=True)
+
+
+def _why_gone(interaction: Interaction) -> str:
+    if interaction.tombstones or interaction.erasures:
+        return ", for it was erased"
+    return " (erased, or the log begins later)"
+
+
+def _contents(known: InteractionCompleted) -> Iterator[Node]:
+    said = known.model_dump(mode="json", include={"messages", "response", "reference_answer"})
+    texts = [Node("message", f"{message.role}: {message.content}") for message in known.messages]
+    if known.response.thinking:
+        texts.append(Node("thinking", f"thinking: {known.response.thinking}"))
+    texts.append(Node("answer", f"answer: {known.response.content}"))
+    yield Node("contents", "contents", said, texts)
+
+
+def _assessments(interaction: Interaction, *, contents: bool) -> Iterator[Node]:
+    for heard in interaction.assessed:
+        assessed, verdict = heard.payload, heard.payload.verdict
+        overall = "not known" if verdict.overall.value is None else f"{verdict.overall.value:.3f}"
+        says = (
+            f"assessed {_time(heard.at)}, revision {assessed.revision}: {verdict.decision}, overall {overall}, evidence "
+            f"{verdict.evidence_ratio:.0%}, scorer {assessed.scorer_version}, policy {assessed.policy_version}, combiner "
+            f"{verdict.combiner}"
+        )
+        yield _heard(
+            "assessed",
+            says,
+            heard,
+            revision=assessed.revision,
+            decision=verdict.decision,
+            overall=verdict.overall.value,
+            evidence_ratio=verdict.evidence_ratio,
+            scorer_version=assessed.scorer_version,
+            policy_version=assessed.policy_version,
+            combiner=verdict.combiner,
+            reasons=[reason if contents else _word(reason) for reason in verdict.reasons],
+            children=[
+                *(Node("reason", f"because: {reason if contents else _word(reason)}") for reason in verdict.reasons),
+                *(_evidence(each, contents=contents) for each in assessed.evidence),
+                _fate(interaction, heard),
+            ],
+        )
+    if not interaction.assessed and not interaction.rows and not interaction.omitted and interaction.recorded is not None:
+        yield Node("assessed", "not assessed: the assessor has not read it yet, or it is a dead letter (ruminate dlq list)")
+
+
+def _word(reason: str) -> str:
+    """The constant word of a reason; what follows may speak of what was said."""
+    return reason.partition(":")[0]
+
+
+def _evidence(evidence: EvidenceRecorded, *, contents: bool) -> Node:
+    said = {
+        "thumb": evidence.thumb,
+        "score": evidence.score,
+        "outcome": evidence.outcome,
+        "agreeing": evidence.agreeing,
+        "disagreeing": evidence.disagreeing,
+    }
+    texts = {"correction": evidence.correction, "comment": evidence.comment}
+    shown = [f"{name} {value}" for name, value in said.items() if value is not None]
+    shown += [f"{name}: {value}" if contents else f"a {name}" for name, value in texts.items() if value is not None]
+    facts: dict[str, Any] = {"kind": evidence.kind, "said_by": evidence.said_by, "said_at": evidence.said_at.isoformat()}
+    facts |= {name: value for name, value in said.items() if value is not None}
+    facts |= {name: value if contents else True for name, value in texts.items() if value is not None}
+    what = f": {', '.join(shown)}" if shown else ""
+    return Node("evidence", f"{evidence.kind} by {evidence.said_by} {_time(evidence.said_at)}{what}", facts)
+
+
+def _fate(interaction: Interaction, heard: Heard[ReasoningAssessed]) -> Node:
+    """What a batch made of this record."""
+    chain = interaction.chain
+    if (place := row_of(interaction, heard)) is not None:
+        return _row(place, chain)
+    if (left := omission_of(interaction, heard)) is not None:
+        return _left(left)
+    offset, batches = heard.position.offset, chain.batches if chain else ()
+    batch = next((batch for batch in batches if batch.after_offset < offset <= batch.to_offset), None)
+    if batch is None:
+        return Node("waiting", "in no batch yet: it lies after the last cut of its chain and waits")
+    if chain is not None and batch.batch_id in chain.unreadable:
+        return Node("not_known", f"in the interval of {batch.batch_id}, whose manifest cannot be read", gone=True)
+    says = f"in the interval of {batch.batch_id} and in no account: its reader gave it up as a dead letter (ruminate dlq list)"
+    return Node("unaccounted", says, {"batch_id": batch.batch_id})
+
+
+def _left(left: Omitted) -> Node:
+    return Node(
+        "left_out",
+        f"left out of {left.batch.batch_id}: {left.reason}",
+        {"batch_id": left.batch.batch_id, "number": left.batch.number, "reason": left.reason, "offset": left.offset},
+    )
+
+
+def _row(place: RowPlace, chain: Chain | None) -> Node:
+    row, batch = place.row, place.batch
+    facts = {
+        "row": place.name,
+        "batch_id": batch.batch_id,
+        "number": batch.number,
+        "split": place.split,
+        "line": place.line,
+        "sha256": row.sha256,
+        "origin": row.origin,
+        "reasoning": row.reasoning,
+        "event_id": row.event_id,
+        "place": f"{REASONING_ASSESSED.name} {row.partition}:{row.offset}",
+    }
+    kind = "reasoning" if row.reasoning else "direct"
+    if place.split == "holdout":
+        says = f"held out in {batch.batch_id}: line {place.line} of holdout.jsonl, {kind}; measured on, never trained"
+        return Node("row", says, facts)
+    says = f"in {batch.batch_id}: line {place.line} of train.jsonl, {kind}, {row.origin}, sha256 {row.sha256[:12]}"
+    return Node("row", says, facts, [_taught(chain, batch)] if chain else [])
+
+
+def _unheard(interaction: Interaction) -> Iterator[Node]:
+    """What batches account for although the log no longer has the record."""
+    heard = {each.event_id for each in interaction.assessed}
+    for place in interaction.rows:
+        if place.row.event_id not in heard:
+            says = f"assessed: event {place.row.event_id} is no longer in {REASONING_ASSESSED.name}{_why_gone(interaction)}"
+            yield Node("assessed", says, {"event_id": place.row.event_id}, [_row(place, interaction.chain)], gone=True)
+    told = {(left.batch.batch_id, left.offset) for each in interaction.assessed if (left := omission_of(interaction, each))}
+    events = {digest_of(event_id).hex() for event_id in heard}
+    for left in interaction.omitted:
+        if (left.batch.batch_id, left.offset) in told:
+            continue
+        if left.event in events:
+            yield Node(
+                "repeated", f"a record at offset {left.offset} repeated one of these", {"offset": left.offset}, [_left(left)]
+            )
+        else:
+            says = f"assessed: the record at offset {left.offset} is no longer in {REASONING_ASSESSED.name}{_why_gone(interaction)}"
+            yield Node("assessed", says, {"offset": left.offset}, [_left(left)], gone=True)
+
+
+def _taught(chain: Chain, batch: TrainingBatchSealed) -> Node:
+    """The version that was trained on a batch, and what became of it."""
+    trained, failed = chain.trained.get(batch.batch_id), chain.failed.get(batch.batch_id)
+    if trained is None:
+        if failed is None:
+            return Node("not_trained", "no version was trained on it yet")
+        says = f"training failed {_time(failed.payload.failed_at)}: {failed.payload.reason}"
+        return _heard("training_failed", says, failed, reason=failed.payload.reason, explanation=failed.payload.explanation)
+    version = trained.payload.version
+    return _heard(
+        "trained",
+        f"trained into {version} of {chain.target} {_time(trained.payload.trained_at)}",
+        trained,
+        version=version,
+        parent_version=trained.payload.parent_version,
+        adapter_sha256=trained.payload.adapter.sha256,
+        children=[*_served(chain, version), *_heirs(chain, version)],
+    )
+
+
+def _served(chain: Chain, version: str) -> Iterator[Node]:
+    registered = chain.registered.get(version)
+    if registered is not None:
+        model = registered.payload
+        now = "serves" if chain.serving == version else "served"
+        nodes = [
+            Node(
+                "node",
+                f"node {node.node}: digest {node.digest[:12]}{_still(chain, node.node, model.model_name)}",
+                {"node": node.node, "url": node.url, "digest": node.digest},
+            )
+            for node in model.nodes
+        ]
+        says = f"{now} as {model.alias} ({model.model_name}) since {_time(model.registered_at)}"
+        if chain.serving != version and version not in chain.rolled_back:
+            says += f"; {chain.serving or 'the base'} serves now"
+        yield _heard(
+            "registered",
+            says,
+            registered,
+            alias=model.alias,
+            model_name=model.model_name,
+            serves=chain.serving == version,
+            children=nodes,
+        )
+    for each in chain.rolled_back.get(version, ()):
+        said = each.payload
+        then = said.serving_version or "the base"
+        says = f"rolled back {_time(said.rolled_back_at)} at {said.stage}: {said.reason}; then served {then}"
+        yield _heard("rolled_back", says, each, stage=said.stage, reason=said.reason, serving_version=said.serving_version)
+    if registered is None and version not in chain.rolled_back:
+        yield Node("not_registered", f"neither registered nor rolled back yet; {chain.serving or 'the base'} serves")
+
+
+def _still(chain: Chain, name: str, model_name: str) -> str:
+    seen = next((node for node in chain.nodes if node.node == name), None)
+    if seen is None:
+        return ""
+    return f", {'there' if chain.holding(seen, model_name) else 'no longer there'} when last seen {_time(seen.at)}"
+
+
+def _heirs(chain: Chain, version: str) -> Iterator[Node]:
+    for heir in chain.heirs(version):
+        parent = chain.parent(heir)
+        yield Node(
+            "heir",
+            f"{heir} went on from {parent}: {_standing(chain, heir)}",
+            {"version": heir, "parent_version": parent, "serves": chain.serving == heir},
+        )
+
+
+def _standing(chain: Chain, version: str) -> str:
+    if version in chain.rolled_back:
+        return "rolled back"
+    if version in chain.registered:
+        return "serves" if chain.serving == version else "served"
+    return "trained, not registered yet"
+
+
+def _not_known(chain: Chain | None) -> Iterator[Node]:
+    for batch_id, why in (chain.unreadable if chain else {}).items():
+        yield Node("not_known", f"what {batch_id} holds is not known: {why}", {"batch_id": batch_id}, gone=True)
+
+
+def version_tree(version: Version, *, rows: bool = False) -> Node:
+    """Backward: where it serves, the batch and the dataset that taught it, its parents and theirs, and who went on from it."""
+    chain, name = version.chain, version.name
+    trained, registered = chain.version(name), chain.registered.get(name)
+    batch_id = trained.payload.batch_id if trained else registered.payload.batch_id if registered else None
+    batch = chain.batch(batch_id) if batch_id else None
+    children: list[Node] = []
+    if trained is not None:
+        said = trained.payload
+        took = f"{said.duration_seconds:.0f} s on {said.base_model}"
+        on = f"trained {_time(said.trained_at)} in {took}, stages {', '.join(said.stages)}"
+        children.append(
+            _heard(
+                "trained",
+                on,
+                trained,
+                base_model=said.base_model,
+                stages=list(said.stages),
+                adapter_sha256=said.adapter.sha256,
+                dataset_sha256=said.dataset.sha256,
+                settings=said.settings,
+                metrics=said.metrics,
+            )
+        )
+    else:
+        children.append(Node("trained", "its training is not in the log", gone=True))
+    children += _served(chain, name)
+    if batch is not None:
+        children.append(batch_node(chain, batch, version.manifest, artifact=version.artifact, rows=rows))
+    elif batch_id:
+        children.append(Node("batch", f"batch {batch_id} is not in the chain that the log has", {"batch_id": batch_id}, gone=True))
+    children += _parents(chain, name)
+    children += _heirs(chain, name)
+    return Node(
+        "version",
+        f"version {name} of {chain.target} (tenant {chain.tenant}): {_standing(chain, name)}",
+        {
+            "version": name,
+            "target_model": chain.target,
+            "tenant": chain.tenant,
+            "batch_id": batch_id,
+            "parent_version": chain.parent(name),
+            "serves": chain.serving == name,
+        },
+        children,
+    )
+
+
+def batch_tree(version: Version, batch: TrainingBatchSealed, *, rows: bool = False) -> Node:
+    """A batch: its dataset, and the version that was trained on it."""
+    node = batch_node(version.chain, batch, version.manifest, artifact=version.artifact, rows=rows)
+    return Node(node.kind, node.says, node.facts, [*node.children, _taught(version.chain, batch)], node.gone)
+
+
+def batch_node(
+    chain: Chain, batch: TrainingBatchSealed, manifest: Manifest | None, *, artifact: str = "", rows: bool = False
+) -> Node:
+    """A batch and what its dataset holds; with `rows`, every line and the interaction that it is of."""
+    says = (
+        f"batch {batch.batch_id}, number {batch.number}, sealed {_time(batch.sealed_at)} by {batch.reason}: {batch.rows} rows "
+        f"({batch.reasoning_rows} reasoning, {batch.direct_rows} direct), {batch.holdout_rows} held out"
+    )
+    children = []
+    if manifest is None:
+        children.append(
+            Node("dataset", f"its manifest is not to be had: {chain.unreadable.get(batch.batch_id, artifact)}", gone=True)
+        )
+    else:
+        left = ", ".join(f"{reason} {count}" for reason, count in manifest.left_out_counts.items()) or "nothing"
+        scorers = ", ".join(manifest.scorer_versions)
+        says_dataset = f"dataset {batch.dataset.sha256[:12]} is {artifact or 'not looked at'} in the store"
+        children.append(
+            Node("dataset", says_dataset, {"uri": batch.dataset.uri, "sha256": batch.dataset.sha256}, gone=artifact == "missing")
+        )
+        rules = f"rules {manifest.policy_version}, scorer {scorers}, policy {', '.join(manifest.assessor_policy_versions)}"
+        children.append(Node("rules", rules, {"policy": manifest.policy, "seed": manifest.seed}))
+        children.append(Node("left_out", f"left out: {left}", dict(manifest.left_out_counts)))
+        if rows:
+            listed = [_listed(place) for place in places(batch, manifest.rows)]
+            children.append(Node("rows", "rows, each to be asked for:  ruminate why RECORDED_ID", {}, listed))
+    facts = {
+        "batch_id": batch.batch_id,
+        "number": batch.number,
+        "previous_batch_id": batch.previous_batch_id,
+        "rows": batch.rows,
+        "reasoning_rows": batch.reasoning_rows,
+        "direct_rows": batch.direct_rows,
+        "holdout_rows": batch.holdout_rows,
+        "interval": [batch.after_offset + 1, batch.to_offset],
+        "partition": batch.assessed_partition,
+    }
+    return Node("batch", says, facts, children)
+
+
+def _listed(place: RowPlace) -> Node:
+    row = place.row
+    facts = {"row": place.name, "recorded_id": str(row.recorded_id), "event_id": row.event_id, "sha256": row.sha256}
+    says = f"{place.split}:{place.line}  {row.recorded_id}  {'reasoning' if row.reasoning else 'direct'}  {row.sha256[:12]}"
+    return Node("row", says, facts)
+
+
+def _parents(chain: Chain, version: str) -> Iterator[Node]:
+    """Parent over parent, and how many rows taught them together."""
+    ancestors = chain.ancestors(version)
+    rows = 0
+    for name in ancestors:
+        trained = chain.version(name)
+        batch = chain.batch(trained.payload.batch_id) if trained else None
+        if batch is None:
+            yield Node("parent", f"parent {name}: its training or its batch is not in the log", {"version": name}, gone=True)
+            continue
+        rows += batch.rows
+        says = f"parent {name}: batch {batch.batch_id}, {batch.rows} rows; {_standing(chain, name)}"
+        yield Node("parent", says, {"version": name, "batch_id": batch.batch_id, "rows": batch.rows})
+    if not ancestors:
+        yield Node("parent", "no parent: it begins at the base")
+    elif len(ancestors) > 1:
+        yield Node("inherited", f"{rows} rows taught its {len(ancestors)} parents", {"rows": rows})
+
+
+def _heard(kind: str, says: str, heard: Heard[Any], *, children: Sequence[Node] = (), **facts: Any) -> Node:
+    place = _place(heard.position)
+    where = {"event_id": heard.event_id, "source": heard.source, "place": place, "at": heard.at.isoformat()}
+    return Node(kind, f"{says}  [{place}]", where | facts, children)
+
+
+def _place(position: Position) -> str:
+    return f"{position.topic} {position.partition}:{position.offset}"
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"

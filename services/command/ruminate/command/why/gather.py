@@ -308,13 +308,11 @@ class _Gathering:
         if partitions is None and self._target is not None:
             partitions = {bus.partition_of(REASONING_ASSESSED, f"{self._tenant or 'default'}/{self._target}")}
         tombstones: list[Tombstone] = []
-        assessed: list[Heard[ReasoningAssessed]] = []
-        async for heard in self._search(REASONING_ASSESSED, partitions, names, tombstones):
-            said = heard.payload
-            meant = names.mean(said.recorded_id, said.interaction.interaction_id, heard.event_id)
-            if meant and self._ours(said.tenant, said.target_model):
-                names.learn(said.recorded_id, said.interaction.interaction_id)
-                assessed.append(heard)
+        knew = set(names.ids)
+        assessed = await self._assessed(partitions, names, tombstones)
+        if assessed and names.ids != knew:
+            # Found by the id of one event: those before it were passed by, for their interaction had no name yet.
+            assessed = await self._assessed({heard.position.partition for heard in assessed}, names, [])
         conversations = {heard.payload.interaction.conversation_id for heard in assessed}
         recorded: list[Heard[InteractionRecorded]] = []
         where = {bus.partition_of(INTERACTION_RECORDED, each) for each in conversations} or None
@@ -349,6 +347,18 @@ class _Gathering:
             tombstones=tuple(each for each in tombstones if each.event_id in event_ids),
             chain=self._log.chain(tenant, target) if tenant is not None and target is not None else None,
         )
+
+    async def _assessed(
+        self, partitions: Collection[int] | None, names: _Names, tombstones: list[Tombstone]
+    ) -> list[Heard[ReasoningAssessed]]:
+        found = []
+        async for heard in self._search(REASONING_ASSESSED, partitions, names, tombstones):
+            said = heard.payload
+            meant = names.mean(said.recorded_id, said.interaction.interaction_id, heard.event_id)
+            if meant and self._ours(said.tenant, said.target_model):
+                names.learn(said.recorded_id, said.interaction.interaction_id)
+                found.append(heard)
+        return found
 
     async def _learn_from_manifests(self, names: _Names) -> set[int]:
         """What manifests know by these names, which the log may have lost, and the partitions where its assessments are."""

@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from ruminate.accumulator.rebuild import SealedChain
+from ruminate.command.__main__ import app as whole
 from ruminate.command.datasets.verbs import app
 from ruminate.embedded.broker import embedded_broker
 from ruminate.schemas.batch import TrainingBatchSealed
@@ -159,6 +160,67 @@ def test_a_file_with_another_policy_gives_the_same_replay_twice(loop: Loop) -> N
     assert "# Replay stricter" in said.stdout
     assert "| batch.seal_at_rows | 5 | 500 |" in said.stdout
     assert f"summary  {(loop.state / 'store' / 'replays' / 'stricter').as_uri()}/" in said.stdout
+
+
+def test_two_batches_are_compared_and_the_exit_says_whether_they_are_equal(loop: Loop) -> None:
+    same = loop.type("diff", "2", loop.batches[1].dataset.sha256[:12])
+    assert (same.exit_code, "0 added, 0 left, 0 changed" in same.stdout) == (0, True)
+    said = loop.type("diff", "1", "qwen3_8b-000002")
+    assert said.exit_code == 1
+    assert said.stdout.splitlines()[0] == "qwen3_8b-000001  ->  qwen3_8b-000002"
+    diff = json.loads(loop.type("diff", "1", "2", "--json").stdout)
+    assert (len(diff["left"]), len(diff["added"])) == tuple(batch.rows + batch.holdout_rows for batch in loop.batches[:2])
+    for words, says in (
+        (("1", "9"), "no batch is '9'"),
+        (("1",), "diff compares two batches"),
+        (("--replay", "x"), "no replay is"),
+    ):
+        refused = loop.type("diff", *words)
+        assert (refused.exit_code, says in refused.stderr) == (2, True), refused.stderr
+    loop.pieces.blob_of(loop.batches[0], "manifest.json").unlink()
+    assert loop.type("diff", "1", "2").exit_code == 2
+
+
+def test_a_chain_is_compared_with_its_replay(loop: Loop) -> None:
+    file = loop.state / "same.toml"
+    file.write_text("[assessment]\nkeep_evidence_at_least = 0\nkeep_overall_at_least = 0\n[batch]\nseal_at_rows = 30\n")
+    made = loop.ask("rebuild", "--policy", str(file), "--policy-name", "same")
+    (chain,) = made["chains"]
+    diff = json.loads(loop.type("diff", "--replay", "same", "--json").stdout)
+    counted = {kind: sum(chain["differing_rows"][kind].values()) for kind in ("gained", "lost", "changed")}
+    assert [len(diff[kind]) for kind in ("added", "left", "changed")] == list(counted.values())
+    assert diff["same_rows"] == chain["same_rows"] > 0
+    assert diff["second"] == f"replay same@{made['summary']['sha256'][:8]}"
+    named = loop.type("diff", "--replay", f"same@{made['summary']['sha256'][:8]}")
+    assert named.exit_code == (0 if diff["equal"] else 1)
+
+
+def test_a_batch_is_exported_with_its_card_and_nothing_is_overwritten_unasked(loop: Loop, tmp_path: Path) -> None:
+    to = tmp_path / "out"
+    said = loop.type("export", "1", "--to", str(to), "--format", "both")
+    assert said.exit_code == 0, said.stderr
+    assert {path.name for path in to.iterdir()} == {
+        *("README.md", "card", "train.parquet", "holdout.parquet", "train.jsonl", "holdout.jsonl"),
+    }
+    again = loop.type("export", "1", "--to", str(to))
+    assert (again.exit_code, "has README.md, holdout.parquet, train.parquet already" in again.stderr) == (2, True)
+    told = json.loads(loop.type("export", "1", "--to", str(to), "--overwrite", "--split", "train", "--json").stdout)
+    assert told["files"]["train.parquet"]["rows"] == loop.batches[0].rows
+    assert told["records_gone_from_the_log"] == 0
+    card = loop.type("card", "qwen3_8b-000002", "--to", str(tmp_path / "card-2"))
+    assert (card.exit_code, (tmp_path / "card-2" / "README.md").exists()) == (0, True)
+    assert "configs:" not in (tmp_path / "card-2" / "README.md").read_text()
+
+
+def test_why_is_answered_at_a_broker_for_people_and_for_programs(loop: Loop) -> None:
+    said = CliRunner().invoke(whole, ["why", "2:1", "--state", str(loop.state)], catch_exceptions=False)
+    assert said.exit_code == 0, said.stderr
+    assert "in qwen3_8b-000002: line 1 of train.jsonl" in said.stdout
+    assert "no version was trained on it yet" in said.stdout
+    told = json.loads(CliRunner().invoke(whole, ["why", "2:1", "--state", str(loop.state), "--json"]).stdout)
+    assert told["kind"] == "interaction"
+    nothing = CliRunner().invoke(whole, ["why", "nobody", "--state", str(loop.state)])
+    assert (nothing.exit_code, "SUBJECT is a row" in nothing.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

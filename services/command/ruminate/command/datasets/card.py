@@ -155,7 +155,7 @@ def _columns(card: Card) -> Iterator[str]:
     yield (
         "Arguments of tool calls are JSON text. In Parquet, what a message does not have is null; in JSONL it is an empty string "
         "or list, so that types can be guessed from any part of a file, and at most two rows with tool calls come first, because "
-        "they show their type (`origin.line` has the order in which rows are trained)."
+        "they show their type; Parquet has the rows in the order in which they are trained."
     )
     if not card.files:
         return
@@ -257,7 +257,7 @@ def _rules(card: Card) -> Iterator[str]:
     ])  # fmt: skip
     yield ""
     yield from _table(
-        ("value", "setting"),
+        ("setting", "value"),
         [*((name, f"`{json.dumps(value)}`") for name, value in manifest.policy.items()), ("seed", f"`{_text(manifest.seed)}`")],
     )
 
@@ -274,7 +274,7 @@ def _consent(card: Card) -> Iterator[str]:
     yield ""
     yield (
         "A copy of this dataset is out of reach of erasures: whoever keeps one removes the rows of an interaction that is erased "
-        "later (`origin.recorded_id`)."
+        + ("later (`origin.recorded_id`)." if card.with_origin else "later. Without the column `origin` they cannot be told apart.")
     )
 
 
@@ -316,7 +316,7 @@ def _most(counts: Counter[str]) -> list[tuple[str, int]]:
 
 
 def _listed(counts: Counter[str]) -> str:
-    return ", ".join(f"{_text(name)} {count}" for name, count in _most(counts)) or "none"
+    return ", ".join(f"{_text(name)} ({count})" for name, count in _most(counts)) or "none"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

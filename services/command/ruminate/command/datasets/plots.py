@@ -11,7 +11,7 @@ from ruminate.command.datasets.measure import Histogram
 
 _WIDTH: Final = 720
 _LABEL: Final = 190
-_NUMBER: Final = 90
+_NUMBER: Final = 130
 _ROW: Final = 22
 _TOP: Final = 44
 _LETTERS: Final = 26

@@ -157,9 +157,9 @@ class Interaction:
         return self.assessed[-1].payload.interaction if self.assessed else None
 
     @property
-    def accounted_only(self) -> bool:
-        """Whether nothing of it is left but the account of a batch."""
-        return self.known is None and bool(self.rows or self.omitted)
+    def spoken_of(self) -> bool:
+        """Whether anything speaks of it: a record, the account of a batch, or the place where it was erased."""
+        return self.known is not None or bool(self.rows or self.omitted or self.tombstones or self.erasures)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

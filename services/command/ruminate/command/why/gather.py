@@ -267,8 +267,12 @@ class _Gathering:
 
     async def _of_row(self, place: RowPlace) -> Interaction:
         batch, row = place.batch, place.row
-        names = _Names({row.recorded_id})
-        return await self._interaction(names, partitions={batch.assessed_partition}, tenant=batch.tenant, target=batch.target_model)
+        found = await self._interaction(
+            _Names({row.recorded_id}), partitions={batch.assessed_partition}, tenant=batch.tenant, target=batch.target_model
+        )
+        if found is None:
+            raise NotFound(f"nothing is known of the interaction {row.recorded_id} of {place.name}")
+        return found
 
     # Interactions.
 
@@ -286,7 +290,7 @@ class _Gathering:
         else:
             names = _Names(set(), subject.text)
         interaction = await self._interaction(names)
-        if interaction.known is None and not interaction.accounted_only and not interaction.tombstones:
+        if interaction is None or not interaction.spoken_of:
             of_source = f" of {subject.source}" if subject.source else ""
             raise NotFound(
                 f"nothing in the log or the store is {subject.text!r}{of_source}: no such batch, version, interaction or event. "
@@ -301,7 +305,7 @@ class _Gathering:
         partitions: Collection[int] | None = None,
         tenant: str | None = None,
         target: str | None = None,
-    ) -> Interaction:
+    ) -> Interaction | None:
         bus = self._bus
         if partitions is None:
             partitions = await self._learn_from_manifests(names) or None
@@ -325,6 +329,8 @@ class _Gathering:
                 recorded.append(record)
         completed = await self._completed(names, {each.payload.conversation_id for each in recorded} | conversations, tombstones)
         recorded_id = names.only(recorded, assessed, completed)
+        if recorded_id is None:
+            return None
         mine = [each for each in firsts(assessed) if each.payload.recorded_id == recorded_id]
         first = next((each for each in recorded if each.payload.recorded_id == recorded_id), None)
         known: InteractionCompleted | None = first.payload if first else mine[-1].payload.interaction if mine else None
@@ -462,12 +468,13 @@ class _Names:
         recorded: Sequence[Heard[InteractionRecorded]],
         assessed: Sequence[Heard[ReasoningAssessed]],
         completed: Sequence[Heard[InteractionCompleted]],
-    ) -> UUID:
-        """The one interaction that is meant. Raises NotFound where there are several."""
+    ) -> UUID | None:
+        """The one interaction that is meant, None where there is none. Raises NotFound where there are several."""
         there = {each.payload.recorded_id for each in recorded} | {each.payload.recorded_id for each in assessed}
         there |= {_recorded_id(each) for each in completed} | self._accounted
+        there = there or (self.ids if len(self.ids) == 1 else set())
         if not there:
-            return min(self.ids, key=str, default=UUID(int=0))
+            return None
         if len(there) == 1:
             return there.pop()
         sources = {each.payload.recorded_id: each.payload.source for each in recorded}

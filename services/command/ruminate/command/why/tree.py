@@ -40,7 +40,9 @@ class Node:
 
     def lines(self) -> Iterator[tuple[str, bool]]:
         """For people, indented; and whether a line says that something is gone."""
-        yield self.says, self.gone
+        first, *rest = self.says.splitlines() or [""]
+        yield first, self.gone
+        yield from ((("│  " if self.children else "   ") + text, self.gone) for text in rest)
         for place, child in enumerate(self.children, start=1):
             last = place == len(self.children)
             for number, (text, gone) in enumerate(child.lines()):
@@ -202,7 +204,10 @@ def _fate(interaction: Interaction, heard: Heard[ReasoningAssessed]) -> Node:
     offset, batches = heard.position.offset, chain.batches if chain else ()
     batch = next((batch for batch in batches if batch.after_offset < offset <= batch.to_offset), None)
     if batch is None:
-        return Node("waiting", "in no batch yet: it lies after the last cut of its chain and waits")
+        says = "in no batch yet: it lies after the last cut of its chain and waits"
+        if interaction.rows:
+            says += f"; the next batch leaves it out as sealed_before, for {interaction.rows[0].name} is of the same interaction"
+        return Node("waiting", says)
     if chain is not None and batch.batch_id in chain.unreadable:
         return Node("not_known", f"in the interval of {batch.batch_id}, whose manifest cannot be read", gone=True)
     says = f"in the interval of {batch.batch_id} and in no account: its reader gave it up as a dead letter (ruminate dlq list)"

@@ -28,7 +28,7 @@ from ruminate.command.datasets.measure import lengths_of
 from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.interaction import InteractionRecorded, Message, Response, ToolCall
 from ruminate.shared.memory import MemoryBroker, MemoryBus
-from ruminate.shared.store import FileStore
+from ruminate.shared.store import ArtifactDamaged, FileStore
 from tests.integration.recorded_log import SETTINGS, assess, chain_of, interaction, record, seal
 
 pytest.importorskip("datasets", reason="uv pip install datasets")
@@ -207,16 +207,49 @@ def test_the_card_says_so_where_the_log_no_longer_has_the_records(tmp_path: Path
     assert sum(histogram.values for histogram in card.lengths.by_text.values()) > 0
 
 
+def test_tool_calls_at_the_end_of_a_large_file_have_their_type_from_its_beginning(tmp_path: Path) -> None:
+    plain = _line([{"role": "user", "content": "q" * 20_000}])
+    calls = [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    late = _line([{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": calls}])
+    _write_dataset(tmp_path, [plain] * 600 + [late])
+    (made,) = [Export(Fetched(tmp_path, _reference()), batch_id="b", with_origin=True).write("train", "jsonl", tmp_path / "out")]
+    assert (made.tool_calls_in, made.size_bytes > 10 << 20) == (("prompt",), True)
+    opened = open_with_datasets("json", data_files=str(tmp_path / "out" / "train.jsonl"), cache_dir=str(tmp_path / "cache"))
+    lines = [each["line"] for each in opened["train"]["origin"]]
+    assert (lines[:2], sorted(lines)) == ([601, 1], list(range(1, 602)))
+
+
+def test_tool_calls_in_the_second_split_alone_open_as_a_folder(tmp_path: Path) -> None:
+    plain = _line([{"role": "user", "content": "q"}])
+    calls = [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    calling = _line([{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": calls}])
+    dataset, to = Fetched(tmp_path, _reference()), tmp_path / "out"
+    _write_dataset(tmp_path, [plain], held_out=[calling])
+    files = [Export(dataset, batch_id="b", with_origin=True).write(split, "jsonl", to) for split in SPLITS]
+
+    async def work(bus: MemoryBus, store: FileStore, batch: TrainingBatchSealed) -> Card:
+        return await card_of(bus, store, batch, files)
+
+    card = one_batch(tmp_path, work)
+    versions.write_card(card, to)
+    opened = open_with_datasets(str(to), cache_dir=str(tmp_path / "cache"))
+    assert opened["holdout"][0]["prompt"][1]["tool_calls"][0]["function"]["name"] == "f"
+    assert "In JSONL, prompt has tool calls in a later split and none in the first" in markdown(card)
+
+
+def test_a_line_that_is_not_the_one_that_was_sealed_is_not_exported(tmp_path: Path) -> None:
+    _write_dataset(tmp_path, [_line([{"role": "user", "content": "q"}])])
+    (tmp_path / "train.jsonl").write_bytes(_line([{"role": "user", "content": "x"}]))
+    with pytest.raises(ArtifactDamaged, match=r"line 1 of train\.jsonl is not the one"):
+        Export(Fetched(tmp_path, _reference()), batch_id="b", with_origin=True).write("train", "parquet", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_memory_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
     def peak(rows: int) -> int:
         folder = tmp_path / str(rows)
         folder.mkdir()
-        line = orjson.dumps({
-            "prompt": [{"role": "user", "content": "q" * 20_000}],
-            "completion": [{"role": "assistant", "content": "a"}],
-            "chat_template_kwargs": {"enable_thinking": False},
-        }) + b"\n"  # fmt: skip
-        _write_dataset(folder, line, rows)
+        _write_dataset(folder, [_line([{"role": "user", "content": "q" * 20_000}])] * rows)
         dataset = Fetched(folder, _reference())
         tracemalloc.start()
         export = Export(dataset, batch_id="b", with_origin=True)
@@ -229,23 +262,37 @@ def test_memory_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
     assert peak(4000) < peak(1000) * 1.5
 
 
-def _write_dataset(folder: Path, line: bytes, rows: int) -> None:
+def _line(prompt: list[dict[str, Any]]) -> bytes:
+    answer = {"role": "assistant", "content": "a"}
+    row = {"prompt": prompt, "completion": [answer], "chat_template_kwargs": {"enable_thinking": False}}
+    return orjson.dumps(row) + b"\n"
+
+
+def _write_dataset(folder: Path, lines: list[bytes], *, held_out: list[bytes] | None = None) -> None:
     import hashlib
     from uuid import UUID
 
+    held_out = held_out or []
     origin = {
-        **{"split": "train", "origin": "fresh", "partition": 0, "revision": 0, "conversation": "c" * 32, "reasoning": False},
-        **{"indicators": [], "thinking_called_for": False, "sha256": hashlib.sha256(line).hexdigest()},
+        **{"origin": "fresh", "partition": 0, "revision": 0, "conversation": "c" * 32, "reasoning": False},
+        **{"indicators": [], "thinking_called_for": False},
     }
+    splits = [("train", line) for line in lines] + [("holdout", line) for line in held_out]
     manifest = {
         **{"batch_id": "b", "number": 1, "previous": None, "tenant": "t", "target_model": "m", "partition": 0, "after_offset": -1},
-        **{"to_offset": rows, "policy_version": "batch-1", "policy": {}, "seed": "0", "scorer_versions": []},
-        **{"assessor_policy_versions": [], "counts": {"train": rows, "holdout": 0}, "left_out_counts": {}, "left_out": []},
-        "rows": [origin | {"offset": n, "event_id": f"e-{n}", "recorded_id": str(UUID(int=n))} for n in range(rows)],
+        **{"to_offset": len(splits), "policy_version": "batch-1", "policy": {}, "seed": "0", "scorer_versions": []},
+        **{"assessor_policy_versions": [], "left_out_counts": {}, "left_out": []},
+        "counts": {"train": len(lines), "holdout": len(held_out)},
+        "rows": [
+            origin
+            | {"split": split, "sha256": hashlib.sha256(line).hexdigest()}
+            | {"offset": n, "event_id": f"e-{n}", "recorded_id": str(UUID(int=n))}
+            for n, (split, line) in enumerate(splits)
+        ],
     }
     (folder / "manifest.json").write_bytes(orjson.dumps(manifest))
-    (folder / "train.jsonl").write_bytes(line * rows)
-    (folder / "holdout.jsonl").write_bytes(b"")
+    (folder / "train.jsonl").write_bytes(b"".join(lines))
+    (folder / "holdout.jsonl").write_bytes(b"".join(held_out))
 
 
 def _reference() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -169,3 +170,15 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     with whole_file(target) as out:
         out.write(b"whole")
     assert target.read_bytes() == b"whole"
+
+
+def test_every_folder_of_a_name_is_found_the_latest_last(store: FileStore, folder: Path, tmp_path: Path) -> None:
+    one = asyncio.run(store.put_tree(folder, kind="replays", name="a/b"))
+    (folder / "a.txt").write_text("another")
+    two = asyncio.run(store.put_tree(folder, kind="replays", name="a/b"))
+    os.utime(store._path_of(one), ns=(1, 1))
+    assert asyncio.run(store.find_trees(kind="replays", name="a/b")) == [one, two]
+    assert asyncio.run(store.find_trees(kind="replays", name="nobody")) == []
+    store._path_of(two).write_bytes(b"{}")
+    with pytest.raises(ArtifactDamaged):
+        asyncio.run(store.find_trees(kind="replays", name="a/b"))

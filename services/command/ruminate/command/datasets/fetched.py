@@ -87,6 +87,6 @@ class Fetched:
 @asynccontextmanager
 async def fetched(store: Store, dataset: ArtifactReference) -> AsyncIterator[Fetched]:
     """A copy of a dataset, every byte verified, for as long as the context lasts. Raises ArtifactMissing, ArtifactDamaged."""
-    with tempfile.TemporaryDirectory(prefix="ruminate-dataset-") as name:
+    with tempfile.TemporaryDirectory(prefix="ruminate-dataset-", ignore_cleanup_errors=True) as name:
         await store.fetch(dataset, to=Path(name))
         yield Fetched(Path(name), dataset)

@@ -44,7 +44,9 @@ Batch = Annotated[
         metavar="N", help="The batch: its number, its id, its dataset's address, or at least 8 digits of that one's SHA-256."
     ),
 ]
-To = Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where the files go; it is made where it is not there.")]
+To = Annotated[
+    Path, typer.Option("--to", metavar="FOLDER", help="Where the files go; it is made where it is not there.", file_okay=False)
+]
 Names = Annotated[bool, typer.Option("--names", help="Show the names of agents in the card; else only how many there are.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files of an export that lies there already.")]
 
@@ -186,10 +188,10 @@ def export_command(
 ) -> None:
     """Write a batch as files that `datasets.load_dataset` opens as they are, with a dataset card beside them.
 
-    FOLDER then has train.parquet and holdout.parquet (and, or, .jsonl), README.md and card/*.svg; load it with
-    `load_dataset("FOLDER")`. The columns: prompt (messages), completion, chat_template_kwargs, origin. Rows are written one by
-    one, so a large dataset needs no more memory than a small one. Held-out rows are never trained by Ruminate: keep it so
-    elsewhere, or what is measured on them means nothing. Examples:
+    FOLDER then has train.parquet and holdout.parquet (and, or, .jsonl), README.md and card/*.svg.
+    Load it with `load_dataset("FOLDER")`: prompt (messages), completion, chat_template_kwargs, origin.
+    Rows are written one by one: a large dataset needs no more memory than a small one.
+    Ruminate never trains what is held out; keep it so elsewhere, or what is measured on it means nothing. Examples:
 
     `ruminate datasets export 4 --target qwen3:8b --to batch-4`
 

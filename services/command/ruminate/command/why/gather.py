@@ -310,7 +310,10 @@ class _Gathering:
         if partitions is None:
             partitions = await self._learn_from_manifests(names) or None
         if partitions is None and self._target is not None:
-            partitions = {bus.partition_of(REASONING_ASSESSED, f"{self._tenant or 'default'}/{self._target}")}
+            chains = {(self._tenant or "default", self._target), *self._log.targets()}
+            partitions = {
+                bus.partition_of(REASONING_ASSESSED, f"{owner}/{model}") for owner, model in chains if self._ours(owner, model)
+            }
         tombstones: list[Tombstone] = []
         knew = set(names.ids)
         assessed = await self._assessed(partitions, names, tombstones)

@@ -44,9 +44,10 @@ def why(
 ) -> None:
     """Walk a lineage: what came of an interaction, or what made a model. From topics and store alone.
 
-    Forward, from an interaction: its judgements and who spoke for or against it, its batch and line or why it was left out, the
-    versions that were trained on it, where they serve. Backward, from a version: its batch, dataset, rows and parents. What the
-    log or the store no longer has is said. Examples:
+    Forward, from an interaction: its judgements and who spoke for or against it, its batch and line
+    or why it was left out, the versions that were trained on it, where they serve.
+    Backward, from a version: its batch, dataset, rows and parents.
+    What the log or the store no longer has is said. Examples:
 
     `ruminate why qwen3_8b-000004:17`      what is line 17 of that batch, and what came of it?
 

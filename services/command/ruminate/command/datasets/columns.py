@@ -12,46 +12,47 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-import pyarrow as pa
 from pydantic import ValidationError
 
 from ruminate.accumulator.dataset import RowOrigin
 from ruminate.accumulator.rows import Call, Row, Turn
 
-_TEXT: Final = pa.string()
+Kind = str | tuple["Field", ...] | list["Field"]
+"""A type by its name, a struct as the tuple of its fields, or a list of structs as the list of theirs."""
+Field = tuple[str, Kind]
 
-_CALL: Final = pa.struct([
-    ("type", _TEXT),
-    ("id", _TEXT),
-    ("function", pa.struct([("name", _TEXT), ("arguments", _TEXT)])),
-])  # fmt: skip
-_TURN: Final = pa.struct([
-    ("role", _TEXT),
-    ("content", _TEXT),
-    ("reasoning_content", _TEXT),
-    ("tool_calls", pa.list_(_CALL)),
-    ("name", _TEXT),
-    ("tool_call_id", _TEXT),
-])  # fmt: skip
-_COLUMNS: Final = (
-    ("prompt", pa.list_(_TURN)),
-    ("completion", pa.list_(_TURN)),
-    ("chat_template_kwargs", pa.struct([("enable_thinking", pa.bool_())])),
+_CALL: Final[list[Field]] = [
+    ("type", "string"),
+    ("id", "string"),
+    ("function", (("name", "string"), ("arguments", "string"))),
+]
+_TURN: Final[list[Field]] = [
+    ("role", "string"),
+    ("content", "string"),
+    ("reasoning_content", "string"),
+    ("tool_calls", _CALL),
+    ("name", "string"),
+    ("tool_call_id", "string"),
+]
+_COLUMNS: Final[tuple[Field, ...]] = (
+    ("prompt", _TURN),
+    ("completion", _TURN),
+    ("chat_template_kwargs", (("enable_thinking", "bool"),)),
 )
-_ORIGIN: Final = (
+_ORIGIN: Final[Field] = (
     "origin",
-    pa.struct([
-        ("batch", _TEXT),
-        ("split", _TEXT),
-        ("line", pa.int64()),
-        ("origin", _TEXT),
-        ("recorded_id", _TEXT),
-        ("event_id", _TEXT),
-        ("conversation", _TEXT),
-        ("reasoning", pa.bool_()),
-        ("sha256", _TEXT),
-    ]),
-)  # fmt: skip
+    (
+        ("batch", "string"),
+        ("split", "string"),
+        ("line", "int64"),
+        ("origin", "string"),
+        ("recorded_id", "string"),
+        ("event_id", "string"),
+        ("conversation", "string"),
+        ("reasoning", "bool"),
+        ("sha256", "string"),
+    ),
+)
 
 _CALLS: Final = b'"tool_calls"'
 
@@ -60,22 +61,36 @@ class NotARow(ValueError):
     """A line of a dataset is not the row that this release knows; the message says where, never what is in it."""
 
 
+def columns(*, with_origin: bool) -> tuple[Field, ...]:
+    """Every column of an export."""
+    return (*_COLUMNS, _ORIGIN) if with_origin else _COLUMNS
+
+
 def schema(*, with_origin: bool) -> Any:
-    """The Arrow schema (`pyarrow.Schema`) of every file of an export."""
-    return pa.schema([*_COLUMNS, _ORIGIN] if with_origin else _COLUMNS)
+    """The columns as `pyarrow.Schema`, the same for every file."""
+    import pyarrow as pa  # noqa: PLC0415 - 45 MB that only an export needs
+
+    def arrow(kind: Kind) -> Any:
+        match kind:
+            case str():
+                return pa.type_for_alias(kind)
+            case list():
+                return pa.list_(arrow(tuple(kind)))
+            case tuple():
+                return pa.struct([(name, arrow(each)) for name, each in kind])
+
+    return pa.schema([(name, arrow(kind)) for name, kind in columns(with_origin=with_origin)])
 
 
 def features(*, with_origin: bool) -> list[dict[str, Any]]:
-    """The same schema as `dataset_info.features` of a dataset card."""
-    return [_feature(field.name, field.type) for field in schema(with_origin=with_origin)]
+    """The columns as `dataset_info.features` of a dataset card."""
+    return [_feature(name, kind) for name, kind in columns(with_origin=with_origin)]
 
 
-def _feature(name: str, kind: Any) -> dict[str, Any]:
-    if pa.types.is_list(kind):
-        return {"name": name, "list": [_feature(field.name, field.type) for field in kind.value_type]}
-    if pa.types.is_struct(kind):
-        return {"name": name, "struct": [_feature(field.name, field.type) for field in kind]}
-    return {"name": name, "dtype": str(kind)}
+def _feature(name: str, kind: Kind) -> dict[str, Any]:
+    if isinstance(kind, str):
+        return {"name": name, "dtype": kind}
+    return {"name": name, "list" if isinstance(kind, list) else "struct": [_feature(*field) for field in kind]}
 
 
 def parse(line: bytes, *, where: str) -> Row:

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ruminate.command.datasets.columns import for_json_lines, for_parquet, leading, origin_of, parse, schema
 from ruminate.command.datasets.fetched import Fetched, Line, Split
@@ -61,6 +59,9 @@ class Export:
         return Written(path.name, split, rows, size_bytes, sha256, tuple(sorted(column for _, column in leaders)))
 
     def _write_parquet(self, path: Path, split: Split) -> int:
+        import pyarrow as pa  # noqa: PLC0415 - 45 MB that no other verb needs
+        import pyarrow.parquet as pq  # noqa: PLC0415
+
         columns = schema(with_origin=self._with_origin)
         written = 0
         with whole_file(path) as out, pq.ParquetWriter(out, columns, compression="zstd") as writer:

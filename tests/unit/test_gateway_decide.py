@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from itertools import permutations
 
@@ -23,7 +24,7 @@ from ruminate.gateway.decide import (
     read_caller,
     training_allowed,
 )
-from ruminate.gateway.question import Question, Unrepresentable, read_object, read_question
+from ruminate.gateway.question import Dialect, Question, Unrepresentable, read_object, read_question
 from ruminate.schemas.interaction import InteractionCompleted, Message
 from ruminate.schemas.model import ModelRegistered, ModelRolledBack, NodeDigest
 from ruminate.schemas.payload import ArtifactReference
@@ -418,3 +419,46 @@ def test_the_oldest_answers_make_room() -> None:
 def test_an_interaction_survives_its_way_through_json() -> None:
     interaction = told(ASKED, Answer("chat", content=["x"]))
     assert InteractionCompleted.model_validate_json(orjson.dumps(orjson.loads(interaction.model_dump_json()))) == interaction
+
+
+SCHEMA: dict[str, object] = {"type": "object", "required": ["name"]}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "fields"),
+    [
+        ("chat", {"format": SCHEMA}),
+        ("openai", {"response_format": {"type": "json_schema", "json_schema": {"name": "person", "schema": SCHEMA}}}),
+    ],
+)
+def test_the_form_that_was_asked_for_becomes_the_check_of_the_answer(dialect: Dialect, fields: dict[str, object]) -> None:
+    body = {"messages": [{"role": "user", "content": "Who?"}], **fields}
+    question = read_question(dialect, body)
+    assert question is not None
+    check = told(question, Answer(dialect, content=["{}"])).answer_check
+    assert check is not None
+    assert check.kind == "json_schema"
+    assert json.loads(check.content) == SCHEMA
+    generated = read_question("generate", {"prompt": "Who?", "format": SCHEMA})
+    assert generated is not None
+    assert generated.answer_check == check
+
+
+@pytest.mark.parametrize(
+    ("dialect", "fields"),
+    [
+        ("chat", {}),
+        ("chat", {"format": "json"}),
+        ("chat", {"format": ""}),
+        ("chat", {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}}),
+        ("chat", {"format": {"description": "x" * 70_000}}),
+        ("openai", {"format": SCHEMA}),
+        ("openai", {"response_format": {"type": "json_object"}}),
+        ("openai", {"response_format": {"type": "json_schema", "json_schema": "person"}}),
+        ("openai", {"response_format": "json"}),
+    ],
+)
+def test_what_is_no_small_schema_is_no_check(dialect: Dialect, fields: dict[str, object]) -> None:
+    question = read_question(dialect, {"messages": [{"role": "user", "content": "Who?"}], **fields})
+    assert question is not None
+    assert question.answer_check is None

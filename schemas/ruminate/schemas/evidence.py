@@ -10,7 +10,7 @@ from pydantic import Field
 from ruminate.schemas.interaction import Outcome
 from ruminate.schemas.payload import Count, Name, Payload, Ratio, Text, Timestamp
 
-EvidenceKind = Literal["feedback", "asked_again", "agreement"]
+EvidenceKind = Literal["feedback", "asked_again", "agreement", "judged"]
 
 
 class EvidenceRecorded(Payload):
@@ -31,6 +31,11 @@ class EvidenceRecorded(Payload):
     comment: Text | None = None
     agreeing: Count | None = Field(default=None, description="Other answers to the same question that say the same.")
     disagreeing: Count | None = Field(default=None, description="Other answers to the same question that say something else.")
+    judged: dict[Name, Ratio] | None = Field(default=None, description="What a model gives each part of the verdict, by its name.")
+    preferred: bool | None = Field(
+        default=None, description="Whether a model prefers it to another answer to the same question, whichever it sees first."
+    )
+    model: Name | None = Field(default=None, description="For `judged`: the model that says so.")
     normalised: tuple[Name, ...] = Field(default=(), description="What was changed: `nfc`, `redacted:<kind>`.")
 
 

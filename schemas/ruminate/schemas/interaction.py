@@ -85,6 +85,16 @@ class ContextFacts(Part):
     other: dict[str, FiniteJson] = Field(default_factory=dict)
 
 
+class AnswerCheck(Part):
+    """How to find out whether an answer is right, or at least has the form that was asked for."""
+
+    kind: Literal["json_schema", "python_tests", "exact"]
+    content: Text = Field(
+        description="A JSON Schema; Python tests that import `answer` or use its names as they are; or the exact text, but for "
+        "white space around it."
+    )
+
+
 class InteractionCompleted(Payload):
     """An agent's question was answered. Written by the gateway, by agents, or by the collector for its HTTP callers."""
 
@@ -107,6 +117,7 @@ class InteractionCompleted(Payload):
     complexity: Complexity | None = None
     context: ContextFacts = ContextFacts()
     reference_answer: Text | None = Field(default=None, description="The right answer, where somebody knows it.")
+    answer_check: AnswerCheck | None = Field(default=None, description="How the answer can be checked, where it can.")
     outcome: Outcome = "unknown"
     training_allowed: bool = Field(default=False, description="Consent: true only where the tenant's policy grants it.")
 

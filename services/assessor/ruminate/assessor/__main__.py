@@ -5,6 +5,8 @@
     evidence-recorded-v1     ->  look up, assess  ->  reasoning-assessed-v1, a later revision
     lesson-noted-v1          ->  learn            ->  scorer-taught-v1
 
+Where a critic is named, it is offered what is in doubt, and tells evidence of its own.
+
 At least once. A redelivered interaction yields the same event id; readers keep the first.
 """
 
@@ -15,8 +17,10 @@ from datetime import timedelta
 from functools import partial
 
 from ruminate.assessor.casebook import Casebook
+from ruminate.assessor.checker import Checker
 from ruminate.assessor.classroom import Classroom
 from ruminate.assessor.comparing import Comparing
+from ruminate.assessor.critic import Critic
 from ruminate.assessor.handle import Scorer, assess_one
 from ruminate.assessor.mathematician import Mathematician
 from ruminate.assessor.reassess import reassess
@@ -43,15 +47,16 @@ async def main(settings: AssessorSettings) -> None:
         policy = settings.assessment
         effective_after = timedelta(seconds=settings.scorer_effective_after_seconds)
         scorers = await enter(Scorers(lessons_bus, policy.weights, pins=settings.scorer_pins, effective_after=effective_after))
-        equal = resources.enter_context(Mathematician())
-        scorer = Scorer(policy, policy.version, scorers.combiner_of, equal, compares=settings.compare_answers)
+        equal, checks = resources.enter_context(Mathematician()), resources.enter_context(Checker(policy))
+        scorer = Scorer(policy, policy.version, scorers.combiner_of, equal, checks, compares=settings.compare_answers)
+        critic = await enter(Critic(bus, settings.critic)) if settings.critic is not None else None
         casebook = await enter(Casebook(evidence_bus, settings.evidence_window))
         comparing = Comparing(answers_bus, most_answers=settings.compared_answers)
         every = settings.scorer_snapshot_every
         classroom = Classroom(lessons_bus, policy.weights, snapshot_every=every, effective_after=effective_after)
         again = partial(reassess, casebook=casebook, scorer=scorer)
         await buses.serve(
-            bus.serve(INTERACTION_RECORDED, partial(assess_one, scorer=scorer), concurrency=64),
+            bus.serve(INTERACTION_RECORDED, partial(assess_one, scorer=scorer, critic=critic), concurrency=64),
             answers_bus.serve(ANSWER_NOTED, comparing.compare, concurrency=8, on_revoked=comparing.forget),
             evidence_bus.serve(EVIDENCE_RECORDED, again, concurrency=16, on_assigned=casebook.open, on_revoked=casebook.forget),
             lessons_bus.serve(LESSON_NOTED, classroom.learn, concurrency=8, on_revoked=classroom.forget),

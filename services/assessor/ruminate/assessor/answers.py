@@ -34,7 +34,8 @@ class Comparison:
     how: str
     expected: float | None = None
     certainty: float = 1.0
-    """A check of the form alone is less certain than a reference."""
+    """How far it is from a guess: 1 is sure, and 0 is even odds. A check of the form alone is less certain than a reference."""
+    by: Literal["reference", "check"] = "reference"
 
 
 def compare(reading: Reading, reference: str, equal: mathematics.Equal = mathematics.nobody) -> Comparison:

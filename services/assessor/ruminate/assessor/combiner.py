@@ -86,9 +86,9 @@ class Combiner:
         """The weighed sum, without bounds."""
         return sum(map(operator.mul, self.weights, shown), self.bias)
 
-    def logit(self, shown: Signals) -> float:
-        """The weighed sum, within ± MOST_OPINION."""
-        return self.within_bounds(self.sum(shown))
+    def logit(self, shown: Signals, beside: float = 0.0) -> float:
+        """The weighed sum, and an opinion beside it that is never taught, within ± MOST_OPINION together."""
+        return self.within_bounds(self.sum(shown) + beside)
 
     @staticmethod
     def within_bounds(logit: float) -> float:

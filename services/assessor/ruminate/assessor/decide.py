@@ -2,7 +2,7 @@
 
 texts -> findings -> parts -> signals ──▶ combiner ──▶ overall -> keep or reject, and why
                        ▲                     ▲
-reference, outcome, feedback, other answers ─┴─ knowledge
+reference, check, outcome, feedback, others ─┴─ knowledge, and a critic's opinion
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ from itertools import chain
 from typing import Final
 
 from ruminate.assessor import parts
-from ruminate.assessor.answers import compare
+from ruminate.assessor.answers import Comparison, compare
+from ruminate.assessor.checks import Checks, checked_by, surer, unchecked
 from ruminate.assessor.combiner import Combiner, probability
 from ruminate.assessor.findings import Findings, find
-from ruminate.assessor.knowledge import Agreement, Knowledge, Opinion
+from ruminate.assessor.knowledge import Agreement, Critique, Knowledge, Opinion
 from ruminate.assessor.mathematics import Equal, nobody
 from ruminate.assessor.parts import ModeFit
 from ruminate.assessor.policy import Policy
 from ruminate.assessor.reading import Reading, control_characters, mostly_symbols, words
+from ruminate.assessor.rubric import PARTS
 from ruminate.assessor.signals import Signals, signals
 from ruminate.schemas.assessment import ReasoningAssessed, ReasoningQuality, Score, Verdict
 from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.interaction import InteractionRecorded
 
-SCORER_VERSION: Final = "rules-2"
+SCORER_VERSION: Final = "rules-3"
 """Changes with every change of what a part finds."""
 
 
@@ -37,27 +39,43 @@ def untaught(policy: Policy) -> Combiner:
 
 
 def knowledge_of(
-    found: Findings, interaction: InteractionRecorded, equal: Equal = nobody, evidence: Iterable[EvidenceRecorded] = ()
+    found: Findings,
+    interaction: InteractionRecorded,
+    equal: Equal = nobody,
+    checked: Comparison | None = None,
+    evidence: Iterable[EvidenceRecorded] = (),
 ) -> Knowledge:
-    """What the interaction itself brings along, its reference, compared, and its outcome; and what evidence says beside it."""
+    """What the interaction itself brings along, its reference, compared, what its check came to, and its outcome; and evidence."""
     reference = interaction.reference_answer
+    comparison = compare(found.reading, reference, equal) if reference is not None else None
     opinions: list[Opinion] = []
-    agreement, asked_again = None, False
+    agreement, asked_again, critique = None, False, None
     for each in evidence:
         if each.kind == "agreement":
             agreement = Agreement(each.agreeing or 0, each.disagreeing or 0)
         elif each.kind == "asked_again":
             asked_again = True
+        elif each.kind == "judged":
+            critique = _with_words(critique, each)
         else:
             corrected = each.correction is not None and _is_another(found, each.correction)
             opinions.append(Opinion(each.said_by, each.thumb, each.score, each.outcome, corrected))
     return Knowledge(
-        comparison=compare(found.reading, reference, equal) if reference is not None else None,
+        comparison=surer(comparison, checked),
         outcome=interaction.outcome,
         opinions=tuple(opinions),
         asked_again=asked_again,
         agreement=agreement,
+        critique=critique,
     )
+
+
+def _with_words(critique: Critique | None, said: EvidenceRecorded) -> Critique:
+    """What a model says by now: its latest scores, and its latest preference. Of several models the latest is heard."""
+    model = said.model or said.said_by
+    before = critique if critique is not None and critique.model == model else Critique(model)
+    scores = before.scores if said.judged is None else {part: said.judged[part] for part in PARTS if part in said.judged}
+    return Critique(model, scores, before.preferred if said.preferred is None else said.preferred)
 
 
 def _is_another(found: Findings, correction: str) -> bool:
@@ -67,10 +85,17 @@ def _is_another(found: Findings, correction: str) -> bool:
     return compare(found.reading, correction).result != "right"
 
 
-def assess(interaction: InteractionRecorded, policy: Policy, combiner: Combiner | None = None, equal: Equal = nobody) -> Verdict:
+def assess(
+    interaction: InteractionRecorded,
+    policy: Policy,
+    combiner: Combiner | None = None,
+    equal: Equal = nobody,
+    checks: Checks = unchecked,
+) -> Verdict:
     """Judge every part that can be judged, weigh them, and say whether to learn from the interaction, and why."""
     found = find(interaction, most_characters=policy.most_characters)
-    return weigh(interaction, found, knowledge_of(found, interaction, equal), policy, combiner or untaught(policy))[0]
+    knowledge = knowledge_of(found, interaction, equal, checked_by(checks, interaction))
+    return weigh(interaction, found, knowledge, policy, combiner or untaught(policy))[0]
 
 
 def weigh(
@@ -123,11 +148,12 @@ def judge(
     policy_version: str,
     combiner: Combiner | None = None,
     equal: Equal = nobody,
+    checks: Checks = unchecked,
     evidence: tuple[EvidenceRecorded, ...] = (),
 ) -> ReasoningAssessed:
     """The interaction with its verdict, in the light of all this evidence, oldest first."""
     found = find(interaction, most_characters=policy.most_characters)
-    knowledge = knowledge_of(found, interaction, equal, evidence)
+    knowledge = knowledge_of(found, interaction, equal, checked_by(checks, interaction), evidence)
     verdict, _ = weigh(interaction, found, knowledge, policy, combiner or untaught(policy))
     return judged(interaction, verdict, policy_version=policy_version, evidence=evidence)
 
@@ -175,8 +201,10 @@ def _overall(
     if not sum(known):
         return Score(value=None, evidence=tuple(evidence)), 0.0
     evidence += knowledge.said()
+    critique = knowledge.critique
+    evidence += critique.said() if critique is not None else ()
     evidence += [f"{name} {moved:+.2f}" for name, moved in combiner.telling(shown)]
-    value = probability(combiner.logit(shown) + knowledge.logit())
+    value = probability(combiner.logit(shown, critique.logit() if critique is not None else 0.0) + knowledge.logit())
     return Score(value=round(value, 4), evidence=tuple(evidence)), _share(sum(known), sum(weight for _, weight in weighed))
 
 
@@ -214,8 +242,9 @@ def _faults(
 def _wrong_answers(reading: Reading, knowledge: Knowledge) -> Iterator[str]:
     comparison = knowledge.comparison
     if comparison is not None and comparison.result == "wrong":
-        yield f"wrong_answer: the reference answer is another one, by {comparison.how}"
-    elif parts.declines(reading.answer) and (comparison is None or comparison.result != "right"):
+        what = "it fails the check that came with it" if comparison.by == "check" else "the reference answer is another one"
+        yield f"wrong_answer: {what}, by {comparison.how}"
+    elif parts.declines(reading.answer) and knowledge.sure != "right":
         yield "declined: the model declined to answer"
     if knowledge.outcome == "failed":
         yield "failed_outcome: whoever asked reported that the answer failed"

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 from ruminate.assessor.agreement import answer_key, asks_again, question_key
+from ruminate.assessor.answers import Comparison
+from ruminate.assessor.checks import Checks, checked_by, unchecked
 from ruminate.assessor.classroom import noted_of
 from ruminate.assessor.combiner import Combiner
+from ruminate.assessor.critic import Critic
 from ruminate.assessor.decide import SCORER_VERSION, around, judged, knowledge_of, weigh
 from ruminate.assessor.findings import find
 from ruminate.assessor.mathematics import Equal, nobody
@@ -26,6 +32,10 @@ CombinerOf = Callable[[str, datetime], Combiner]
 """By what is judged what occurred in a tenant at a time. Raises Unavailable where that cannot be said yet."""
 
 
+_CHECKING: Final = ThreadPoolExecutor(4, thread_name_prefix="check")
+"""Threads of their own: in those that the loop looks names up in, slow tests would keep the broker waiting."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scorer:
     """By what everything is judged. `equal` compares expressions, and keeps the others waiting meanwhile."""
@@ -34,21 +44,31 @@ class Scorer:
     policy_version: str
     combiner_of: CombinerOf
     equal: Equal = nobody
+    checks: Checks = unchecked
     compares: bool = True
     """Whether answers to the same question are compared: one more event for each interaction."""
 
+    async def checked(self, interaction: InteractionRecorded) -> Comparison | None:
+        """What the interaction's own check comes to. It may take seconds, and keeps nobody waiting meanwhile."""
+        if interaction.answer_check is None:
+            return None
+        return await asyncio.get_running_loop().run_in_executor(_CHECKING, checked_by, self.checks, interaction)
 
-async def assess_one(delivery: Delivery[InteractionRecorded], *, scorer: Scorer) -> None:
+
+async def assess_one(delivery: Delivery[InteractionRecorded], *, scorer: Scorer, critic: Critic | None = None) -> None:
     """Answer one recorded interaction with a verdict."""
     interaction, policy = delivery.payload, scorer.policy
     # When it occurred, not now: a redelivery is judged by the same. Nobody lays it into the future.
     combiner = scorer.combiner_of(interaction.tenant, min(interaction.occurred_at, delivery.envelope.time))
+    checked = await scorer.checked(interaction)
     with ASSESSMENT_SECONDS.time():
         found = find(interaction, most_characters=policy.most_characters)
-        knowledge = knowledge_of(found, interaction, scorer.equal)
+        knowledge = knowledge_of(found, interaction, scorer.equal, checked)
         verdict, shown = weigh(interaction, found, knowledge, policy, combiner)
         assessed = judged(interaction, verdict, policy_version=scorer.policy_version)
     count_verdict(verdict)
+    if critic is not None:
+        critic.offer(interaction, verdict, knowledge)
     value = around(delivery.value, assessed)
     delivery.tell_encoded(REASONING_ASSESSED, value, order=REASONING_ASSESSED.order_of(assessed))
     if scorer.compares:

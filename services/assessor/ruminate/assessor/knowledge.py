@@ -6,8 +6,9 @@ and are seldom asked about what went well, so a complaint weighs more than prais
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple
 
 from ruminate.assessor.answers import Comparison
@@ -16,12 +17,19 @@ from ruminate.schemas.interaction import Outcome
 MOST_KNOWLEDGE: Final = 8.0
 """Bound of the sum: twice that of all opinion, so that what is known outweighs what is guessed."""
 
-_REFERENCE: Final = {"right": 8.0, "wrong": -8.0, "undecided": 0.0}
+_DECIDED: Final = {"right": 1.0, "wrong": -1.0, "undecided": 0.0}
 _OUTCOME: Final = {"succeeded": 2.0, "failed": -4.0, "unknown": 0.0}
 _THUMB: Final = {"up": 1.5, "down": -3.0}
 _SCORE = 4.0
 _CORRECTED = -5.0
 _ASKED_AGAIN = -1.5
+_CLEAR = 1.0
+"""Log-odds from which what is known is a lesson."""
+
+MOST_CRITIQUE: Final = 1.0
+"""Bound of what a model's opinion moves: a fourth of all opinion, and an eighth of what is known."""
+_CRITIC_SCORE = 0.8
+_CRITIC_PREFERS = 0.4
 
 
 class Agreement(NamedTuple):
@@ -44,6 +52,40 @@ class Opinion:
 
 
 @dataclass(frozen=True, slots=True)
+class Critique:
+    """What a model says of an answer. It is opinion and no knowledge: it moves the odds a little, and teaches nobody."""
+
+    model: str
+    scores: Mapping[str, float] = field(default_factory=dict)
+    preferred: bool | None = None
+    """To another answer to the same question, whichever comes first."""
+
+    @property
+    def score(self) -> float | None:
+        """One half for the answer, the other for the thinking; None where it gave no scores."""
+        thinking = [score for part, score in self.scores.items() if part != "answer_quality"]
+        answer = [self.scores["answer_quality"]] if "answer_quality" in self.scores else []
+        means = [sum(scores) / len(scores) for scores in (answer, thinking) if scores]
+        return sum(means) / len(means) if means else None
+
+    def logit(self) -> float:
+        """Log-odds within ± MOST_CRITIQUE."""
+        score = self.score
+        moved = 0.0 if score is None else (score - 0.5) * 2 * _CRITIC_SCORE
+        if self.preferred is not None:
+            moved += _CRITIC_PREFERS if self.preferred else -_CRITIC_PREFERS
+        return max(-MOST_CRITIQUE, min(MOST_CRITIQUE, moved))
+
+    def said(self) -> tuple[str, ...]:
+        """What it says, in words without contents."""
+        score = self.score
+        words = () if score is None else (f"{self.model} gives it {score:.2f}",)
+        if self.preferred is None:
+            return words
+        return (*words, f"{self.model} {'prefers it to another answer' if self.preferred else 'prefers another answer'}")
+
+
+@dataclass(frozen=True, slots=True)
 class Knowledge:
     """Everything that is known of one answer from outside of it."""
 
@@ -53,11 +95,27 @@ class Knowledge:
     asked_again: bool = False
     """The same question was asked once more in the conversation, at once, in other words or the same."""
     agreement: Agreement | None = None
+    critique: Critique | None = None
+    """Kept beside: no sum in here has it."""
+
+    @property
+    def turned_out(self) -> bool | None:
+        """Whether it is known that the answer was good, or that it was not; None where nobody says so clearly."""
+        if self.sure != "undecided":
+            return self.sure == "right"
+        # That the form fits says nothing here: a node that is asked for a form gives it to every answer.
+        logit = replace(self, comparison=None).logit()
+        return None if abs(logit) < _CLEAR else logit > 0
 
     @property
     def decided(self) -> bool:
         """Whether a reference or a check says right or wrong."""
         return self.comparison is not None and self.comparison.result != "undecided"
+
+    @property
+    def sure(self) -> Literal["right", "wrong", "undecided"]:
+        """What a reference or a check says for sure: that the form fits makes nothing right."""
+        return self.comparison.result if self.comparison is not None and self.comparison.certainty == 1.0 else "undecided"
 
     def logit(self) -> float:
         """The log-odds of all of it, within ± MOST_KNOWLEDGE."""
@@ -68,7 +126,7 @@ class Knowledge:
         return tuple(words for _, words in self._weighed())
 
     def _weighed(self) -> Iterator[tuple[float, str]]:
-        if self.comparison is not None and (weight := _REFERENCE[self.comparison.result] * self.comparison.certainty):
+        if self.comparison is not None and (weight := _log_odds(self.comparison)):
             yield weight, f"{self.comparison.result} by {self.comparison.how}"
         if weight := _OUTCOME[self.outcome]:
             yield weight, f"the outcome was reported as {self.outcome}"
@@ -81,6 +139,13 @@ class Knowledge:
 
 
 _MOST_OPINIONS = 3
+
+
+def _log_odds(comparison: Comparison) -> float:
+    """Of a probability that lies `certainty` of the way from a half to one, or to zero."""
+    certainty = comparison.certainty
+    most = MOST_KNOWLEDGE if certainty >= 1 else min(MOST_KNOWLEDGE, math.log((1 + certainty) / (1 - certainty)))
+    return _DECIDED[comparison.result] * most
 
 
 def _of(opinion: Opinion) -> Iterator[tuple[float, str]]:

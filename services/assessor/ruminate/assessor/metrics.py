@@ -6,6 +6,7 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from ruminate.assessor.knowledge import Knowledge
 from ruminate.schemas.assessment import Verdict
 
 INTERACTIONS_ASSESSED: Final = Counter(
@@ -22,6 +23,32 @@ EVIDENCE_WEIGHED: Final = Counter(
     "ruminate_evidence_weighed",
     "Interactions judged again, by what spoke for or against them; if there is none, nobody says what answers are worth.",
     ["kind"],
+)
+CHECKS_MADE: Final = Counter(
+    "ruminate_checks_made",
+    "Checks that answers came with, by what they came to; if many are undecided, read in the evidence of verdicts why.",
+    ["kind", "result"],
+)
+CRITIC_JUDGED: Final = Counter(
+    "ruminate_critic_judged",
+    "Words of the critic that became evidence, by model; if there are none, read ruminate_critic_passed_over_total.",
+    ["model", "what"],
+)
+CRITIC_PASSED_OVER: Final = Counter(
+    "ruminate_critic_passed_over",
+    "Answers that were judged without the critic's word, by why; if its node is away or slow, give it one of its own.",
+    ["reason"],
+)
+CRITIC_SECONDS: Final = Histogram(
+    "ruminate_critic_seconds",
+    "Time of one question to the critic; if it grows towards the timeout, choose a smaller model or turn its thinking off.",
+    ["model"],
+    buckets=(0.3, 1, 3, 10, 30, 100, 300),
+)
+CRITIC_COMPARED: Final = Counter(
+    "ruminate_critic_compared",
+    "Answers whose worth is known, by what the critic had said; if the share of `opposite` nears a third, switch it off.",
+    ["model", "said"],
 )
 ANSWERS_COMPARED: Final = Counter(
     "ruminate_answers_compared",
@@ -57,6 +84,20 @@ ASSESSMENT_SECONDS: Final = Histogram(
     "Time to judge one interaction; if it grows, lower `most_characters` of the policy or add replicas.",
     buckets=(0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1),
 )
+
+
+def count_critique(knowledge: Knowledge) -> None:
+    """Count whether a critic said what turned out; nothing where one of the two is not known."""
+    critique, good = knowledge.critique, knowledge.turned_out
+    score = critique.score if critique is not None else None
+    if critique is None or score is None or good is None:
+        return
+    unclear = abs(score - 0.5) < _UNCLEAR
+    CRITIC_COMPARED.labels(critique.model, "neither" if unclear else "same" if (score > 0.5) == good else "opposite").inc()
+
+
+_UNCLEAR: Final = 0.1
+"""Nearer than that to a half, a critic's score says neither."""
 
 
 def count_verdict(verdict: Verdict) -> None:

@@ -57,7 +57,7 @@ def answer_quality(reading: Reading, knowledge: Knowledge, blocks: Blocks, inter
     if not reading.answer:
         return _cannot_know("the answer is a tool call") if interaction.response.tool_calls else _score(0.0, "the answer is empty")
     value, evidence = _rightness(knowledge)
-    right = knowledge.decided and knowledge.comparison is not None and knowledge.comparison.result == "right"
+    right = knowledge.sure == "right"
     for fault, most, said in (
         (reading.answer_repeats, 0.1, "the answer repeats itself"),
         (truncated(interaction), 0.3, "the answer was cut off"),
@@ -72,10 +72,11 @@ def answer_quality(reading: Reading, knowledge: Knowledge, blocks: Blocks, inter
 
 def _rightness(knowledge: Knowledge) -> tuple[float | None, tuple[str, ...]]:
     comparison = knowledge.comparison
-    if comparison is not None and knowledge.decided:
+    # What the form tells counts only where nobody says more.
+    if comparison is not None and (knowledge.sure != "undecided" or (knowledge.decided and len(knowledge.said()) == 1)):
         value = float(comparison.result == "right")
         return 0.5 + (value - 0.5) * comparison.certainty, (f"{comparison.result} by {comparison.how}",)
-    unknown = "no reference is known" if comparison is None else f"the reference does not decide: {comparison.how}"
+    unknown = "no reference is known" if comparison is None else f"the {comparison.by} does not decide: {comparison.how}"
     said = knowledge.said()
     if not said:
         return None, (unknown, "no outcome was reported")
@@ -225,7 +226,7 @@ def mode_appropriateness(
     Where the answer is known, it tells more than the surface: what was right without thinking needed none, and what was wrong
     without it, or with little effort, needed more.
     """
-    result = knowledge.comparison.result if knowledge.comparison is not None else "undecided"
+    result = knowledge.sure
     if not reading.steps:
         return _without_thinking(asked, result)
     if asked == "unclear":

@@ -54,6 +54,21 @@ class Policy(BaseModel):
     most_characters: int = Field(
         default=100_000, ge=1_000, le=10_000_000, description="Characters of each text that are read: of a longer one, both ends."
     )
+    run_code: bool = Field(
+        default=False, description="Whether the tests that came with a question are run with the code of its answer, confined."
+    )
+    run_code_without_namespaces: bool = Field(
+        default=False, description="Whether also where nothing but limits confines it: it reads and reaches what the service does."
+    )
+    run_code_seconds: float = Field(
+        default=10.0,
+        ge=1.0,
+        le=60.0,
+        description="Seconds of computing for the tests of one answer, and three times as many by the clock.",
+    )
+    run_code_memory_bytes: int = Field(
+        default=512 << 20, ge=64 << 20, le=8 << 30, description="Address space of the tests of one answer."
+    )
 
     @property
     def version(self) -> str:

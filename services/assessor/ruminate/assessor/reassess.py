@@ -14,7 +14,7 @@ from ruminate.assessor.classroom import noted_of
 from ruminate.assessor.decide import SCORER_VERSION, around, judged, knowledge_of, weigh
 from ruminate.assessor.findings import find
 from ruminate.assessor.handle import Scorer
-from ruminate.assessor.metrics import EVIDENCE_WEIGHED, count_verdict
+from ruminate.assessor.metrics import EVIDENCE_WEIGHED, count_critique, count_verdict
 from ruminate.assessor.teacher import lesson_of
 from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.flow import LESSON_NOTED, REASONING_ASSESSED
@@ -46,13 +46,16 @@ async def reassess(
         raise Unprocessable(UNKNOWN_INTERACTION, "the interaction belongs to another tenant")
     interaction, weighed = recorded.payload, tuple(each for _, each in evidence)
     policy = scorer.policy
+    checked = await scorer.checked(interaction)
     found = find(interaction, most_characters=policy.most_characters)
-    knowledge = knowledge_of(found, interaction, scorer.equal, weighed)
+    knowledge = knowledge_of(found, interaction, scorer.equal, checked, weighed)
     verdict, shown = weigh(interaction, found, knowledge, policy, combiner)
     revision = delivery.position.offset + 1
     assessed = judged(interaction, verdict, policy_version=scorer.policy_version, revision=revision, evidence=weighed)
     count_verdict(verdict)
     EVIDENCE_WEIGHED.labels(said.kind).inc()
+    if said.kind in _TELL_OF_CRITICS:
+        count_critique(knowledge)
     value = around(recorded.value, assessed)
     order = REASONING_ASSESSED.order_of(assessed)
     delivery.tell_about(recorded, REASONING_ASSESSED, value, order=order, ordinal=assessed.revision)
@@ -67,8 +70,10 @@ async def reassess(
         delivery.tell(LESSON_NOTED, noted_of(lesson, **about))
 
 
+_TELL_OF_CRITICS: Final = frozenset({"judged", "feedback"})
+"""Evidence after which it may be known whether a critic was right: its own word, and what people say later."""
 _TEACH: Final = frozenset({"feedback", "asked_again"})
-"""Evidence that says what an answer is worth; what others answered is a signal, and no lesson."""
+"""Evidence that says what an answer is worth; what others answered and what a model says are signals, and no lesson."""
 
 
 def _unknown(*, early: bool) -> Exception:

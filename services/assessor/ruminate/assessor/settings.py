@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from ruminate.assessor.casebook import CasebookWindow
-from ruminate.assessor.policy import Policy
+from ruminate.assessor.critic import CriticPlan
+from ruminate.assessor.policy import Policy, Share
+from ruminate.schemas.payload import Name, Uri
 from ruminate.schemas.topic import MEBIBYTE
 from ruminate.shared.settings import ServiceSettings
 
@@ -53,6 +55,55 @@ class AssessorSettings(ServiceSettings):
         le=100_000_000,
         description="Latest pieces of evidence whose place in the log is known.",
     )
+
+    critic_url: Uri | None = Field(
+        default=None,
+        description="Ollama node of a model that is asked for its opinion where the verdict is in doubt; texts go there.",
+    )
+    critic_model: Name | None = Field(default=None, description="That model's name on the node.")
+    critic_share: Share = Field(default=1.0, description="Share of the interactions in doubt that it is asked about, by their id.")
+    critic_doubt_from: Share = Field(default=0.2, description="Least overall score that is in doubt.")
+    critic_doubt_to: Share = Field(default=0.8, description="Largest overall score that is in doubt.")
+    critic_known_share: Share = Field(
+        default=0.01, description="Share of the interactions whose worth is known that it is asked about, to measure its errors."
+    )
+    critic_calls_a_day: int = Field(default=1_000, ge=1, le=10_000_000, description="Questions to it a day, tenant and replica.")
+    critic_seconds_a_day: float = Field(
+        default=3_600.0, gt=0, le=86_400, description="Seconds of its time a day, tenant and replica."
+    )
+    critic_timeout_seconds: float = Field(
+        default=60.0, gt=0, le=3_600, description="Seconds until its answer is waited for no more."
+    )
+    critic_thinks: bool = Field(default=False, description="Whether it thinks before it answers.")
+    critic_waiting: int = Field(default=100, ge=1, le=10_000, description="Interactions that wait for it; more are passed over.")
+    critic_remembered: int = Field(default=10_000, ge=1, le=1_000_000, description="Opinions that are remembered by their digest.")
+
+    @model_validator(mode="after")
+    def _critic_is_whole(self) -> Self:
+        if (self.critic_url is None) != (self.critic_model is None):
+            raise ValueError("critic_url and critic_model belong together; set both, or neither")
+        if self.critic_doubt_from > self.critic_doubt_to:
+            raise ValueError("critic_doubt_from is larger than critic_doubt_to; nothing would be in doubt")
+        return self
+
+    @property
+    def critic(self) -> CriticPlan | None:
+        """Whom to ask, and how much; None where nobody is asked."""
+        if self.critic_url is None or self.critic_model is None:
+            return None
+        return CriticPlan(
+            url=self.critic_url,
+            model=self.critic_model,
+            share=self.critic_share,
+            doubt=(self.critic_doubt_from, self.critic_doubt_to),
+            known_share=self.critic_known_share,
+            calls_a_day=self.critic_calls_a_day,
+            seconds_a_day=self.critic_seconds_a_day,
+            timeout_seconds=self.critic_timeout_seconds,
+            thinks=self.critic_thinks,
+            waiting=self.critic_waiting,
+            remembered=self.critic_remembered,
+        )
 
     @property
     def evidence_window(self) -> CasebookWindow:

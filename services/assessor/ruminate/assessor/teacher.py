@@ -59,21 +59,18 @@ class Lesson:
 
 _WEIGHT_BY_OUTCOME = 0.5
 _WEIGHT_BY_OPINION = 0.4
-_CLEAR = 1.0
-"""Log-odds from which what is known is a lesson."""
 
 
 def lesson_of(shown: Signals, knowledge: Knowledge, *, source: str) -> Lesson | None:
     """The lesson that an answer teaches, or None where nobody knows what it was worth."""
-    comparison = knowledge.comparison
-    if comparison is not None and knowledge.decided and comparison.certainty == 1.0:
-        return Lesson(shown, comparison.result == "right", 1.0, source_digest(source), by_reference=True)
-    logit = knowledge.logit()
-    if abs(logit) < _CLEAR:
+    good = knowledge.turned_out
+    if good is None:
         return None
+    if knowledge.sure != "undecided":
+        return Lesson(shown, good, 1.0, source_digest(source), by_reference=True)
     said_by = knowledge.opinions[-1].given_by if knowledge.opinions else source
     weight = _WEIGHT_BY_OPINION if knowledge.opinions else _WEIGHT_BY_OUTCOME
-    return Lesson(shown, logit > 0, weight, source_digest(said_by), by_reference=False)
+    return Lesson(shown, good, weight, source_digest(said_by), by_reference=False)
 
 
 def source_digest(name: str) -> str:

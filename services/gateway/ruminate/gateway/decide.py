@@ -283,6 +283,7 @@ def interaction_of(
         complexity=caller.complexity,
         context=caller.context.model_copy(update={"other": {**caller.context.other, **facts}}),
         reference_answer=caller.reference_answer,
+        answer_check=question.answer_check,
         outcome=caller.outcome,
         training_allowed=training_allowed(caller, question, training_tenants),
     )

@@ -14,12 +14,15 @@ import binascii
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import orjson
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter
 
-from ruminate.schemas.interaction import Effort, ImageReference, Message, Role, ToolCall
+from ruminate.schemas.interaction import AnswerCheck, Effort, ImageReference, Message, Role, ToolCall
+
+MOST_CHECK_BYTES: Final = 64 * 1024
+"""Of a JSON Schema that is kept beside the answer: nobody holds an answer against a longer one."""
 
 Dialect = Literal["chat", "generate", "openai"]
 Json: TypeAlias = dict[str, Any]
@@ -56,6 +59,8 @@ class Question:
     mode_asked: Literal["thinking", "direct"] | None
     effort_asked: Effort | None
     shaped_by: tuple[str, ...] = ()
+    answer_check: AnswerCheck | None = None
+    """The form that was asked of the answer, where it was a JSON Schema."""
 
 
 class _Loose(BaseModel):
@@ -102,6 +107,8 @@ class _Request(_Loose):
     template: str | None = None
     suffix: str | None = None
     context: list[int] | None = None
+    format: Any = None
+    response_format: Any = None
 
 
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
@@ -127,7 +134,31 @@ def read_question(dialect: Dialect, body: Json) -> Question | None:
     if not messages:
         return None
     mode, effort = _asked(request)
-    return Question(messages=tuple(messages), mode_asked=mode, effort_asked=effort, shaped_by=tuple(shaped_by))
+    asked_form = _schema(request.response_format) if dialect == "openai" else request.format
+    return Question(
+        messages=tuple(messages),
+        mode_asked=mode,
+        effort_asked=effort,
+        shaped_by=tuple(shaped_by),
+        answer_check=_check(asked_form),
+    )
+
+
+def _schema(response_format: Any) -> Any:
+    """The schema in `{"type": "json_schema", "json_schema": {"name": …, "schema": {…}}}`."""
+    named = response_format.get("json_schema") if isinstance(response_format, dict) else None
+    return named.get("schema") if isinstance(named, dict) else None
+
+
+def _check(form: Any) -> AnswerCheck | None:
+    """The check that a JSON Schema is, where it is no longer than a check may be; `json` alone is no schema."""
+    if not isinstance(form, dict):
+        return None
+    try:
+        content = orjson.dumps(form)
+    except orjson.JSONEncodeError:  # deeper than any schema
+        return None
+    return AnswerCheck(kind="json_schema", content=content.decode()) if len(content) <= MOST_CHECK_BYTES else None
 
 
 def _asked(request: _Request) -> tuple[Literal["thinking", "direct"] | None, Effort | None]:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
+from ruminate.assessor.checker import Checker
 from ruminate.assessor.combiner import UNTAUGHT, Snapshot
 from ruminate.assessor.decide import SCORER_VERSION
 from ruminate.assessor.mathematician import Mathematician
@@ -103,7 +104,7 @@ def _assess(
     verdicts: Path | None,
     most: int,
 ) -> Report:
-    with _progress(file.stat().st_size) as (first, second), Mathematician() as equal:
+    with _progress(file.stat().st_size) as (first, second), Mathematician() as equal, Checker(policy) as checks:
         surveyed = survey(file, policy, told=first)
         report = Report(
             file=file.name,
@@ -115,9 +116,8 @@ def _assess(
             refused_count=surveyed.refused_count,
         )
         with _verdicts(verdicts) as keep:
-            for each in assess_file(
-                file, policy, surveyed, snapshot=snapshot, teacher=teacher, agreement=agreement, equal=equal, told=second
-            ):
+            known: dict[str, Any] = {"snapshot": snapshot, "teacher": teacher, "agreement": agreement}
+            for each in assess_file(file, policy, surveyed, **known, equal=equal, checks=checks, told=second):
                 report.add(each)
                 keep(each.taken.line, each.verdict.model_dump(mode="json"))
     return report

@@ -14,6 +14,7 @@ from typing import Final
 
 from ruminate.assessor.agreement import answer_key, question_key
 from ruminate.assessor.answers import Comparison
+from ruminate.assessor.checks import Checks, checked_by, unchecked
 from ruminate.assessor.combiner import Combiner, Snapshot
 from ruminate.assessor.decide import knowledge_of, weigh
 from ruminate.assessor.findings import find
@@ -85,6 +86,7 @@ def assess_file(
     teacher: Teacher | None = None,
     agreement: bool = True,
     equal: Equal = nobody,
+    checks: Checks = unchecked,
     told: Told = lambda _: None,
 ) -> Iterator[Assessed]:
     """The second pass: every line with its verdict, by a snapshot or by a teacher, who learns from each line after it."""
@@ -97,7 +99,7 @@ def assess_file(
         interaction = taken.interaction
         found = find(interaction, most_characters=policy.most_characters)
         others = surveyed.agreement(question_key(interaction), answer_key(found)) if agreement else None
-        knowledge = replace(knowledge_of(found, interaction, equal), agreement=others)
+        knowledge = replace(knowledge_of(found, interaction, equal, checked_by(checks, interaction)), agreement=others)
         if teacher is not None:
             combiner = Combiner(policy.weights, teacher.corrected())
         verdict, shown = weigh(interaction, found, knowledge, policy, combiner)

@@ -38,6 +38,8 @@ from ruminate.accumulator.replay import (
     taught_by,
 )
 from ruminate.accumulator.spool import Spool
+from ruminate.assessor.checker import Checker
+from ruminate.assessor.checks import Checks
 from ruminate.assessor.decide import judge
 from ruminate.assessor.mathematician import Mathematician
 from ruminate.assessor.mathematics import Equal
@@ -84,9 +86,9 @@ async def replay(
     """
     sealed = await read_chains(bus, tenant=tenant, target=target)
     taught = {(chain.tenant, chain.target): await taught_by(store, chain) for chain in sealed}
-    with Spool() as spool, Mathematician() as equal:
+    with Spool() as spool, Mathematician() as equal, Checker(policy.assessment) as checks:
         intake = Intake(spool)
-        there = await _take_in(bus, intake, policy, tenant, target, told, equal)
+        there = await _take_in(bus, intake, policy, tenant, target, told, equal, checks)
         judged = intake.chains()
         if there and not judged and not taught:
             raise not_found("no interaction is recorded", tenant, target, there)
@@ -110,7 +112,7 @@ async def replay(
 
 
 async def _take_in(
-    bus: Bus, intake: Intake, policy: ReplayPolicy, tenant: str | None, target: str | None, told: Told, equal: Equal
+    bus: Bus, intake: Intake, policy: ReplayPolicy, tenant: str | None, target: str | None, told: Told, equal: Equal, checks: Checks
 ) -> set[Key]:
     """Judge what is asked for, and give every chain of which something is recorded."""
     version = policy.assessment.version
@@ -133,6 +135,7 @@ async def _take_in(
                             policy_version=version,
                             combiner=scorers.combiner_of(interaction.tenant, interaction.recorded_id),
                             equal=equal,
+                            checks=checks,
                             evidence=feedback.get(interaction.recorded_id, ()),
                         ),
                         event_id=event_id,

@@ -72,10 +72,10 @@ def answer_quality(reading: Reading, knowledge: Knowledge, blocks: Blocks, inter
 
 def _rightness(knowledge: Knowledge) -> tuple[float | None, tuple[str, ...]]:
     comparison = knowledge.comparison
-    # What the form tells counts only where nobody says more.
-    if comparison is not None and (knowledge.sure != "undecided" or (knowledge.decided and len(knowledge.said()) == 1)):
-        value = float(comparison.result == "right")
-        return 0.5 + (value - 0.5) * comparison.certainty, (f"{comparison.result} by {comparison.how}",)
+    if comparison is not None and knowledge.sure != "undecided":
+        return float(comparison.result == "right"), (f"{comparison.result} by {comparison.how}",)
+    if comparison is not None and knowledge.decided and len(knowledge.said()) == 1:
+        return None, (f"{comparison.result} by {comparison.how}, which is no evidence of what is in it",)
     unknown = "no reference is known" if comparison is None else f"the {comparison.by} does not decide: {comparison.how}"
     said = knowledge.said()
     if not said:

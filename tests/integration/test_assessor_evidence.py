@@ -300,3 +300,24 @@ def test_what_is_personal_in_feedback_is_a_placeholder_in_the_evidence() -> None
     assert evidence.comment == "Ask [EMAIL_1]"
     assert evidence.correction == "Her card is [CARD_1]."
     assert evidence.normalised == ("redacted:card", "redacted:email")
+
+
+class BusThatBreaks(MemoryBus):
+    """Fails at reading as no broker does: a fault of ours."""
+
+    def records(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError("a fault of ours")
+
+
+def test_a_fault_in_what_follows_the_log_ends_the_judging_and_keeps_nobody_waiting() -> None:
+    async def scenario() -> None:
+        async with (
+            BusThatBreaks(MemoryBroker(), reader="assessor-evidence") as bus,
+            Casebook(bus, CasebookWindow(1_200, 10, 1_200)) as casebook,
+        ):
+            await casebook.open(frozenset({0}))
+            async with asyncio.timeout(20):
+                with pytest.raises(RuntimeError, match="a fault of ours"):
+                    await casebook.interaction(0, UUID(int=1), look_far=False)
+
+    asyncio.run(scenario())

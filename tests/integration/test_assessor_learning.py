@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -279,3 +280,23 @@ def test_an_interaction_whose_worth_is_known_teaches_and_its_verdict_names_the_s
     assert verdicts["3"].combiner == taught.combiner
     again = Combiner(Weights(), snapshot_of(taught))
     assert again.version == taught.combiner
+
+
+class BusThatBreaks(MemoryBus):
+    """Fails at reading as no broker does: a fault of ours."""
+
+    def read(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError("a fault of ours")
+
+
+def test_a_fault_in_what_follows_the_chains_ends_the_judging_and_keeps_nobody_waiting() -> None:
+    async def scenario() -> None:
+        async with (
+            BusThatBreaks(MemoryBroker(), reader="assessor-lessons") as bus,
+            Scorers(bus, Weights(), pins={}, effective_after=AFTER) as scorers,
+        ):
+            await asyncio.sleep(0)  # the follower begins, and fails
+            with pytest.raises(RuntimeError, match="a fault of ours"):
+                scorers.combiner_of("default", START)
+
+    asyncio.run(scenario())

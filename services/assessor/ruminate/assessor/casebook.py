@@ -95,6 +95,8 @@ class Casebook:
         if page is not None:
             # Evidence that comes right behind its interaction waits until we have read as far as the log goes now.
             await page.caught_up.wait()
+            if page.following is not None and page.following.done() and not page.following.cancelled():
+                page.following.result()  # whatever ended it ends the service, and nobody waits for ever
         record = self._recent.get(recorded_id.bytes)
         if record is None:
             place = page.places.get(recorded_id.bytes) if page is not None else None
@@ -128,6 +130,12 @@ class Casebook:
 
     async def _follow(self, number: int, page: _Page) -> None:
         """Keep the places of what is recorded in a partition, and the texts of the latest."""
+        try:
+            await self._follow_on(number, page)
+        finally:
+            page.caught_up.set()
+
+    async def _follow_on(self, number: int, page: _Page) -> None:
         start: int | None = -self._most_interactions
         while True:
             try:

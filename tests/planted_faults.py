@@ -47,7 +47,7 @@ def slip(solution: Solution, rng: random.Random) -> Solution | None:
         return None
     at, found = rng.choice(places)
     right = found[1]
-    wrong = _other_number(right, rng)
+    wrong = other_number(right, rng)
     line = lines[at]
     lines[at] = line[: found.start(1)] + wrong + line[found.end(1) :]
     if f"{right}>>" in line:  # the mark says what its line says
@@ -81,7 +81,7 @@ def swapped_conclusion(solution: Solution, rng: random.Random) -> Solution | Non
         return None
     right = found[-1]
     earlier = [result[1] for line in solution.lines[:-1] for result in _RESULT.finditer(line)]
-    pool = [*_NUMBER.findall(solution.question), *earlier, _other_number(right, rng)]
+    pool = [*_NUMBER.findall(solution.question), *earlier, other_number(right, rng)]
     others = [number for number in pool if number.rstrip(".") != right]
     if not others:
         return None
@@ -104,7 +104,7 @@ def contradiction(solution: Solution, rng: random.Random) -> Solution | None:
         return None
     at, found = rng.choice(places)
     right = found[1]
-    wrong = _other_number(right, rng)
+    wrong = other_number(right, rng)
     if rng.random() < 0.5:
         said = rng.choice(_DENIALS).format(right=right, wrong=wrong)
     else:
@@ -149,7 +149,8 @@ def plant(solutions: list[Solution], kind: str, *, count: int, seed: int) -> lis
     raise ValueError(f"only {len(pairs)} of {count} solutions can hold the fault {kind!r}")
 
 
-def _other_number(number: str, rng: random.Random) -> str:
+def other_number(number: str, rng: random.Random) -> str:
+    """A number near it, or one that looks like it."""
     value = float(number.replace(",", "").rstrip("."))
     whole = value == int(value)
     while True:

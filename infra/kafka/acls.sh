@@ -24,6 +24,7 @@ allow User:ruminate-collector \
   --operation Read \
   --group collector \
   --group collector-feedback \
+  --topic erasure-requested-v1 \
   --topic feedback-given-v1-collector-feedback-retry \
   --topic interaction-completed-v1-collector-retry
 allow User:ruminate-collector \
@@ -48,6 +49,7 @@ allow User:ruminate-assessor \
   --group assessor-evidence \
   --group assessor-lessons \
   --topic answer-noted-v1-assessor-answers-retry \
+  --topic erasure-requested-v1 \
   --topic evidence-recorded-v1-assessor-evidence-retry \
   --topic interaction-recorded-v1 \
   --topic interaction-recorded-v1-assessor-retry \
@@ -73,15 +75,18 @@ allow User:ruminate-assessor \
 allow User:ruminate-accumulator \
   --operation Read \
   --group accumulator \
+  --topic batch-requested-v1 \
+  --topic erasure-requested-v1 \
   --topic reasoning-assessed-v1 \
   --topic reasoning-assessed-v1-accumulator-retry
 allow User:ruminate-accumulator \
-  --operation Write \
-  --topic reasoning-assessed-v1-accumulator-dlq
-allow User:ruminate-accumulator \
   --operation Read \
   --operation Write \
+  --topic dataset-revised-v1 \
   --topic training-batch-sealed-v1
+allow User:ruminate-accumulator \
+  --operation Write \
+  --topic reasoning-assessed-v1-accumulator-dlq
 allow User:ruminate-accumulator \
   --operation Write \
   --transactional-id ruminate-accumulator- \
@@ -89,6 +94,7 @@ allow User:ruminate-accumulator \
 allow User:ruminate-trainer \
   --operation Read \
   --group trainer \
+  --topic dataset-revised-v1 \
   --topic model-registered-v1 \
   --topic model-rolled-back-v1 \
   --topic training-batch-sealed-v1 \
@@ -124,6 +130,47 @@ allow User:ruminate-deployer \
   --operation Write \
   --transactional-id ruminate-deployer- \
   --resource-pattern-type prefixed
+allow User:ruminate-eraser \
+  --operation Read \
+  --group eraser \
+  --topic erasure-requested-v1 \
+  --topic erasure-requested-v1-eraser-retry
+allow User:ruminate-eraser \
+  --operation DescribeConfigs \
+  --operation Read \
+  --topic answer-noted-v1 \
+  --topic evidence-recorded-v1-assessor-evidence-retry \
+  --topic feedback-given-v1 \
+  --topic feedback-given-v1-collector-feedback-retry \
+  --topic interaction-completed-v1 \
+  --topic interaction-completed-v1-collector-retry \
+  --topic interaction-recorded-v1-assessor-retry \
+  --topic lesson-noted-v1 \
+  --topic reasoning-assessed-v1-accumulator-retry
+allow User:ruminate-eraser \
+  --operation Read \
+  --operation Write \
+  --topic dead-letter-settled-v1 \
+  --topic records-erased-v1
+allow User:ruminate-eraser \
+  --operation Write \
+  --topic erasure-requested-v1-eraser-dlq
+allow User:ruminate-eraser \
+  --operation DescribeConfigs \
+  --operation Read \
+  --operation Write \
+  --topic evidence-recorded-v1 \
+  --topic evidence-recorded-v1-assessor-evidence-dlq \
+  --topic feedback-given-v1-collector-feedback-dlq \
+  --topic interaction-completed-v1-collector-dlq \
+  --topic interaction-recorded-v1 \
+  --topic interaction-recorded-v1-assessor-dlq \
+  --topic reasoning-assessed-v1 \
+  --topic reasoning-assessed-v1-accumulator-dlq
+allow User:ruminate-eraser \
+  --operation Write \
+  --transactional-id ruminate-eraser- \
+  --resource-pattern-type prefixed
 allow User:ruminate-monitor \
   --operation Describe \
   --group accumulator \
@@ -134,6 +181,7 @@ allow User:ruminate-monitor \
   --group collector \
   --group collector-feedback \
   --group deployer \
+  --group eraser \
   --group trainer
 allow User:ruminate-monitor \
   --operation Read \
@@ -144,8 +192,12 @@ allow User:ruminate-monitor \
   --topic answer-noted-v1 \
   --topic answer-noted-v1-assessor-answers-dlq \
   --topic answer-noted-v1-assessor-answers-retry \
+  --topic batch-requested-v1 \
+  --topic dataset-revised-v1 \
   --topic dead-letter-settled-v1 \
   --topic erasure-requested-v1 \
+  --topic erasure-requested-v1-eraser-dlq \
+  --topic erasure-requested-v1-eraser-retry \
   --topic evidence-recorded-v1 \
   --topic evidence-recorded-v1-assessor-evidence-dlq \
   --topic evidence-recorded-v1-assessor-evidence-retry \
@@ -167,6 +219,7 @@ allow User:ruminate-monitor \
   --topic reasoning-assessed-v1 \
   --topic reasoning-assessed-v1-accumulator-dlq \
   --topic reasoning-assessed-v1-accumulator-retry \
+  --topic records-erased-v1 \
   --topic scorer-taught-v1 \
   --topic training-batch-sealed-v1 \
   --topic training-batch-sealed-v1-trainer-dlq \
@@ -191,6 +244,7 @@ allow User:ruminate-operators \
   --group collector \
   --group collector-feedback \
   --group deployer \
+  --group eraser \
   --group ruminate-monitor \
   --group trainer
 allow User:ruminate-operators \
@@ -201,6 +255,7 @@ allow User:ruminate-operators \
   --operation Read \
   --topic adapter-trained-v1 \
   --topic answer-noted-v1 \
+  --topic dataset-revised-v1 \
   --topic evidence-recorded-v1 \
   --topic feedback-given-v1 \
   --topic interaction-completed-v1 \
@@ -211,6 +266,7 @@ allow User:ruminate-operators \
   --topic node-status-v1 \
   --topic pipeline-metrics-v1 \
   --topic reasoning-assessed-v1 \
+  --topic records-erased-v1 \
   --topic ruminate-monitor-cuts-changelog \
   --topic ruminate-monitor-kept-changelog \
   --topic ruminate-monitor-tallies-changelog \
@@ -230,8 +286,11 @@ allow User:ruminate-operators \
   --topic adapter-trained-v1-deployer-retry \
   --topic answer-noted-v1-assessor-answers-dlq \
   --topic answer-noted-v1-assessor-answers-retry \
+  --topic batch-requested-v1 \
   --topic dead-letter-settled-v1 \
   --topic erasure-requested-v1 \
+  --topic erasure-requested-v1-eraser-dlq \
+  --topic erasure-requested-v1-eraser-retry \
   --topic evidence-recorded-v1-assessor-evidence-dlq \
   --topic evidence-recorded-v1-assessor-evidence-retry \
   --topic feedback-given-v1-collector-feedback-dlq \

@@ -219,6 +219,8 @@ class KafkaCluster:
             "share.coordinator.state.topic.replication.factor": replication,
             "share.coordinator.state.topic.min.isr": least,
             "group.initial.rebalance.delay.ms": "0",
+            # What can be compacted is looked for every 15 s, if nobody says otherwise.
+            "log.cleaner.backoff.ms": "500",
             # A broker that comes back is refused until its previous life counts as over: 9 s, if nobody says otherwise.
             "broker.session.timeout.ms": "3000",
             "broker.heartbeat.interval.ms": "500",

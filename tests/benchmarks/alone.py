@@ -77,14 +77,14 @@ def _assessor() -> float:
 
 def _accumulator() -> float:
     settings = AccumulatorSettings()
-    fold, policy, now = Fold(sealed=Sealed(), holdout_ratio=settings.holdout_ratio), settings.policy, datetime.now(UTC)
+    fold, policy, now = Fold(sealed=Sealed()), settings.policy, datetime.now(UTC)
 
     def fold_one(numbered: tuple[int, ReasoningAssessed]) -> object:
         number, assessed = numbered
         fold.add(
             item_of(assessed, event_id=str(number), assessed_at=now, offset=number, row_max_bytes=settings.row_max_bytes),
         )
-        return reason_to_seal(Progress(fold.counts(), fold.waiting_since, now, now), policy, now=now)
+        return reason_to_seal(Progress(fold.counts(), None, fold.waiting_since, now, now), policy, now=now)
 
     # Each its own interaction, as in the log; else the fold would take them for later revisions of a thousand.
     different = [

@@ -10,6 +10,7 @@ import gc
 import json
 import random
 import signal
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -99,6 +100,13 @@ async def setting_of(bootstrap: str, topic: str, name: str) -> str | None:
     return values.get(name)
 
 
+async def put(bootstrap: str, topic: str, *records: tuple[bytes, bytes | None]) -> None:
+    """Keys and values, one acknowledged after the other, in partition 0."""
+    async with producer_at(bootstrap) as producer:
+        for key, value in records:
+            await producer.send_and_wait(topic, value, key=key, partition=0)
+
+
 async def write(bootstrap: str, topic: str, *values: bytes, **how: Any) -> None:
     """All of the values in one batch of partition 0."""
     async with producer_at(bootstrap, **how) as producer:
@@ -167,6 +175,26 @@ class BrokerContract:
             await write(bench.bootstrap, topic, b"x" * 1000)
             with pytest.raises(MessageSizeTooLargeError):
                 await write(bench.bootstrap, topic, b"x" * 3000)
+
+        asyncio.run(scenario())
+
+    def test_what_a_tombstone_took_the_place_of_is_gone_once_a_later_record_has_closed_its_segment(self, bench: KafkaBench) -> None:
+        async def scenario() -> None:
+            soon = {"segment.ms": "100", "max.compaction.lag.ms": "200"}
+            topic = await topic_of(bench.bootstrap, settings={"cleanup.policy": "compact", **soon})
+            await put(bench.bootstrap, topic, (b"kept", b"1"), (b"erased", b"2"), (b"erased", None))
+            await asyncio.sleep(0.15)  # the age of a segment is the only thing that closes it
+            await put(bench.bootstrap, topic, (b"marker", None))
+
+            async def gone() -> bool:
+                values = {record.value for record in await bench.records(topic, 1)}
+                assert b"1" in values, "nobody erased that"
+                return b"2" not in values
+
+            deadline = time.monotonic() + ANSWER_SECONDS
+            while not await gone():  # no look is cancelled half-way: aiokafka may wait for ever, then
+                assert time.monotonic() < deadline, "its bytes are still in the log"
+                await asyncio.sleep(0.2)
 
         asyncio.run(scenario())
 

@@ -165,7 +165,7 @@ def test_two_who_apply_at_once_end_with_one_cluster(cluster: KafkaCluster, admin
 @pytest.mark.usefixtures("in_order")
 def test_drift_that_costs_nothing_is_mended_and_what_others_have_set_stays(cluster: KafkaCluster, admin: AdminClient) -> None:
     delete(admin, PIPELINE_METRICS.name)
-    set_by_hand(admin, INTERACTION_COMPLETED.name, {"max.message.bytes": "1000", "segment.ms": "600000"})
+    set_by_hand(admin, INTERACTION_COMPLETED.name, {"max.message.bytes": "1000", "segment.bytes": "600000000"})
     set_by_hand(admin, TRAINING_BATCH_SEALED.name, {"retention.ms": "1000000000", "retention.bytes": "1000000000"})
     set_by_hand(admin, INTERACTION_RECORDED.name, {"cleanup.policy": "delete"})
 
@@ -180,8 +180,10 @@ def test_drift_that_costs_nothing_is_mended_and_what_others_have_set_stays(clust
     assert found.refusals == ()
     again = plan(cluster)
     assert again.to_do == 0
-    assert [(left.name, left.what, left.value) for left in again.left] == [(INTERACTION_COMPLETED.name, "segment.ms", "600000")]
-    assert settings_at(admin, INTERACTION_COMPLETED.name)["segment.ms"] == "600000"
+    assert [(left.name, left.what, left.value) for left in again.left] == [
+        (INTERACTION_COMPLETED.name, "segment.bytes", "600000000")
+    ]
+    assert settings_at(admin, INTERACTION_COMPLETED.name)["segment.bytes"] == "600000000"
 
 
 @pytest.mark.usefixtures("in_order")

@@ -235,11 +235,16 @@ def fleet_at(bootstrap: str, folder: Path, *, profile: str = "kafka", **settings
 
 
 def interactions(numbers: range, *, targets: int = 1, conversations: int = 64) -> list[InteractionCompleted]:
-    """The example that people read, as many interactions of as many targets, none of which continues another."""
+    """The example that people read, as many interactions of as many targets, none of which continues another.
+
+    Each asks something else: of one question that is asked again and again, a few answers are enough.
+    """
     example = InteractionCompleted.model_validate_json(json.dumps(json.loads(EXAMPLE.read_bytes())["value"]))
+    *before, asked = example.messages
     return [
         example.model_copy(
             update={
+                "messages": (*before, asked.model_copy(update={"content": f"{asked.content} ({number})"})),
                 "interaction_id": f"i-{number}",
                 "conversation_id": f"c-{number % conversations}",
                 "target_model": f"target-{number % targets}",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from ruminate.assessor.decide import judge
 from ruminate.assessor.policy import Policy
 from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.envelope import derive_event_id
+from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.flow import INTERACTION_RECORDED, REASONING_ASSESSED
 from ruminate.schemas.interaction import InteractionRecorded, Message, Response, Thinking
 from ruminate.shared.bus import Bus
@@ -57,10 +59,18 @@ async def record(bus: Bus, *interactions: InteractionRecorded) -> None:
         await bus.publish(INTERACTION_RECORDED, each, envelope)
 
 
-async def assess(bus: Bus, *interactions: InteractionRecorded, policy: Policy = LENIENT) -> None:
-    """Write their assessments as the assessor does: the same interaction has the same event id each time."""
+async def assess(
+    bus: Bus,
+    *interactions: InteractionRecorded,
+    policy: Policy = LENIENT,
+    evidence: Mapping[UUID, Sequence[EvidenceRecorded]] = MappingProxyType({}),
+) -> None:
+    """Write their assessments as the assessor does: the same interaction has the same event id each time.
+
+    `evidence` by recorded id.
+    """
     for each in interactions:
-        assessed = judge(each, policy, policy_version=policy.version)
+        assessed = judge(each, policy, policy_version=policy.version, evidence=tuple(evidence.get(each.recorded_id, ())))
         event_id = derive_event_id(
             tenant=each.tenant,
             cause_source="/ruminate/collector",

@@ -19,7 +19,8 @@ import pytest
 
 from ruminate.accumulator.accumulate import Accumulator
 from ruminate.accumulator.chain import BEGINNING, Link
-from ruminate.accumulator.dataset import Manifest, keep_dataset, load_manifest
+from ruminate.accumulator.dataset import Made, Manifest, keep_dataset, load_manifest
+from ruminate.accumulator.report import Report
 from ruminate.accumulator.rows import Row
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.schemas.assessment import ReasoningAssessed, ReasoningQuality, Score, Verdict
@@ -361,7 +362,7 @@ def test_a_dataset_that_is_cancelled_on_its_way_into_the_store_leaves_no_text_be
             await until(lambda: world.committed() == 8, "the batch is committed")
         store = StoreThatStopsBeforeCopying(tmp_path / "store")
         (manifest,) = await world.manifests()
-        keeping = asyncio.create_task(keep_dataset(store, manifest, []))
+        keeping = asyncio.create_task(keep_dataset(store, Made(manifest, [], [], [], [], [], Report(checks=()))))
         await until(lambda: store.folder is not None, "the copy begins")
         keeping.cancel()
         await asyncio.wait((keeping,), timeout=0.05)
@@ -380,8 +381,8 @@ def test_age_seals_a_smaller_batch_without_a_new_record(tmp_path: Path) -> None:
         await world.assess(*(assessed(n) for n in range(5)))
         async with world.accumulating() as accumulator:
             await until(lambda: fill(accumulator) == 5, "five rows are folded")
-            assert gauge("ruminate_batch_seal_at_rows") == 8
             await until(lambda: gauge("ruminate_batch_fill_rows", tenant="default", target="qwen3:8b") == 5, "the gauge shows it")
+            assert gauge("ruminate_batch_seal_at_rows", tenant="default", target="qwen3:8b") == 8
             assert world.published() == []
             world.ahead = timedelta(days=2)
             await until(lambda: world.committed() == 5, "the batch is committed")

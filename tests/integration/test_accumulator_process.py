@@ -32,8 +32,11 @@ def assessed(number: int) -> ReasoningAssessed:
     """The example that people read, as interaction `number` of a target of its own."""
     example = ReasoningAssessed.model_validate_json(json.dumps(json.loads(KEPT.read_bytes())["value"]))
     own = {"recorded_id": UUID(int=number), "target_model": "process-test"}
+    # A question of its own: of one that is asked again and again, a few answers are enough.
+    asked = example.interaction.messages[-1].model_copy(update={"content": f"What is the name of river number {number}?"})
     interaction = example.interaction.model_copy(
         update=own
+        | {"messages": (*example.interaction.messages[:-1], asked)}
         | {"interaction_id": f"i-{number}", "conversation_id": f"c-{number}", "continues_interaction": None}
         | {"training_allowed": True}
     )

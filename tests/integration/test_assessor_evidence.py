@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -16,7 +16,7 @@ from ruminate.assessor.casebook import Casebook, CasebookWindow
 from ruminate.assessor.decide import untaught
 from ruminate.assessor.handle import Scorer
 from ruminate.assessor.policy import Policy
-from ruminate.assessor.reassess import UNKNOWN_INTERACTION, reassess
+from ruminate.assessor.reassess import UNKNOWN_INTERACTION, erase_evidence, reassess
 from ruminate.collector.feedback import record_feedback
 from ruminate.collector.intake import Intake, Sender
 from ruminate.collector.privacy.policy import PrivacySettings
@@ -26,6 +26,7 @@ from ruminate.collector.window import Window
 from ruminate.command.audit.facts import assessed_id
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.envelope import derive_event_id
+from ruminate.schemas.erasure import ErasureRequested, Erasures
 from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.feedback import FeedbackGiven
 from ruminate.schemas.flow import EVIDENCE_RECORDED, FEEDBACK_GIVEN, INTERACTION_RECORDED, REASONING_ASSESSED
@@ -69,6 +70,7 @@ class World:
 
     def __init__(self) -> None:
         self.broker = MemoryBroker()
+        self.erasures = Erasures()
 
     @asynccontextmanager
     async def running(self, *, most_interactions: int = 120_000, early_seconds: float = 5.0) -> AsyncIterator[MemoryBus]:
@@ -79,7 +81,8 @@ class World:
             MemoryBus(self.broker, reader="assessor-evidence") as judging,
             Casebook(judging, window) as casebook,
         ):
-            again = partial(reassess, casebook=casebook, scorer=scorer, early_seconds=early_seconds)
+            erased = {"erasures": self.erasures, "erase": partial(erase_evidence, bus=judging)}
+            again = partial(reassess, casebook=casebook, scorer=scorer, early_seconds=early_seconds, **erased)
             tasks = [
                 asyncio.create_task(taking.serve(FEEDBACK_GIVEN, partial(record_feedback, privacy=Privacy(PrivacySettings())))),
                 asyncio.create_task(judging.serve(EVIDENCE_RECORDED, again, on_assigned=casebook.open, on_revoked=casebook.forget)),
@@ -200,21 +203,61 @@ def test_late_feedback_about_what_the_window_holds_no_more_still_counts() -> Non
     assert assessed.interaction.interaction_id == "i-0"
 
 
-@pytest.mark.parametrize("erased", [False, True])
-def test_feedback_about_what_was_never_recorded_or_is_erased_becomes_a_dead_letter(erased: bool) -> None:
+def test_feedback_about_what_was_never_recorded_becomes_a_dead_letter() -> None:
     async def scenario(world: World) -> None:
         async with world.running(early_seconds=0.0) as bus:
-            if erased:
-                each = named("i-1")
-                await world.record(bus, each)
-                place = bus.partition_of(INTERACTION_RECORDED, each.conversation_id)
-                await bus.write([Outgoing(INTERACTION_RECORDED.name, place, str(each.recorded_id).encode(), None, [])])
             await world.say(bus, feedback("i-1", thumb="down"))
             await until(world.letters)
 
     world = played(scenario)
     assert world.letters() == [UNKNOWN_INTERACTION]
     assert not world.judged()
+
+
+async def settled(world: World, evidence: int) -> None:
+    """So much evidence is read, whatever came of it."""
+    await until(
+        lambda: (
+            sum(each.offset for each in world.broker.committed("assessor-evidence", EVIDENCE_RECORDED.name).values()) >= evidence
+        )
+    )
+
+
+@pytest.mark.parametrize("most_interactions", [120_000, 12])
+def test_feedback_about_an_interaction_that_has_a_tombstone_is_settled_and_is_no_dead_letter(most_interactions: int) -> None:
+    async def scenario(world: World) -> None:
+        async with world.running(early_seconds=0.0, most_interactions=most_interactions) as bus:
+            each = named("i-1")
+            await world.record(bus, each)
+            place = bus.partition_of(INTERACTION_RECORDED, each.conversation_id)
+            await bus.write([Outgoing(INTERACTION_RECORDED.name, place, str(each.recorded_id).encode(), None, [])])
+            for number in range(2, 6):  # so that a small window has forgotten both
+                await world.record(bus, named(f"i-{number}"))
+            await world.say(bus, feedback("i-1", thumb="down", comment="late"))
+            await settled(world, 1)
+
+    world = played(scenario)
+    said, gone = world.broker.records(EVIDENCE_RECORDED.name)
+    assert (said.key, gone.key, gone.value) == (gone.key, said.key, None), "what was said late is erased with it"
+    assert world.letters() == []
+    assert not world.judged()
+
+
+def test_what_an_erasure_covers_is_judged_no_more_before_its_tombstone_is_there() -> None:
+    async def scenario(world: World) -> None:
+        asked = ErasureRequested(scope="agent", subject="tester", requested_by="ada", requested_at=WHEN + timedelta(days=400))
+        world.erasures.take("e-1", asked)
+        async with world.running() as bus:
+            await world.record(bus, named("i-1"))
+            await world.record(bus, named("i-2").model_copy(update={"agent": "another"}))
+            await world.say(bus, feedback("i-1", thumb="down"))
+            await world.say(bus, feedback("i-2", thumb="down"))
+            await settled(world, 2)
+            await until(world.judged)
+
+    world = played(scenario)
+    assert [assessed.interaction.interaction_id for assessed in world.judged()] == ["i-2"]
+    assert world.letters() == []
 
 
 def test_after_a_restart_what_was_said_before_still_counts() -> None:

@@ -28,12 +28,13 @@ from ruminate.schemas.flow import (
     INTERACTION_RECORDED,
     REASONING_ASSESSED,
 )
-from ruminate.schemas.interaction import InteractionCompleted, InteractionRecorded
+from ruminate.schemas.interaction import InteractionCompleted, InteractionRecorded, Message, Response
 from ruminate.shared.decoding import now
 from ruminate.shared.kafka import KafkaBus
 from ruminate.shared.settings import ServiceSettings
 from ruminate.shared.topics import ensure_topics
 from tests.unit.audit_history import exchange
+from tests.unit.making import question
 
 SERVICES: Final = ("collector", "assessor", "accumulator")
 DEADLINE_SECONDS: Final = 60.0
@@ -109,6 +110,17 @@ async def bus_of(settings: ServiceSettings) -> AsyncIterator[KafkaBus]:
         yield bus
 
 
+def unlike(number: int, **changed: Any) -> InteractionCompleted:
+    """An interaction with a question and an answer of its own: of those that are alike a batch keeps few."""
+    return exchange(
+        f"i-{number}",
+        messages=(Message(role="user", content=question(number)),),
+        response=Response(content=f"The answer is {number}.", thinking=f"First, 2 + 3 = 5. Therefore the answer is {number}."),
+        reference_answer=str(number),
+        **changed,
+    )
+
+
 async def send(bus: KafkaBus, interactions: Sequence[InteractionCompleted]) -> None:
     async with asyncio.TaskGroup() as group:
         for each in interactions:
@@ -144,7 +156,8 @@ def play(services: Running, *, seed: int, rounds: int, each_round: int) -> Repor
         async with bus_of(settings) as bus:
             await send_garbage(settings)
             for number in range(rounds):
-                fresh = [exchange(f"i-{number}-{place}", training_allowed=place % 7 != 0) for place in range(each_round)]
+                places = range(number * each_round, (number + 1) * each_round)
+                fresh = [unlike(place, training_allowed=place % each_round % 7 != 0) for place in places]
                 again = rng.sample(sent, min(len(sent), each_round // 10))
                 sent += fresh
                 sending = asyncio.create_task(send(bus, [*fresh, *again]))
@@ -203,7 +216,7 @@ def test_the_command_ends_with_0_where_all_is_well_1_on_a_fault_and_2_where_it_c
 
     async def fill(settings: ServiceSettings) -> None:
         async with bus_of(settings) as bus:
-            await send(bus, [exchange(f"i-{number}") for number in range(ROWS_A_BATCH)])
+            await send(bus, [unlike(number) for number in range(ROWS_A_BATCH)])
         async with asyncio.timeout(DEADLINE_SECONDS):
             while not (await audit(settings)).batches:
                 pass

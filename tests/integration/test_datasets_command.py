@@ -115,7 +115,11 @@ def test_a_batch_is_shown_with_its_policy_and_lineage(loop: Loop) -> None:
     assert shown["counts"]["train"] == loop.batches[1].rows
     assert shown["left_out_counts"]["not_allowed"] > 0
     assert shown["dataset"]["sha256"] == loop.batches[1].dataset.sha256
-    assert "policy: min_reasoning_ratio 0.75" in loop.type("show", "qwen3_8b-000002").stdout
+    assert shown["rehearsed"] == {"replay": {"qwen3_8b-000001": loop.batches[1].replay_rows}}
+    assert all(check["passed"] for check in shown["report"])
+    screen = loop.type("show", "qwen3_8b-000002").stdout
+    assert "policy: min_reasoning_ratio 0.75" in screen
+    assert "report: every check passed" in screen
     unknown = loop.type("show", "qwen3_8b-000009")
     assert (unknown.exit_code, "the last of each chain: qwen3_8b-000005" in unknown.stderr) == (2, True)
 
@@ -207,6 +211,12 @@ def test_a_batch_is_exported_with_its_card_and_nothing_is_overwritten_unasked(lo
     told = json.loads(loop.type("export", "1", "--to", str(to), "--overwrite", "--split", "train", "--json").stdout)
     assert told["files"]["train.parquet"]["rows"] == loop.batches[0].rows
     assert told["records_gone_from_the_log"] == 0
+    later = json.loads(loop.type("export", "2", "--to", str(to), "--overwrite", "--json").stdout)
+    assert later["files"]["replay.parquet"]["rows"] == loop.batches[1].replay_rows > 0
+    assert later["left_out_without_lines"] == ["preferences", "verifiable", "verifiable-holdout"]
+    first = json.loads(loop.type("export", "1", "--to", str(to), "--overwrite", "--json").stdout)
+    assert "replay" in first["left_out_without_lines"]
+    assert not (to / "replay.parquet").exists(), "what is left of another export would be taken for this one's"
     card = loop.type("card", "qwen3_8b-000002", "--to", str(tmp_path / "card-2"))
     assert (card.exit_code, (tmp_path / "card-2" / "README.md").exists()) == (0, True)
     assert "configs:" not in (tmp_path / "card-2" / "README.md").read_text()
@@ -230,6 +240,10 @@ def test_why_is_answered_at_a_broker_for_people_and_for_programs(loop: Loop) -> 
         (("rebuild", "--policy-name", "x"), "--policy FILE"),
         (("rebuild", "--policy", "no.toml", "--batch", "1"), "neither --batch nor"),
         (("rebuild", "--policy", "no.toml", "--policy-name", "../up"), "--policy-name '../up'"),
+        (
+            ("export", "1", "--to", "out", "--config", "preferences", "--split", "holdout"),
+            "--config preferences has no split holdout; default has train and replay and holdout, preferences has train, ",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_exit_2(tmp_path: Path, words: tuple[str, ...], says: str) -> None:

@@ -23,7 +23,8 @@ from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.command.datasets import versions
 from ruminate.command.datasets.card import Card, markdown
 from ruminate.command.datasets.export import Export, Written
-from ruminate.command.datasets.fetched import SPLITS, Fetched, fetched
+from ruminate.command.datasets.fetched import Fetched, fetched
+from ruminate.command.datasets.files import FileName
 from ruminate.command.datasets.measure import lengths_of
 from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.interaction import InteractionRecorded, Message, Response, ToolCall
@@ -32,6 +33,7 @@ from ruminate.shared.store import ArtifactDamaged, FileStore
 from tests.integration.recorded_log import SETTINGS, assess, chain_of, interaction, record, seal
 
 pytest.importorskip("datasets", reason="uv pip install datasets")
+SPLITS: tuple[FileName, FileName] = ("train", "holdout")
 ALL_TRAINED = SETTINGS.model_copy(update={"holdout_ratio": 0.0})
 
 
@@ -90,7 +92,7 @@ async def card_of(
     bus: MemoryBus, store: FileStore, batch: TrainingBatchSealed, files: list[Written], *, names: bool = False
 ) -> Card:
     async with fetched(store, batch.dataset) as dataset:
-        return await versions._card(bus, batch, dataset, files, True, names, lambda _: None)
+        return await versions._card(bus, store, batch, dataset, versions.Asked(files, names=names), lambda _: None)
 
 
 def expected(manifest: Manifest, split: str) -> list[str]:
@@ -178,7 +180,7 @@ def test_the_card_says_what_is_in_it_and_names_no_agent_unless_asked(tmp_path: P
     front = yaml.safe_load(said.split("---\n")[1])
     assert front["license"] == "other"
     assert [each["path"] for each in front["configs"][0]["data_files"]] == ["train.parquet", "holdout.parquet"]
-    assert [each["name"] for each in front["dataset_info"]["features"]] == [
+    assert [each["name"] for each in front["dataset_info"][0]["features"]] == [
         *("prompt", "completion", "chat_template_kwargs", "origin"),
     ]
     assert f"| to train on | {batch.rows} |" in said
@@ -275,12 +277,13 @@ def _write_dataset(folder: Path, lines: list[bytes], *, held_out: list[bytes] | 
     held_out = held_out or []
     origin = {
         **{"origin": "fresh", "partition": 0, "revision": 0, "conversation": "c" * 32, "reasoning": False},
-        **{"indicators": [], "thinking_called_for": False},
+        **{"indicators": [], "thinking_called_for": False, "score": 0.9, "thing": None},
+        **dict.fromkeys(("cluster", "question", "content"), "d" * 32),
     }
     splits = [("train", line) for line in lines] + [("holdout", line) for line in held_out]
     manifest = {
         **{"batch_id": "b", "number": 1, "previous": None, "tenant": "t", "target_model": "m", "partition": 0, "after_offset": -1},
-        **{"to_offset": len(splits), "policy_version": "batch-1", "policy": {}, "seed": "0", "scorer_versions": []},
+        **{"to_offset": len(splits), "policy_version": "batch-2", "policy": {}, "seed": "0", "scorer_versions": []},
         **{"assessor_policy_versions": [], "left_out_counts": {}, "left_out": []},
         "counts": {"train": len(lines), "holdout": len(held_out)},
         "rows": [

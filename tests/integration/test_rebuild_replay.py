@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from ruminate.accumulator.dataset import load_manifest
 from ruminate.accumulator.replay import ReplayManifest
 from ruminate.accumulator.settings import AccumulatorSettings
+from ruminate.accumulator.wording import digest_of_normalised, normalised
 from ruminate.assessor.classroom import snapshot_of
 from ruminate.assessor.decide import judge
 from ruminate.assessor.policy import Policy
@@ -164,13 +165,23 @@ def test_what_the_chain_holds_out_stays_held_out_and_what_it_trains_stays_traine
         taught = [row for batch in (await chain_of(bus)).batches for row in (await load_manifest(store, batch.dataset)).rows]
         # More of the same conversations, and new ones, that no batch holds yet.
         later = [
-            each.model_copy(update={"interaction_id": f"later-{n}", "recorded_id": interaction(1000 + n).recorded_id})
+            each.model_copy(
+                update={
+                    "interaction_id": f"later-{n}",
+                    "recorded_id": interaction(1000 + n).recorded_id,
+                    "response": each.response.model_copy(update={"content": f"That makes {n + 1}."}),
+                }
+            )
             for n, each in enumerate(interactions)
         ]
         await record(bus, *later, *some(100, 160))
         made = await replay(bus, store, of_live(holdout_ratio=holdout_ratio))
         sides = {row.conversation: row.split for row in taught}
         assert set(sides.values()) == {"train", "holdout"}
+        asked = {
+            each.recorded_id: digest_of_normalised(normalised(each.messages[-1].content))
+            for each in (*interactions, *later, *some(100, 160))
+        }
         replayed = [row for manifest in await manifests_of(store, made) for row in manifest.rows]
         known = [row for row in replayed if row.conversation in sides]
         assert len(known) > len(taught)
@@ -179,7 +190,7 @@ def test_what_the_chain_holds_out_stays_held_out_and_what_it_trains_stays_traine
         would_hold = int(max(holdout_ratio, SETTINGS.holdout_ratio) * 2**64)
         for row in replayed:
             if row.conversation not in sides:
-                assert (row.split == "holdout") == (int(row.conversation[:16], 16) < would_hold)
+                assert (row.split == "holdout") == (int.from_bytes(asked[row.recorded_id][:8], "big") < would_hold)
 
     asyncio.run(scenario())
 

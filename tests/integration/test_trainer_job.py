@@ -118,6 +118,8 @@ async def work(folder: Path, on_progress: Callable[[Progress], Awaitable[None]],
 
 def test_a_job_learns_exports_every_encoding_and_proves_each(base: Path, tmp_path: Path) -> None:
     folder = prepare(tmp_path / "job", base, steps=50, checkpoint_steps=100, encodings=("f32", "f16", "bf16", "q8_0"), probes=64)
+    revived = "".join(json.dumps(row) + "\n" for row in rows()[-4:])
+    (folder / DATASET_FOLDER / "replay.jsonl").write_text(revived, encoding="utf-8")
     seen: list[Progress] = []
 
     async def note(progress: Progress) -> None:
@@ -125,6 +127,7 @@ def test_a_job_learns_exports_every_encoding_and_proves_each(base: Path, tmp_pat
 
     result = asyncio.run(work(folder, note))
     assert result == finished(folder)
+    assert (result.metrics["rows"], result.metrics["replay_rows"]) == (len(rows()) + 4, 4)
     assert [file.holds for file in result.exported] == ["model"] * 4 + ["adapter"]
     assert all((folder / file.path).stat().st_size > 100_000 for file in result.exported)
     assert not (folder / "merged").exists()

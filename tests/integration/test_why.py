@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
+from uuid import UUID
 
 import orjson
 import pytest
@@ -112,27 +114,33 @@ class World:
         await self.tell(MODEL_REGISTERED, registered)
 
 
-def living(folder: Path, work: Callable[[World], Coroutine[Any, Any, None]]) -> None:
+def living(folder: Path, work: Callable[[World], Coroutine[Any, Any, None]], **given: Any) -> None:
     """Let `work` look at a chain of two batches, of interactions of which some do not think and some are not allowed."""
 
     async def scenario() -> None:
-        async with world(folder) as made:
+        async with world(folder, **given) as made:
             await work(made)
 
     asyncio.run(scenario())
 
 
 @asynccontextmanager
-async def world(folder: Path) -> AsyncIterator[World]:
+async def world(
+    folder: Path, *, evidence: Mapping[UUID, Sequence[EvidenceRecorded]] = MappingProxyType({}), referenced: bool = False
+) -> AsyncIterator[World]:
+    """`evidence` is by recorded id; where they are `referenced`, each interaction has its reference answer."""
     broker = MemoryBroker()
     async with MemoryBus(broker, reader="test") as bus:
         made = World(broker, bus, FileStore(folder), Pieces(folder))
-        interactions = [told(n, thinks=n % 5 != 0, training_allowed=n % 7 != 3) for n in range(28)]
+        interactions = [
+            told(n, thinks=n % 5 != 0, training_allowed=n % 7 != 3, reference_answer=str(n + 1) if referenced else None)
+            for n in range(28)
+        ]
         for each in interactions[:20]:
             completed = InteractionCompleted.model_validate(each.model_dump(exclude={"source", "recorded_id", "normalised"}))
             await made.tell(INTERACTION_COMPLETED, completed, each.interaction_id, "/tester")
         await record(bus, *interactions)
-        await assess(bus, *interactions)
+        await assess(bus, *interactions, evidence=evidence)
         await seal(bus, made.store, 2)
         made.batches = (await chain_of(bus)).batches
         yield made
@@ -242,8 +250,18 @@ def test_each_revision_is_told_with_its_evidence_and_what_became_of_it(tmp_path:
             thumb="down",
             comment="a secret remark",
         )
+        written = evidence.model_copy(
+            update={
+                "kind": "thinking",
+                "said_by": "writer",
+                "thumb": None,
+                "comment": None,
+                "thinking": "hidden steps",
+                "model": "w",
+            }
+        )
         again = judge(told(number), LENIENT, policy_version=LENIENT.version).model_copy(
-            update={"revision": 1, "evidence": (evidence,)}
+            update={"revision": 1, "evidence": (evidence, written)}
         )
         await world.tell(REASONING_ASSESSED, again, "second-look")
         said = await world.why("second-look")
@@ -251,12 +269,15 @@ def test_each_revision_is_told_with_its_evidence_and_what_became_of_it(tmp_path:
         assert [each.facts["revision"] for each in revisions] == [0, 1]
         assert find(revisions[0], "row")
         assert find(revisions[1], "evidence")[0].says == "feedback by ada 2026-11-02 00:00:00Z: thumb down, a comment"
+        assert find(revisions[1], "evidence")[1].says == "thinking by writer 2026-11-02 00:00:00Z: model w, written thinking"
         assert find(revisions[1], "waiting")
         whole = text(said)
         assert "a secret remark" not in whole
+        assert "hidden steps" not in whole
         assert "What is" not in whole
         shown = text(await world.why("second-look", contents=True))
         assert "comment: a secret remark" in shown
+        assert "thinking: hidden steps" in shown
         assert f"user: What is {number} plus 1?" in shown
 
     living(tmp_path, work)
@@ -344,6 +365,99 @@ def test_an_id_of_two_sources_asks_for_the_source(tmp_path: Path) -> None:
         assert "not assessed" in text(said)
 
     living(tmp_path, work)
+
+
+def test_a_rehearsed_row_leads_to_where_it_was_fresh_and_a_fresh_one_to_where_it_was_rehearsed(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        one, two = world.batches
+        await world.train(one)
+        await world.train(two, parent="v1")
+        manifest = await load_manifest(world.store, two.dataset)
+        each = manifest.rehearsed[1]
+        asked = await world.why("2:replay:2")
+        assert asked.says == (
+            f"qwen3_8b-000002: line 2 of replay.jsonl, rehearsed, fresh as qwen3_8b-000001:{each.line + 1}, "
+            f"{'reasoning' if each.reasoning else 'direct'}"
+        )
+        assert asked.facts["recorded_ids"] == [str(each.recorded_id)]
+        (fresh,) = find(asked, "row")
+        assert fresh.facts["row"] == f"qwen3_8b-000001:{each.line + 1}"
+        (again,) = find(fresh, "rehearsed")
+        assert again.says == "rehearsed in qwen3_8b-000002: line 2 of replay.jsonl; v2: trained, not registered yet"
+        # The bytes are those of the fresh row, and that is what they stand for.
+        by_hash = await world.why(each.sha256)
+        assert by_hash.as_json() == (await world.why(f"1:{each.line + 1}")).as_json()
+        world.pieces.blob_of(one, "manifest.json").unlink()
+        (alone,) = find(await world.why(str(each.recorded_id)), "rehearsed")
+        assert f"line 2 of replay.jsonl, fresh as qwen3_8b-000001:{each.line + 1}" in alone.says
+
+    living(tmp_path, work)
+
+
+def test_from_a_version_its_rehearsed_rows_are_counted_and_listed(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        one, two = world.batches
+        await world.train(one)
+        await world.train(two, parent="v1")
+        said = await world.why("v2", rows=True)
+        (rehearsed,) = find(said, "rehearsed")
+        assert (
+            rehearsed.says == f"rehearsed: {two.replay_rows} rows of earlier batches (qwen3_8b-000001 {two.replay_rows}), 0 anchors"
+        )
+        assert two.replay_rows > 0
+        assert f"{two.replay_rows} rehearsed, 0 pairs" in find(said, "batch")[0].says
+        listed = find(said, "line")
+        assert len(listed) == two.replay_rows
+        assert (await world.why(listed[0].facts["line_name"])).facts == listed[0].facts
+
+    living(tmp_path, work)
+
+
+def corrected(number: int) -> dict[UUID, Sequence[EvidenceRecorded]]:
+    """Somebody says what interaction `number` should have answered."""
+    said = EvidenceRecorded(
+        recorded_id=its_recorded_id(number),
+        conversation_id=f"c-{number}",
+        kind="feedback",
+        said_by="ada",
+        said_at=START,
+        correction="Something else.",
+    )
+    return {its_recorded_id(number): (said,)}
+
+
+def test_an_interaction_says_which_pairs_and_questions_it_gave_and_they_lead_back_to_it(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        one, _ = world.batches
+        await world.train(one)
+        manifest = await load_manifest(world.store, one.dataset)
+        (pair,) = manifest.pairs
+        whole = await world.why(str(its_recorded_id(4)))
+        says = sorted(node.says for node in find(whole, "gave"))
+        place = next(
+            number
+            for number, each in enumerate(each for each in manifest.questions if each.split == "train")
+            if each.offset == pair.rejected
+        )
+        assert says == [
+            "gave a pair, qwen3_8b-000001: line 1 of preferences.jsonl, its answer rejected: a correction, and what it corrects; "
+            "v1: trained, not registered yet",
+            f"gave a question, qwen3_8b-000001: line {place + 1} of verifiable.jsonl, checked by a reference answer; "
+            "v1: trained, not registered yet",
+        ]
+        for subject in ("1:preferences:1", pair.sha256):
+            asked = await world.why(subject)
+            assert asked.says == "qwen3_8b-000001: line 1 of preferences.jsonl, a pair: a correction, and what it corrects"
+            assert [node.facts["recorded_id"] for node in find(asked, "interaction")] == [str(its_recorded_id(4))]
+            assert "Something else." not in text(asked)
+        held_out = await world.why("1:verifiable-holdout:1")
+        assert "a question to measure on, never practised, checked by a reference answer" in held_out.says
+        assert "measured on, never practised" in find(held_out, "gave")[0].says
+        assert not find(held_out, "trained")
+        with pytest.raises(NotFound, match=r"has 1 lines in preferences\.jsonl, and none of number 2"):
+            await world.why("1:preferences:2")
+
+    living(tmp_path, work, evidence=corrected(4), referenced=True)
 
 
 def files_in(folder: Path) -> list[Path]:

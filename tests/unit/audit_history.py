@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,11 +12,30 @@ from typing import Any, TypeVar
 
 import orjson
 
+from ruminate.accumulator import reviser
 from ruminate.accumulator.accumulate import _announcement
 from ruminate.accumulator.chain import BEGINNING, Fold, Link, Sealed, batch_id_of, item_of
-from ruminate.accumulator.dataset import account, describe, keep_dataset, load_manifest
-from ruminate.accumulator.decide import Seal, candidate_of, seed_of, select
+from ruminate.accumulator.choose import Selection, interval_of, seed_of
+from ruminate.accumulator.dataset import (
+    KIND,
+    SIGNATURES,
+    Cut,
+    Manifest,
+    account,
+    in_a_folder,
+    keep_dataset,
+    load_holdings,
+    load_manifest,
+    name_of,
+    write_files,
+)
+from ruminate.accumulator.decide import Seal
+from ruminate.accumulator.make import Sets, make
+from ruminate.accumulator.names import Forgotten
+from ruminate.accumulator.revise import LINES, gone_from, named_in, revise
 from ruminate.accumulator.settings import AccumulatorSettings
+from ruminate.accumulator.shelf import Shelf
+from ruminate.accumulator.spool import Spool
 from ruminate.assessor.decide import judge as judge_interaction
 from ruminate.assessor.policy import Policy
 from ruminate.collector.decide import CONFLICT, Seen, check_id, check_source, judge_repeat, normalise, record
@@ -25,12 +44,16 @@ from ruminate.command.audit.gather import judge
 from ruminate.command.audit.snapshot import READING_ORDER, Snapshot
 from ruminate.deployer.decide import judge as judge_version
 from ruminate.schemas.assessment import ReasoningAssessed
-from ruminate.schemas.batch import TrainingBatchSealed
+from ruminate.schemas.batch import TrainingBatchSealed, as_it_is
 from ruminate.schemas.dead_letter import DeadLetterSettled
-from ruminate.schemas.envelope import Envelope, Headers, moment
+from ruminate.schemas.envelope import Envelope, Headers, derive_event_id, moment
+from ruminate.schemas.erasure import ErasureRequested
+from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.flow import (
     ADAPTER_TRAINED,
+    DATASET_REVISED,
     DEAD_LETTER_SETTLED,
+    ERASURE_REQUESTED,
     GROUP_READERS,
     INTERACTION_COMPLETED,
     INTERACTION_RECORDED,
@@ -42,7 +65,7 @@ from ruminate.schemas.flow import (
 )
 from ruminate.schemas.interaction import InteractionCompleted, InteractionRecorded, Message, Response, Thinking
 from ruminate.schemas.model import ModelRegistered, ModelRolledBack
-from ruminate.schemas.payload import Payload
+from ruminate.schemas.payload import ArtifactReference, Payload
 from ruminate.schemas.topic import Topic
 from ruminate.schemas.training import AdapterTrained, GgufFile, TrainingFailed
 from ruminate.shared.bus import Delivery, Position, Unavailable, Unprocessable
@@ -56,6 +79,7 @@ from ruminate.shared.store import FileStore
 from ruminate.trainer.decide import History as TrainerHistory
 from ruminate.trainer.decide import Hyperparameters, JobPlan, Wait, decide
 from ruminate.trainer.decide import Policy as TrainerPolicy
+from tests.unit.making import question
 
 P = TypeVar("P", bound=Payload)
 Handle = Callable[[Delivery[Any]], None]
@@ -105,6 +129,9 @@ class History:
     whole_since_ms: dict[str, int] = field(default_factory=dict)
     now_ms: int = START_MS
     seen: dict[bytes, Seen] = field(default_factory=dict)
+    settings: AccumulatorSettings = SETTINGS
+    corrections: dict[str, str] = field(default_factory=dict)
+    """What people say should have been answered, by interaction id."""
 
     def __post_init__(self) -> None:
         self.store = FileStore(self.folder / "store")
@@ -251,9 +278,23 @@ class History:
 
     def assess(self, policy: Policy = Policy(), *, policy_version: str = "p1") -> None:  # noqa: B008 - it is frozen
         def handle(delivery: Delivery[InteractionRecorded]) -> None:
-            delivery.tell(REASONING_ASSESSED, judge_interaction(delivery.payload, policy, policy_version=policy_version))
+            evidence = tuple(self.evidence_of(delivery.payload))
+            judged = judge_interaction(delivery.payload, policy, policy_version=policy_version, evidence=evidence)
+            delivery.tell(REASONING_ASSESSED, judged)
 
         self.serve(INTERACTION_RECORDED, "assessor", handle)
+
+    def evidence_of(self, interaction: InteractionRecorded) -> Iterator[EvidenceRecorded]:
+        """What people have said of an interaction."""
+        if interaction.interaction_id in self.corrections:
+            yield EvidenceRecorded(
+                recorded_id=interaction.recorded_id,
+                conversation_id=interaction.conversation_id,
+                kind="feedback",
+                said_by="reader",
+                said_at=interaction.occurred_at,
+                correction=self.corrections[interaction.interaction_id],
+            )
 
     def told(self, topic: Topic[P]) -> list[Delivery[P]]:
         found: list[Delivery[P]] = []
@@ -272,7 +313,42 @@ class History:
             if link.extended_by(each.payload, partition=each.position.partition):
                 link = Link.end_of(each.payload)
                 chain.append(each.payload)
-        return chain
+        revisions = [each.payload for each in self.told(DATASET_REVISED)]
+        return [as_it_is(batch, revisions) for batch in chain]
+
+    def ask_to_forget(self, event_id: str = "erasure-1", **asked: Any) -> None:
+        """Somebody asks that something is forgotten, by default a conversation."""
+        fields = {"scope": "conversation", "requested_by": "somebody", "requested_at": moment(self.now_ms)} | asked
+        self.publish(ERASURE_REQUESTED, ErasureRequested(**fields), source="/ruminate/command", event_id=event_id)
+
+    def forgotten(self) -> Forgotten:
+        """Everything of the target that was asked to be forgotten, or never to be learned from."""
+        return Forgotten("default", TARGET, [(each.envelope.id, each.payload) for each in self.told(ERASURE_REQUESTED)])
+
+    def revise(self, *, remove: bool = True, only: Collection[int] | None = None) -> None:
+        """Take out of every dataset what was asked to be forgotten, as the accumulator does; or of `only` these batches."""
+        for batch in self.batches():
+            if only is not None and batch.number not in only:
+                continue
+            manifest = asyncio.run(load_manifest(self.store, batch.dataset))
+            if gone := gone_from(named_in(manifest), self.forgotten()):
+                files = {name: asyncio.run(self.store.read_file(batch.dataset, name)) for name in (*LINES, SIGNATURES)}
+                self.announce_revision(batch, *revise(manifest, files, gone))
+                if remove:
+                    asyncio.run(self.store.remove_tree(batch.dataset))
+
+    def announce_revision(self, batch: TrainingBatchSealed, manifest: Manifest, contents: dict[str, bytes]) -> None:
+        """Keep what is left of a dataset, and say so."""
+
+        async def keep(folder: Path) -> ArtifactReference:
+            write_files(folder, {name: (data,) for name, data in contents.items()})
+            return await self.store.put_tree(folder, kind=KIND, name=name_of(manifest))
+
+        dataset = asyncio.run(in_a_folder(keep))
+        revised = reviser._announcement(manifest, batch.dataset, dataset, moment(self.now_ms))
+        cause = f"{revised.batch_id}/{revised.revision}"
+        event_id = derive_event_id(tenant="default", cause_source=reviser.SOURCE, cause_id=cause, topic=DATASET_REVISED.name)
+        self.publish(DATASET_REVISED, revised, source=reviser.SOURCE, event_id=str(event_id))
 
     def seal(self, *, forget_sealed: bool = False, commit: bool = True, mixing_in: str = TARGET) -> None:
         """Cut the next batch of the target, with everything that was assessed, where there is anything to train on.
@@ -284,10 +360,9 @@ class History:
         sealed = Sealed()
         for batch in chain:
             if not forget_sealed:
-                account(asyncio.run(load_manifest(self.store, batch.dataset)), sealed)
+                account(asyncio.run(load_holdings(self.store, batch.dataset)), sealed)
         mine = [each for each in self.told(REASONING_ASSESSED) if each.payload.target_model in (TARGET, mixing_in)]
-        fold = Fold(sealed=sealed, holdout_ratio=0)
-        limit = SETTINGS.row_max_bytes
+        fold = Fold(sealed=sealed)
         by_offset: dict[int, Delivery[ReasoningAssessed]] = {}
         for each in mine:
             if each.position.offset > link.to_offset and not self.is_given_up("accumulator", each.position):
@@ -298,39 +373,40 @@ class History:
                         event_id=each.envelope.id,
                         assessed_at=each.envelope.time,
                         offset=each.position.offset,
-                        row_max_bytes=limit,
+                        row_max_bytes=self.settings.row_max_bytes,
                     )
                 )
         batch_id = batch_id_of("default", TARGET, link.number + 1)
         seed = seed_of(batch_id, 0)
-        selection = select(fold, SETTINGS.policy, seed=seed)
-        if not selection.train:
-            return
-        last = by_offset[max(by_offset)]
-        candidates = [
-            candidate_of(
-                by_offset[item.offset].payload,
-                item,
-                event_id=by_offset[item.offset].envelope.id,
-                held_out=held_out,
-                row_max_bytes=limit,
+        with Spool() as spool:
+            entries = {
+                offset: spool.add(each.payload, event_id=each.envelope.id, assessed_at=each.envelope.time, offset=offset)
+                for offset, each in by_offset.items()
+            }
+            interval = interval_of(fold).without(
+                {offset for offset, entry in entries.items() if self.forgotten().withdrawn(entry.row.names, entry.row.occurred_at)}
             )
-            for item, held_out in selection.rows()
-        ]
-        manifest = describe(
-            candidates,
-            selection,
-            batch_id=batch_id,
-            seed=seed,
-            tenant="default",
-            target=TARGET,
-            partition=last.position.partition,
-            link=link,
-            to_offset=last.position.offset,
-            settings=SETTINGS,
-        )
-        dataset = asyncio.run(keep_dataset(self.store, manifest, candidates))
-        announced = _announcement(manifest, Seal("count", "enough"), dataset, moment(self.now_ms))
+            if not interval.standing:
+                return
+            last = by_offset[max(by_offset)]
+            cut = Cut(batch_id, seed, "default", TARGET, last.position.partition, link, last.position.offset)
+            made = asyncio.run(
+                make(
+                    interval,
+                    entries,
+                    spool,
+                    cut=cut,
+                    known=sealed.known,
+                    shelf=Shelf(self.store, spool, {batch.number: batch.dataset for batch in chain}),
+                    sets=Sets(),
+                    settings=self.settings,
+                    worth=lambda selection: bool(selection.train),
+                )
+            )
+        if isinstance(made, Selection):
+            return
+        dataset = asyncio.run(keep_dataset(self.store, made))
+        announced = _announcement(made.manifest, Seal("count", "enough"), dataset, moment(self.now_ms), requests=())
         last.source = "/ruminate/accumulator"
         last.tell(TRAINING_BATCH_SEALED, announced, ordinal=announced.number)
         self.append(to_record(last.told[0]))
@@ -354,8 +430,9 @@ class History:
                 failed=tuple(each.payload for each in self.told(TRAINING_FAILED)),
                 registered=tuple(each.payload for each in self.told(MODEL_REGISTERED)),
                 rolled_back=tuple(each.payload for each in self.told(MODEL_ROLLED_BACK)),
+                revised=tuple(each.payload for each in self.told(DATASET_REVISED)),
             )
-            plan = decide(delivery.payload, delivery.position.offset, history, TRAINER_POLICY)
+            plan = decide(as_it_is(delivery.payload, history.revised), delivery.position.offset, history, TRAINER_POLICY)
             if isinstance(plan, Wait):
                 raise Unavailable(plan.what)
             if isinstance(plan, JobPlan):
@@ -444,6 +521,9 @@ class History:
             begin = snapshot.begins[topic][number]
             yield [each for each in self.logs[topic, number] if begin <= each.offset < end]
 
+    async def has_grown(self, topic: str, snapshot: Snapshot) -> bool:
+        return any(end > snapshot.ends[topic].get(number, 0) for (name, number), end in self.ends.items() if name == topic)
+
     def audit(self) -> Report:
         return asyncio.run(judge(self, self.store, store_uri=(self.folder / "store").as_uri()))
 
@@ -518,4 +598,22 @@ def sound(folder: Path, *, interactions: Iterable[str] = ("a", "b", "c", "d")) -
     history.collect()
     history.assess()
     history.seal()
+    return history
+
+
+def curated(folder: Path) -> History:
+    """Two batches with all that a dataset can hold: rows held out, rehearsed rows, pairs, questions, what teaches without a row.
+
+    They lie in the store, and nothing was trained yet. Interactions have distinct questions; `w` was answered wrongly.
+    """
+    history = History(folder, settings=SETTINGS.model_copy(update={"holdout_ratio": 0.4}))
+    for first in (0, 10):
+        for number in range(first, first + 10):
+            history.complete(f"i-{number}", messages=(Message(role="user", content=question(number)),))
+        history.corrections |= {f"i-{number}": "four" for number in (first, first + 3)}
+        wrong = Response(content="7", thinking="It must be 7.")
+        history.complete(f"w-{first}", messages=(Message(role="user", content=question(first + 500)),), response=wrong)
+        history.collect()
+        history.assess()
+        history.seal()
     return history

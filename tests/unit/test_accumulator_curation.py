@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import random
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ruminate.accumulator.curation import (
-    HELD_OUT,
-    Curated,
-    Known,
-    LeftOutRow,
-    Settled,
-    Standing,
-    Wording,
-    curate,
-    wording_of,
-)
+from ruminate.accumulator.asked import asked_in, texts_in
+from ruminate.accumulator.curation import Curated, LeftOutRow, Rules, Standing, curate
+from ruminate.accumulator.decontaminate import Protected
+from ruminate.accumulator.known import Known, Settled
+from ruminate.accumulator.wording import digest_of_normalised
 
 VOCABULARY = """tide moon river engine violin glacier beetle lantern harbour comet orchard bridge anchor basket candle desert
 ember feather garden hammer island jungle kettle ladder meadow needle ocean pepper quarry ribbon saddle temple umbrella valley
 window"""
 WORDS = VOCABULARY.split()
 TOPICS = WORDS[:12]
+TEXTS: dict[int, tuple[str, ...]] = {}
+"""The texts of the rows of a test, by offset."""
 
 
 def line(question: str, answer: str, thinking: str | None = "I think about it.", **more: Any) -> bytes:
@@ -52,13 +48,28 @@ def standing(
     conversation: str | None = None,
     score: float = 0.5,
 ) -> Standing:
+    row = line(question, answer, thinking)
+    TEXTS[offset] = texts_in(row)
     return Standing(
         offset=offset,
         recorded=digest(f"r-{offset}"),
         conversation=digest(conversation or f"c-{offset}"),
         score=score,
-        wording=wording_of(line(question, answer, thinking)),
+        asked=asked_in(row),
     )
+
+
+def curated(
+    rows: list[Standing],
+    known: Known,
+    *,
+    holdout_ratio: float,
+    most_a_cluster: int = 8,
+    protected: Protected | None = None,
+    **more: int,
+) -> Curated:
+    rules = Rules(holdout_ratio, most_a_cluster, protected=protected, **more)
+    return curate(rows, known, rules, texts=TEXTS.__getitem__)
 
 
 def asked(topic: str) -> str:
@@ -67,41 +78,37 @@ def asked(topic: str) -> str:
     return f"How is the {topic} tied to {' '.join(words)}?"
 
 
-def settled(known: Known, rows: list[Standing], curated: Curated) -> None:
+def settled(known: Known, rows: list[Standing], found: Curated) -> None:
     """Seal a batch into what is known."""
-    for row in rows:
-        side: Literal["train", "holdout"] | None = None
-        if row.offset in curated.train:
-            side = "train"
-        elif row.offset in curated.holdout:
-            side = "holdout"
-        if side is not None:
-            w = row.wording
-            kept = Settled(row.recorded, curated.clusters[row.offset], w.content, w.thing, w.lane, side)
-            known.settle(kept, conversation=row.conversation, signature=w.signature)
-            if side == "holdout":
-                known.protected.add(HELD_OUT, [w.texts[:1]])
+    kept = [row for row in rows if row.offset in found.train or row.offset in found.holdout]
+    known.settle(
+        (
+            Settled(row.recorded, row.conversation, row.asked, row.offset in found.holdout),
+            TEXTS[row.offset][0] if row.offset in found.holdout else None,
+        )
+        for row in kept
+    )
 
 
-def reasons(curated: Curated) -> dict[int, str]:
-    return {row.offset: row.reason for row in curated.left_out}
+def reasons(found: Curated) -> dict[int, str]:
+    return {row.offset: row.reason for row in found.left_out}
 
 
 # The wording of a row.
 
 
 def test_the_wording_is_read_from_the_line() -> None:
-    wording = wording_of(line("What is the  capital of Zarvex?", "Amber Bay", None))
-    assert wording.question == "what is the capital of zarvex"
-    assert wording.lane == "direct"
-    assert wording.texts == ("What is the  capital of Zarvex?", "Amber Bay")
-    assert wording_of(line("q", "a", "t")).texts == ("q", "a", "t")
+    direct = line("What is the  capital of Zarvex?", "Amber Bay", None)
+    assert asked_in(direct).question == digest_of_normalised("what is the capital of zarvex")
+    assert asked_in(direct).lane == "direct"
+    assert texts_in(direct) == ("What is the  capital of Zarvex?", "Amber Bay")
+    assert texts_in(line("q", "a", "t")) == ("q", "a", "t")
 
 
 def test_all_that_the_user_asked_is_the_question() -> None:
     row = orjson.loads(line("And then?", "x"))
     row["prompt"][1:1] = [{"role": "user", "content": "First."}, {"role": "assistant", "content": "Yes."}]
-    assert wording_of(orjson.dumps(row)).question == "first and then"
+    assert asked_in(orjson.dumps(row)).question == digest_of_normalised("first and then")
 
 
 @pytest.mark.parametrize(
@@ -114,14 +121,14 @@ def test_all_that_the_user_asked_is_the_question() -> None:
     ],
 )
 def test_a_thing_is_what_a_short_answer_adds_to_the_question(one: str, other: str, same: bool) -> None:
-    things = [wording_of(line("What is the capital of Zarvex?", answer)).thing for answer in (one, other)]
+    things = [asked_in(line("What is the capital of Zarvex?", answer)).thing for answer in (one, other)]
     assert None not in things
     assert (things[0] == things[1]) is same
 
 
 @pytest.mark.parametrize("answer", ["42", "Yes.", "no", "", "7 apples", "A long explanation of many things that goes on and on."])
 def test_numbers_yes_and_no_and_long_answers_name_no_thing(answer: str) -> None:
-    assert wording_of(line("What is it?", answer, tool_calls=[{"type": "function"}] if not answer else None)).thing is None
+    assert asked_in(line("What is it?", answer, tool_calls=[{"type": "function"}] if not answer else None)).thing is None
 
 
 # Duplicates.
@@ -129,14 +136,14 @@ def test_numbers_yes_and_no_and_long_answers_name_no_thing(answer: str) -> None:
 
 def test_the_same_question_and_answer_counts_once_and_the_best_is_kept() -> None:
     rows = [standing(n, asked("tide"), score=score) for n, score in enumerate((0.2, 0.9, 0.9))]
-    found = curate(rows, Known(), holdout_ratio=0.0)
+    found = curated(rows, Known(), holdout_ratio=0.0)
     assert found.train == (1,)
     assert reasons(found) == {0: "duplicate_exact", 2: "duplicate_exact"}
 
 
 def test_several_answers_to_one_question_are_kept_up_to_the_limit() -> None:
     rows = [standing(n, asked("tide"), f"Answer in words {TOPICS[n]}.", score=n / 10) for n in range(6)]
-    found = curate(rows, Known(), holdout_ratio=0.0, most_a_cluster=4)
+    found = curated(rows, Known(), holdout_ratio=0.0, most_a_cluster=4)
     assert found.train == (2, 3, 4, 5)
     assert reasons(found) == {0: "over_cluster_limit", 1: "over_cluster_limit"}
     assert len(set(found.clusters.values())) == 1
@@ -144,20 +151,20 @@ def test_several_answers_to_one_question_are_kept_up_to_the_limit() -> None:
 
 def test_a_think_row_and_a_direct_row_of_one_question_are_no_duplicates() -> None:
     rows = [standing(0, asked("tide")), standing(1, asked("tide"), thinking=None)]
-    assert curate(rows, Known(), holdout_ratio=0.0, most_a_cluster=1).train == (0, 1)
+    assert curated(rows, Known(), holdout_ratio=0.0, most_a_cluster=1).train == (0, 1)
 
 
 def test_earlier_batches_take_part() -> None:
     known = Known()
     first = [standing(n, asked("tide"), f"Answer in words {TOPICS[n]}.") for n in range(3)]
-    settled(known, first, curate(first, known, holdout_ratio=0.0, most_a_cluster=4))
+    settled(known, first, curated(first, known, holdout_ratio=0.0, most_a_cluster=4))
     rows = [
         standing(10, asked("tide"), f"Answer in words {TOPICS[0]}."),
         standing(11, asked("tide"), f"Answer in words {TOPICS[5]}.", score=0.1),
         standing(12, asked("tide"), f"Answer in words {TOPICS[6]}.", score=0.9),
         standing(13, asked("comet")),
     ]
-    found = curate(rows, known, holdout_ratio=0.0, most_a_cluster=4)
+    found = curated(rows, known, holdout_ratio=0.0, most_a_cluster=4)
     assert found.train == (12, 13)
     assert reasons(found) == {10: "duplicate_exact", 11: "over_cluster_limit"}
     assert found.clusters[12] == first[0].recorded
@@ -168,7 +175,7 @@ def test_earlier_batches_take_part() -> None:
 
 def many(ratio: float, count: int = 400) -> tuple[list[Standing], Curated]:
     rows = [standing(n, asked(f"{TOPICS[n % 12]} of year {n}")) for n in range(count)]
-    return rows, curate(rows, Known(), holdout_ratio=ratio)
+    return rows, curated(rows, Known(), holdout_ratio=ratio)
 
 
 def test_about_the_wanted_share_is_held_out_and_always_the_same() -> None:
@@ -185,10 +192,10 @@ def test_one_question_is_on_one_side_whoever_asks_and_however() -> None:
     known = Known()
     settled(known, rows, found)
     later = [
-        standing(1000, held.wording.texts[0].replace("How is", "Why is"), "Something else entirely is said."),
-        standing(1001, trained.wording.texts[0].replace("How is", "Why is"), "Something else entirely is said."),
+        standing(1000, TEXTS[held.offset][0].replace("How is", "Why is"), "Something else entirely is said."),
+        standing(1001, TEXTS[trained.offset][0].replace("How is", "Why is"), "Something else entirely is said."),
     ]
-    after = curate(later, known, holdout_ratio=0.0)
+    after = curated(later, known, holdout_ratio=0.0)
     assert (after.holdout, after.train) == ((1000,), (1001,))
 
 
@@ -196,54 +203,64 @@ def test_a_conversation_is_on_one_side() -> None:
     rows, found = many(0.3)
     held = next(row for row in rows if row.offset in found.holdout)
     together = [
-        standing(0, held.wording.texts[0], conversation="shared"),
+        standing(0, TEXTS[held.offset][0], conversation="shared"),
         standing(1, asked("violin"), conversation="shared"),
     ]
-    both = curate(together, Known(), holdout_ratio=0.3)
+    both = curated(together, Known(), holdout_ratio=0.3)
     assert (both.holdout, both.train) in (((0, 1), ()), ((), (0, 1)))
     known = Known()
-    known.sides.settle(digest("shared"), held_out=True)
-    assert curate(together, known, holdout_ratio=0.0).holdout == (0, 1)
+    known.conversations.settle(digest("shared"), held_out=True)
+    assert curated(together, known, holdout_ratio=0.0).holdout == (0, 1)
 
 
 def test_what_fits_neither_side_is_left_out() -> None:
     known = Known()
     first = [standing(0, asked("tide"))]
-    settled(known, first, curate(first, known, holdout_ratio=0.0))  # the question is trained
-    known.sides.settle(digest("measured"), held_out=True)
-    found = curate([standing(5, asked("tide"), "Another answer.", conversation="measured")], known, holdout_ratio=0.0)
+    settled(known, first, curated(first, known, holdout_ratio=0.0))  # the question is trained
+    known.conversations.settle(digest("measured"), held_out=True)
+    found = curated([standing(5, asked("tide"), "Another answer.", conversation="measured")], known, holdout_ratio=0.0)
     assert found.left_out == (LeftOutRow(5, "contaminated", "holdout/split"),)
 
 
 def test_the_last_cluster_that_teaches_a_thing_is_never_held_out() -> None:
     alone = [standing(n, asked(topic), f"Orlo{topic} of Amber Bay") for n, topic in enumerate(TOPICS)]
-    assert not curate(alone, Known(), holdout_ratio=1.0).holdout
+    assert not curated(alone, Known(), holdout_ratio=1.0).holdout
     wordings = [asked("tide"), asked("comet")]
     twice = [standing(n, wording, "Orlo of Amber Bay") for n, wording in enumerate(wordings)]
-    found = curate(twice, Known(), holdout_ratio=1.0)
+    found = curated(twice, Known(), holdout_ratio=1.0)
     assert (found.train, found.holdout) == ((0,), (1,))
 
 
 def test_a_thing_that_earlier_batches_train_may_be_held_out() -> None:
     known = Known()
     first = [standing(0, asked("tide"), "Orlo of Amber Bay")]
-    settled(known, first, curate(first, known, holdout_ratio=0.0))
+    settled(known, first, curated(first, known, holdout_ratio=0.0))
     later = [standing(1, f"{asked('comet')} Of whom do they speak?", "It is Orlo of Amber Bay")]
-    assert curate(later, known, holdout_ratio=1.0).holdout == (1,)
+    assert curated(later, known, holdout_ratio=1.0).holdout == (1,)
+
+
+def test_a_chain_holds_no_more_out_than_it_may() -> None:
+    rows, free = many(0.3)
+    known = Known()
+    first = curated(rows[:200], known, holdout_ratio=0.3, most_held_out=40)
+    assert len(first.holdout) == 40 < len(free.holdout)
+    settled(known, rows[:200], first)
+    assert known.held_out_rows == 40
+    assert not curated(rows[200:], known, holdout_ratio=0.3, most_held_out=40).holdout
 
 
 # Decontamination.
 
 
 def test_a_row_that_gives_an_evaluation_away_is_left_out_and_the_manifest_can_say_which() -> None:
-    known = Known()
-    known.protected.add("exam", [(asked("comet"), "Because the sky was clear.")])
+    protected = Protected()
+    protected.add("exam", [(asked("comet"), "Because the sky was clear.")])
     rows = [
         standing(0, asked("comet").replace("tied", "bound")),
         standing(1, "Repeat after me.", thinking=f"The exam says: {asked('comet')}"),
         standing(2, asked("orchard")),
     ]
-    found = curate(rows, known, holdout_ratio=0.0)
+    found = curated(rows, Known(), holdout_ratio=0.0, protected=protected)
     assert found.train == (2,)
     assert {row.offset: (row.reason, row.detail) for row in found.left_out} == {
         0: ("contaminated", "exam/near"),
@@ -254,17 +271,17 @@ def test_a_row_that_gives_an_evaluation_away_is_left_out_and_the_manifest_can_sa
 def test_a_row_that_quotes_what_is_held_out_is_left_out() -> None:
     rows, found = many(0.3)
     held = next(row for row in rows if row.offset in found.holdout)
-    quoting = standing(5000, "What did they ask?", f"They asked this: {held.wording.texts[0]} and nothing more than that.")
-    again = curate([*rows, quoting], Known(), holdout_ratio=0.3)
+    quoting = standing(5000, "What did they ask?", f"They asked this: {TEXTS[held.offset][0]} and nothing more than that.")
+    again = curated([*rows, quoting], Known(), holdout_ratio=0.3)
     assert LeftOutRow(5000, "contaminated", "holdout/ngram") in again.left_out
     known = Known()
     settled(known, rows, found)
-    assert curate([quoting], known, holdout_ratio=0.0).left_out[0].detail == "holdout/ngram"
+    assert curated([quoting], known, holdout_ratio=0.0).left_out[0].detail == "holdout/ngram"
 
 
 def test_two_rows_of_one_offset_are_a_mistake() -> None:
     with pytest.raises(ValueError, match="one offset"):
-        curate([standing(1, "a"), standing(1, "b")], Known(), holdout_ratio=0.0)
+        curated([standing(1, "a"), standing(1, "b")], Known(), holdout_ratio=0.0)
 
 
 # What holds for all rows.
@@ -302,21 +319,20 @@ def test_every_row_has_one_fate_and_nothing_is_ever_on_both_sides(
     kept: dict[tuple[bytes, str], int] = {}
     contents: set[tuple[str, bytes]] = set()
     for rows in made:
-        found = curate(rows, known, holdout_ratio=ratio, most_a_cluster=most_a_cluster)
+        found = curated(rows, known, holdout_ratio=ratio, most_a_cluster=most_a_cluster)
         fates = [*found.train, *found.holdout, *(row.offset for row in found.left_out)]
         assert sorted(fates) == [row.offset for row in rows]
-        assert found == curate(list(reversed(rows)), known, holdout_ratio=ratio, most_a_cluster=most_a_cluster)
+        assert found == curated(list(reversed(rows)), known, holdout_ratio=ratio, most_a_cluster=most_a_cluster)
         for row in rows:
             side = "train" if row.offset in found.train else "holdout" if row.offset in found.holdout else None
             if side is None:
                 continue
-            wording: Wording = row.wording
             for name in (row.conversation, found.clusters[row.offset]):
                 sides.setdefault(name, set()).add(side)
-            place = (found.clusters[row.offset], wording.lane)
+            place = (found.clusters[row.offset], row.asked.lane)
             kept[place] = kept.get(place, 0) + 1
-            assert (wording.lane, wording.content) not in contents
-            contents.add((wording.lane, wording.content))
+            assert (row.asked.lane, row.asked.content) not in contents
+            contents.add((row.asked.lane, row.asked.content))
         settled(known, rows, found)
     assert all(len(each) == 1 for each in sides.values())
     assert all(count <= most_a_cluster for count in kept.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -12,10 +12,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ruminate.accumulator.asked import asked_in, texts_in
+from ruminate.accumulator.candidate import Candidate
 from ruminate.accumulator.chain import BEGINNING, Counts, Fold, Item, Link, Sealed, batch_id_of, digest_of
-from ruminate.accumulator.dataset import account, describe
-from ruminate.accumulator.decide import Candidate, Policy, Progress, Seal, Selection, Wait, decide, problems_of, select, usable_rows
-from ruminate.accumulator.digests import DigestSet, Sides
+from ruminate.accumulator.choose import choose, interval_of
+from ruminate.accumulator.compose import Composed, Need
+from ruminate.accumulator.curation import Rules, Standing, curate
+from ruminate.accumulator.dataset import Cut, Holdings, Made, account, describe
+from ruminate.accumulator.decide import (
+    Look,
+    Policy,
+    Progress,
+    Seal,
+    Wait,
+    decide,
+    enough,
+    paused,
+    reason_to_seal,
+    usable_rows,
+    usable_tokens,
+)
+from ruminate.accumulator.digests import DigestSet
+from ruminate.accumulator.drift import Finding, Looked
+from ruminate.accumulator.facts import Facts, Stratum
+from ruminate.accumulator.pauses import Pause, QuietHours
+from ruminate.accumulator.predictor import Predictor
+from ruminate.accumulator.report import Contents, Limits, Report, report_of
 from ruminate.accumulator.rows import REPEATS, Row, TemplateArguments, Turn
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.schemas.batch import TrainingBatchSealed
@@ -65,8 +87,8 @@ def item(offset: int, *, of: int | None = None, continues: int | None = None, ev
     return Item(**fields)
 
 
-def fold_of(*items: Item, sealed: Sealed | None = None, holdout_ratio: float = 0.0) -> Fold:
-    fold = Fold(sealed=sealed or Sealed(), holdout_ratio=holdout_ratio)
+def fold_of(*items: Item, sealed: Sealed | None = None) -> Fold:
+    fold = Fold(sealed=sealed or Sealed())
     for each in items:
         fold.add(each)
     return fold
@@ -147,13 +169,6 @@ def test_an_interaction_comes_back_when_what_continued_it_is_rejected_after_all(
     assert fold.counts() == Counts(reasoning=1)
 
 
-def test_a_conversation_stays_on_the_side_where_it_came_first() -> None:
-    one = item(1, conversation=b"\x00" * 16)
-    assert fold_of(one, holdout_ratio=0.5).counts() == Counts(held_out=1)
-    assert fold_of(one, sealed=Sealed(held_out=Sides({one.conversation: False})), holdout_ratio=0.5).counts() == Counts(reasoning=1)
-    assert fold_of(one, sealed=Sealed(held_out=Sides({one.conversation: True})), holdout_ratio=0.0).counts() == Counts(held_out=1)
-
-
 def test_what_an_earlier_batch_holds_is_in_no_later_one() -> None:
     before = Sealed(events=DigestSet([item(1).event]), interactions=DigestSet([UUID(int=2).bytes]))
     assert reasons(fold_of(item(1), item(2), item(3), sealed=before)) == ["duplicate", "sealed_before", None]
@@ -192,8 +207,8 @@ def items_of(log: list[dict[str, Any]], *, cycles: bool = False) -> list[Item]:
     return items
 
 
-@given(logs, st.sampled_from([0.0, 0.3, 0.5]))
-def test_the_running_counts_are_those_of_a_count_from_the_definition(log: list[dict[str, Any]], holdout_ratio: float) -> None:
+@given(logs)
+def test_the_running_counts_are_those_of_a_count_from_the_definition(log: list[dict[str, Any]]) -> None:
     items = items_of(log)
     current: dict[bytes, Item] = {}
     events = set()
@@ -211,14 +226,9 @@ def test_the_running_counts_are_those_of_a_count_from_the_definition(log: list[d
             contained.add(name)
             name = named[name].continues if name in named else None
     rows = {each for each in current.values() if each.why_not is None and each.name not in contained}
-    fold = fold_of(*items, holdout_ratio=holdout_ratio)
+    fold = fold_of(*items)
     assert {each for each, why_not in fold.judged() if why_not is None} == rows
-    trained = [each for each in rows if not fold.is_held_out(each)]
-    assert fold.counts() == Counts(
-        reasoning=sum(each.reasoning for each in trained),
-        direct=sum(not each.reasoning for each in trained),
-        held_out=len(rows) - len(trained),
-    )
+    assert fold.counts() == Counts(reasoning=sum(each.reasoning for each in rows), direct=sum(not each.reasoning for each in rows))
 
 
 @given(logs)
@@ -298,28 +308,235 @@ def test_as_many_direct_rows_are_taken_as_the_ratio_carries_and_never_more(reaso
     assert rows == reasoning + direct or reasoning < policy.share * (rows + 1)
 
 
+# A look that ends without a batch
+
+
+def looked(reasoning: int, direct: int, *, trainable: Counts, more: int = 0, age: float = 0.0) -> Progress:
+    """Rows stood ready, so many of them could be trained, and then more came."""
+    counts = Counts(reasoning, direct)
+    now = progress(reasoning + more, direct, age=age)
+    return now._replace(look=Look(counts, trainable))
+
+
+def test_what_a_look_found_lost_does_not_count_until_there_is_enough_beside_it() -> None:
+    due = reason_to_seal(progress(500, 0), POLICY, now=NOW)
+    assert due == "count"
+    seal = decide(progress(500, 0), POLICY, now=NOW)
+    assert isinstance(seal, Seal)
+    assert not enough(Look(Counts(500), Counts(470)), seal, POLICY)
+    assert enough(Look(Counts(500), Counts(500)), seal, POLICY)
+    waits = decide(looked(500, 0, trainable=Counts(470)), POLICY, now=NOW)
+    assert isinstance(waits, Wait)
+    assert "470 rows (470 reasoning, 0 direct) beside 30 that would be held out or left out" in waits.explanation
+    assert reason_to_seal(looked(500, 0, trainable=Counts(470), more=29), POLICY, now=NOW) is None
+    assert reason_to_seal(looked(500, 0, trainable=Counts(470), more=32), POLICY, now=NOW) == "count"
+
+
+def test_the_next_look_waits_for_a_sixteenth_more_so_that_looks_cost_no_more_than_rows() -> None:
+    assert reason_to_seal(looked(1600, 0, trainable=Counts(499), more=99), POLICY, now=NOW) is None
+    assert reason_to_seal(looked(1600, 0, trainable=Counts(499), more=100), POLICY, now=NOW) == "count"
+
+
+def test_age_seals_what_a_look_has_found_and_asks_again_only_after_growth() -> None:
+    old = POLICY.seal_after_seconds + 1
+    assert reason_to_seal(looked(500, 0, trainable=Counts(470), age=old), POLICY, now=NOW) == "age"
+    assert reason_to_seal(looked(80, 0, trainable=Counts(60), age=old), POLICY, now=NOW) is None
+    assert reason_to_seal(looked(80, 0, trainable=Counts(60), more=4, age=old), POLICY, now=NOW) is None
+    assert reason_to_seal(looked(80, 0, trainable=Counts(60), more=5, age=old), POLICY, now=NOW) == "age"
+
+
+# Tokens, what has changed, an operator's word; and what a batch that is due waits for
+
+LOWER, OTHER = Finding("quality", 31_000.0, 0.12, 3e-7), Finding("topics", 90.1, 0.61, 1e-8)
+FOUND = Looked(3, 2e-5, 500, 210, (LOWER, OTHER), LOWER)
+NIGHT = QuietHours(time(22), time(6), UTC)
+TOKENS = replace(POLICY, seal_at_tokens=100_000)
+
+
+def test_enough_tokens_seal_before_the_count_is_reached() -> None:
+    some = progress(90, 10)._replace(tokens=Counts(95_000, 6_000))
+    assert decide(some, TOKENS, now=NOW) == Seal(
+        "tokens",
+        "100 rows (90 reasoning, 10 direct), 101000 tokens; sealing needs 100000 (RUMINATE_SEAL_AT_TOKENS) in at least 64 "
+        "(RUMINATE_SEAL_AFTER_MIN_ROWS)",
+    )
+    assert reason_to_seal(some, POLICY, now=NOW) is None, "they are off"
+    assert reason_to_seal(some._replace(counts=Counts(50, 10)), TOKENS, now=NOW) is None, "too few rows"
+    assert reason_to_seal(some._replace(tokens=Counts(90_000, 9_999)), TOKENS, now=NOW) is None
+
+
+def test_tokens_of_direct_rows_over_the_ratio_and_of_rows_that_a_look_found_lost_do_not_count() -> None:
+    assert usable_tokens(progress(75, 100)._replace(tokens=Counts(7_500, 100_000)), TOKENS) == 7_500 + 25_000
+    lost = looked(500, 0, trainable=Counts(400))._replace(tokens=Counts(100_000))
+    assert usable_tokens(lost, TOKENS) == 80_000
+
+
+def test_a_look_that_came_to_too_few_tokens_waits_for_growth() -> None:
+    due = decide(progress(100, 0)._replace(tokens=Counts(100_000)), TOKENS, now=NOW)
+    assert isinstance(due, Seal)
+    found = Look(Counts(100), Counts(100), tokens=99_000)
+    assert not enough(found, due, TOKENS)
+    assert enough(found._replace(tokens=100_000), due, TOKENS)
+    again = progress(100, 0)._replace(tokens=Counts(100_000), look=found)
+    assert reason_to_seal(again, TOKENS, now=NOW) is None
+    assert reason_to_seal(again._replace(counts=Counts(107), tokens=Counts(107_000)), TOKENS, now=NOW) == "tokens"
+
+
+def test_lower_quality_and_drift_seal_with_the_fewest_rows_and_say_by_which_test() -> None:
+    policy = replace(POLICY, false_alarm_ratio=0.001)
+    assert decide(progress(60, 10)._replace(looked=FOUND), policy, now=NOW) == Seal(
+        "quality",
+        "70 rows (60 reasoning, 10 direct), scores are lower than in the last batch's interval: one-sided Wilcoxon-Mann-Whitney "
+        "test, statistic 3.1e+04, effect 0.120 (from 0.05), p 3e-07 (up to 2e-05) at look 3, 210 conversations against 500 "
+        "(RUMINATE_SEAL_FALSE_ALARM_RATIO 0.001); sealing needs 64 (RUMINATE_SEAL_AFTER_MIN_ROWS)",
+    )
+    drifted = progress(60, 10)._replace(looked=replace(FOUND, found=OTHER))
+    drift = decide(drifted, policy, now=NOW)
+    assert isinstance(drift, Seal)
+    assert drift.reason == "drift"
+    assert "topics are other than in the last batch's interval: Pearson's chi-squared test of homogeneity" in drift.explanation
+    assert reason_to_seal(drifted._replace(counts=Counts(40, 10)), policy, now=NOW) is None
+    assert reason_to_seal(drifted._replace(looked=replace(FOUND, found=None)), policy, now=NOW) is None
+
+
+def test_a_look_at_a_drift_that_came_to_too_little_waits_for_growth() -> None:
+    drifted = looked(80, 0, trainable=Counts(60))._replace(looked=FOUND)
+    assert reason_to_seal(drifted, POLICY, now=NOW) is None
+    assert reason_to_seal(drifted._replace(counts=Counts(85)), POLICY, now=NOW) == "quality"
+
+
+def test_an_operators_word_seals_a_single_row_and_none_without_one() -> None:
+    asked = progress(1, 0)._replace(requests=1)
+    assert decide(asked, POLICY, now=NOW) == Seal("operator", "1 row (1 reasoning, 0 direct), an operator's word; sealing needs 1")
+    direct = decide(progress(0, 40)._replace(requests=1), POLICY, now=NOW)
+    assert isinstance(direct, Wait)
+    assert "40 direct rows wait for reasoning rows" in direct.explanation
+    assert "an operator has asked for it, which needs one row" in direct.explanation
+    held_out = looked(1, 0, trainable=Counts())._replace(requests=1)
+    assert reason_to_seal(held_out, POLICY, now=NOW) is None, "the one row is held out"
+    assert reason_to_seal(held_out._replace(counts=Counts(2)), POLICY, now=NOW) == "operator"
+
+
+def test_a_batch_that_is_due_waits_for_the_end_of_quiet_hours_and_says_until_when() -> None:
+    policy, night = replace(POLICY, quiet_hours=NIGHT), NOW.replace(hour=23)
+    waits = decide(progress(510, 0), policy, now=night)
+    until = datetime(2026, 11, 2, 6, tzinfo=UTC)
+    assert waits == Wait(
+        "510 rows (510 reasoning, 0 direct), due (count): sealing needs 500 (RUMINATE_SEAL_AT_ROWS). These are quiet hours "
+        "(RUMINATE_SEAL_QUIET_HOURS): waiting until 2026-11-02 06:00Z.",
+        Pause("quiet_hours", until),
+    )
+    assert paused(progress(510, 0), policy, now=night) == Pause("quiet_hours", until)
+    assert paused(progress(10, 0), policy, now=night) is None, "nothing is due"
+    assert reason_to_seal(progress(510, 0), policy, now=until) == "count"
+    assert reason_to_seal(progress(510, 0)._replace(requests=1), policy, now=night) == "operator"
+
+
+def test_a_batch_that_is_due_waits_for_the_budget_and_says_until_when() -> None:
+    policy = replace(POLICY, most_a_day=2)
+    spent = progress(510, 0)._replace(sealed_at=(NOW - timedelta(hours=20), NOW - timedelta(hours=1)))
+    waits = decide(spent, policy, now=NOW)
+    assert isinstance(waits, Wait)
+    assert waits.pause == Pause("budget", NOW + timedelta(hours=4))
+    assert waits.explanation.endswith("2 in 24 hours is the budget (RUMINATE_SEAL_MOST_A_DAY): waiting until 2026-11-01 16:00Z.")
+    assert reason_to_seal(spent, policy, now=NOW + timedelta(hours=4)) == "count"
+    assert reason_to_seal(spent._replace(requests=1), policy, now=NOW) == "operator"
+
+
+any_progress = st.builds(
+    lambda counts, lost, standing, tokens, looked, requests, age, sealed: Progress(
+        Counts(*counts),
+        None if standing is None else Look(Counts(*standing), Counts(*(max(0, s - lost) for s in standing)), tokens[0]),
+        waiting_since=NOW - timedelta(seconds=age),
+        newest_assessed_at=NOW,
+        folded_at=NOW,
+        tokens=Counts(*tokens),
+        looked=looked,
+        requests=requests,
+        sealed_at=tuple(NOW - timedelta(hours=hours) for hours in sorted(sealed, reverse=True)),
+    ),
+    st.tuples(st.integers(0, 600), st.integers(0, 600)),
+    st.integers(0, 90),
+    st.one_of(st.none(), st.tuples(st.integers(0, 600), st.integers(0, 600))),
+    st.tuples(st.integers(0, 90_000), st.integers(0, 90_000)),
+    st.sampled_from([None, FOUND, replace(FOUND, found=OTHER), replace(FOUND, found=None)]),
+    st.integers(0, 2),
+    st.floats(0, 10_000),
+    st.lists(st.floats(0, 48), max_size=3),
+)
+policies = st.builds(
+    lambda tokens, most, quiet: replace(POLICY, seal_at_tokens=tokens, most_a_day=most, quiet_hours=quiet),
+    st.sampled_from([None, 50_000]),
+    st.sampled_from([None, 1, 2]),
+    st.sampled_from([None, NIGHT, QuietHours(time(6), time(22), UTC)]),
+)
+
+
+@given(any_progress, policies)
+def test_the_words_say_what_the_quick_question_says_and_what_is_due_without_a_pause_is_sealed(
+    state: Progress, policy: Policy
+) -> None:
+    reason, decision = reason_to_seal(state, policy, now=NOW), decide(state, policy, now=NOW)
+    assert (decision.reason if isinstance(decision, Seal) else None) == reason
+    assert paused(state, policy, now=NOW) is None or reason in (None, "operator")
+    if isinstance(decision, Wait):
+        assert decision.pause == paused(state, policy, now=NOW)
+
+
+@given(any_progress, policies, st.integers(0, 90), st.integers(0, 90_000))
+def test_a_look_that_does_not_make_the_batch_ends_the_question_until_more_has_come(
+    state: Progress, policy: Policy, lost: int, tokens: int
+) -> None:
+    asked: list[str] = []
+    while (reason := reason_to_seal(state, policy, now=NOW)) is not None:
+        assert reason not in asked, "the same question twice, and nothing has changed"
+        asked.append(reason)
+        seal = decide(state, policy, now=NOW)
+        assert isinstance(seal, Seal)
+        counts = state.counts
+        found = Look(counts, Counts(max(0, counts.reasoning - lost), max(0, counts.direct - lost)), tokens)
+        if enough(found, seal, policy):
+            return
+        state = state._replace(look=found)
+
+
 # The choice and its validation
 
 
-def candidates_of(selection: Selection) -> list[Candidate]:
-    return [
-        Candidate(
-            item=each,
-            held_out=held_out,
-            line=line_of(each),
-            event_id=f"event-{each.offset}",
-            training_allowed=True,
-            indicators=("why",),
-            scorer_version="s",
-            assessor_policy_version="p",
-        )
-        for each, held_out in selection.rows()
-    ]
+def composed(fold: Fold, policy: Policy, *, seed: str, holdout_ratio: float = 0.0) -> Composed:
+    """What a cut now comes to."""
+    interval = interval_of(fold)
+    looked_at = {each.offset: candidate(each) for each in interval.standing}
+    standing = [Standing(each.offset, each.recorded, each.conversation, 0.5, asked_in(line_of(each))) for each in interval.standing]
+    texts = {offset: texts_in(row.line) for offset, row in looked_at.items()}
+    curated = curate(standing, fold.sealed.known, Rules(holdout_ratio), texts=texts.__getitem__)
+    selection = choose(interval, curated, policy, seed=seed, looked_at=looked_at, called_for=lambda _: False)
+    candidates = [replace(looked_at[each.offset], held_out=held_out) for each, held_out in selection.rows()]
+    needs = dict.fromkeys(looked_at, Need(None, called_for=False))
+    return Composed(selection, candidates, needs, looked_at, [], [], [], curated.guard)
+
+
+def candidate(each: Item) -> Candidate:
+    return Candidate(
+        item=each,
+        held_out=False,
+        line=line_of(each),
+        asked=asked_in(line_of(each)),
+        facts=Facts(Stratum("general", "simple"), ("words=2",), each.reasoning, generated=False, mark=None, check=None),
+        score=0.5,
+        event_id=f"event-{each.offset}",
+        training_allowed=True,
+        indicators=("why",),
+        scorer_version="s",
+        assessor_policy_version="p",
+        names=(f"{each.offset:016x}",),
+        occurred_at=NOW,
+    )
 
 
 def line_of(each: Item) -> bytes:
     row = Row(
-        prompt=(Turn(role="user", content=f"question {each.offset}"),),
+        prompt=(Turn(role="user", content=f"question {each.recorded.hex()}"),),
         completion=(Turn(role="assistant", content="answer", reasoning_content="thought" if each.reasoning else None),),
         chat_template_kwargs=TemplateArguments(enable_thinking=each.reasoning),
     )
@@ -329,14 +546,16 @@ def line_of(each: Item) -> bytes:
 @given(logs, st.sampled_from([0.0, 0.5]), st.sampled_from([0.5, 0.75, 1.0]))
 def test_a_dataset_is_sound_and_accounts_for_every_record_once(log: list[dict[str, Any]], holdout: float, ratio: float) -> None:
     policy = replace(POLICY, min_reasoning_ratio=ratio)
-    fold = fold_of(*items_of(log), holdout_ratio=holdout)
-    selection = select(fold, policy, seed="s")
-    assert len(selection.train) == usable_rows(fold.counts(), policy)
+    fold = fold_of(*items_of(log))
+    made = composed(fold, policy, seed="s", holdout_ratio=holdout)
+    selection = made.selection
+    assert len(selection.train) == usable_rows(selection.trainable, policy)
+    assert selection.trainable == fold.counts() or holdout
     assert sorted(
-        each.offset for each in (*selection.train, *selection.holdout, *(left for left, _ in selection.left_out))
+        each.offset for each in (*selection.train, *selection.holdout, *(left.item for left in selection.left_out))
     ) == list(range(len(log)))
-    problems = problems_of(candidates_of(selection), policy, row_max_bytes=1_000)
-    assert problems == (() if selection.train else ("no row to train on",))
+    report = report_of(Contents(made.candidates, [], [], []), policy, Limits(1_000, 100, 0.9), touched=made.guard.touched)
+    assert report.problems == (() if selection.train else ("ratio: no row to train on",))
 
 
 @given(logs, st.data())
@@ -345,7 +564,7 @@ def test_redelivered_and_repeated_records_change_no_byte_of_the_rows(log: list[d
     # The same events again, at any later places of the log.
     repeats = data.draw(st.lists(st.sampled_from(items), max_size=10)) if items else []
     longer = [*items, *(replace(repeat, offset=len(items) + n) for n, repeat in enumerate(repeats))]
-    once, again = (select(fold_of(*each), POLICY, seed="s") for each in (items, longer))
+    once, again = (composed(fold_of(*each), POLICY, seed="s").selection for each in (items, longer))
     assert [line_of(each) for each in once.train] == [line_of(each) for each in again.train]
     assert len(again.left_out) == len(once.left_out) + len(repeats)
 
@@ -360,23 +579,20 @@ def test_an_interaction_is_fresh_in_at_most_one_batch_and_never_on_both_sides(
     sides: dict[bytes, set[bool]] = {}
     for cut in [*sorted(set(cuts)), 41]:
         interval = [each for each in items_of(log) if link.to_offset < each.offset <= cut]
-        fold = fold_of(*interval, sealed=before, holdout_ratio=holdout_ratio)
-        selection = select(fold, POLICY, seed="s")
-        candidates = candidates_of(selection)
+        fold = fold_of(*interval, sealed=before)
+        made = composed(fold, POLICY, seed="s", holdout_ratio=holdout_ratio)
+        candidates = made.candidates
         manifest = describe(
-            candidates,
-            selection,
-            batch_id=f"b-{cut}",
-            seed="s",
-            tenant="default",
-            target="t",
-            partition=0,
-            link=link,
-            to_offset=cut,
+            made,
+            [],
+            Cut(f"b-{cut}", "s", "default", "t", 0, link, cut),
             settings=settings,
+            predictor=Predictor(),
+            protected={},
+            anchors={},
         )
-        assert manifest.rejected_interactions == sum(why_not not in REPEATS for _, why_not in selection.left_out)
-        account(manifest, before)
+        assert manifest.rejected_interactions == sum(left.reason not in REPEATS for left in made.selection.left_out)
+        account(Holdings.of(Made(manifest, candidates, [], [], [], [], Report(checks=()))), before)
         fresh += [candidate.item.recorded for candidate in candidates]
         for candidate in candidates:
             sides.setdefault(candidate.item.conversation, set()).add(candidate.held_out)
@@ -387,17 +603,22 @@ def test_an_interaction_is_fresh_in_at_most_one_batch_and_never_on_both_sides(
 
 def test_the_choice_among_direct_rows_and_the_order_depend_on_the_seed_alone() -> None:
     items = [*(item(n) for n in range(30)), *(item(n, reasoning=False) for n in range(30, 90))]
-    one, same, other = (select(fold_of(*items), POLICY, seed=seed) for seed in ("a", "a", "b"))
+    one, same, other = (composed(fold_of(*items), POLICY, seed=seed).selection for seed in ("a", "a", "b"))
     assert one == same
     assert len(one.train) == 40
     assert {each.offset for each in one.train} != {each.offset for each in other.train}
     assert [each.offset for each in one.train] != sorted(each.offset for each in one.train)
-    assert sum(why_not == "over_ratio" for _, why_not in one.left_out) == 50
+    assert sum(left.reason == "over_ratio" for left in one.left_out) == 50
 
 
 def sound() -> list[Candidate]:
     fold = fold_of(*(item(n) for n in range(3)), item(3, reasoning=False))
-    return candidates_of(select(fold, POLICY, seed="s"))
+    return composed(fold, POLICY, seed="s").candidates
+
+
+def problems_of(rows: list[Candidate]) -> tuple[str, ...]:
+    """What the report says of these rows."""
+    return report_of(Contents(rows, [], [], []), POLICY, Limits(1_000, 100, 0.9), touched=lambda _: None).problems
 
 
 def broken(**changed: Any) -> list[Candidate]:
@@ -424,11 +645,11 @@ def broken(**changed: Any) -> list[Candidate]:
     ],
 )
 def test_a_bad_batch_is_refused_and_says_why(rows: list[Candidate], problem: str) -> None:
-    assert problem in "; ".join(problems_of(rows, POLICY, row_max_bytes=1_000))
+    assert problem in "; ".join(problems_of(rows))
 
 
 def test_a_sound_batch_has_no_problems() -> None:
-    assert problems_of(sound(), POLICY, row_max_bytes=1_000) == ()
+    assert problems_of(sound()) == ()
 
 
 def test_weights_of_unknown_indicators_are_refused() -> None:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from ruminate.accumulator.rows import INDICATORS, Built, Row, build, indicators_of, thinking_called_for
+from ruminate.accumulator.rows import INDICATORS, Built, Row, build, indicators_of, thinking_called_for, tokens_of
 from ruminate.schemas.assessment import ReasoningAssessed, ReasoningQuality, Score, Verdict
 from ruminate.schemas.interaction import (
     ContextFacts,
@@ -19,6 +19,7 @@ from ruminate.schemas.interaction import (
     Response,
     Thinking,
     ToolCall,
+    Usage,
 )
 
 ROOM = 1_000_000
@@ -177,3 +178,23 @@ def test_there_are_eight_indicators_and_one_suffices_unless_weighed_otherwise() 
 def test_an_indicator_never_takes_captured_thinking_away() -> None:
     assert indicators_of(assessed().interaction) == ()
     assert row(assessed())["completion"][0]["reasoning_content"] == "Two and two make four."
+
+
+def test_tokens_are_those_that_the_node_counted_where_they_can_be_those_of_the_row() -> None:
+    line = b'{"prompt": "' + b"word " * 100 + b'"}\n'
+    assert tokens_of(Usage(), line) == -(-len(line) // 4)
+    assert tokens_of(Usage(prompt_tokens=90, response_tokens=30), line) == 120
+    assert tokens_of(Usage(prompt_tokens=90), line) == -(-len(line) // 4), "the answer was not counted"
+    for nonsense in (0, 60, 260, 2**53):
+        assert tokens_of(Usage(prompt_tokens=nonsense, response_tokens=0), line) == -(-len(line) // 4)
+
+
+def test_each_digit_is_a_token() -> None:
+    assert tokens_of(Usage(), b"1234567890" * 10) == 100
+    assert tokens_of(Usage(), b"1234567890" * 10 + b"words" * 8) == 110
+
+
+def test_a_row_knows_its_tokens() -> None:
+    built = build(assessed(usage=Usage(prompt_tokens=20, response_tokens=24)), row_max_bytes=ROOM)
+    assert isinstance(built, Built)
+    assert built.tokens == 44

@@ -530,6 +530,25 @@ def test_a_request_explains_what_was_erased_so_long_ago_that_its_tombstone_is_go
     assert apart(report) == {"erased": 1}
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"scope": "conversation", "subject": "conversation-g", "what": "training"},
+        {"scope": "conversation", "subject": "conversation-g", "target_model": "another"},
+        {"scope": "interaction", "subject": "g", "interaction_source": "/agents/another"},
+        {"scope": "tenant", "subject": "default", "tenant": "another"},
+    ],
+)
+def test_a_request_that_means_something_else_explains_nothing(asked: dict[str, Any], tmp_path: Path) -> None:
+    history = History(tmp_path)
+    history.complete("g", agent="forgotten")
+    history.collect()
+    history.remove(history.records(INTERACTION_RECORDED.name)[0])
+    request = ErasureRequested(requested_by="somebody", requested_at=moment(START_MS), **asked)
+    history.publish(ERASURE_REQUESTED, request, source="/ruminate/command", event_id="erasure-1")
+    assert history.audit().kinds() == {"missing_effect"}
+
+
 def test_names_that_nfc_changes_break_no_derivation(tmp_path: Path) -> None:
     history = History(tmp_path)
     name = "Zu\u0308rich"
@@ -550,7 +569,7 @@ def test_names_that_nfc_changes_break_no_derivation(tmp_path: Path) -> None:
 
 HAPPENS: Final = (
     *("complete", "again", "conflict", "garbage", "kill", "drop", "replay", "compact", "erase"),
-    *("collect", "assess", "assess strictly", "seal", "train", "fail", "deploy", "refuse"),
+    *("collect", "assess", "assess strictly", "seal", "train", "fail", "deploy", "refuse", "forget", "revise"),
 )
 
 
@@ -592,11 +611,15 @@ def step(history: History, what: str, number: int) -> None:
             for each in [each for each in history.records(REASONING_ASSESSED.name) if each.value is not None]:
                 if header(each, "ce_causationid") == cause:
                     history.tombstone(each)
+        case "forget" if records := [each for each in history.records(INTERACTION_RECORDED.name) if each.value is not None]:
+            subject = header(records[number % len(records)], "ce_id")
+            asked = len(history.records(ERASURE_REQUESTED.name))
+            history.ask_to_forget(f"erasure-{asked}", scope="interaction", subject=subject)
         case "assess strictly":
             history.assess(Policy(keep_overall_at_least=1.0), policy_version="p2")
         case "refuse":
             history.deploy(refuse=True)
-        case "collect" | "assess" | "train" | "fail" | "deploy":
+        case "collect" | "assess" | "train" | "fail" | "deploy" | "revise":
             getattr(history, what)()
 
 
@@ -615,6 +638,8 @@ def test_whatever_happens_to_services_that_do_their_work_there_is_no_fault(steps
         history = History(Path(folder))
         for what, number in steps:
             step(history, what, number)
+        assert history.audit().faults == ()
+        history.revise()
         history.now_ms += DAY_MS
         assert history.audit().faults == ()
         for what in ("collect", "assess", "train", "deploy"):

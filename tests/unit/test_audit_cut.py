@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from ruminate.command.audit.snapshot import LETTERS, READING_ORDER, RETRIES, ROUNDS, Offsets, Snapshot, cut
 from ruminate.schemas.flow import (
     ADAPTER_TRAINED,
+    DATASET_REVISED,
     DEAD_LETTER_SETTLED,
+    ERASURE_REQUESTED,
     INTERACTION_COMPLETED,
     INTERACTION_RECORDED,
     MODEL_REGISTERED,
@@ -94,6 +96,9 @@ def test_a_cause_is_cut_after_its_effect_and_what_explains_before_what_is_explai
         (REASONING_ASSESSED, INTERACTION_RECORDED),
         (TRAINING_BATCH_SEALED, REASONING_ASSESSED),
         (ADAPTER_TRAINED, TRAINING_BATCH_SEALED),
+        (ADAPTER_TRAINED, DATASET_REVISED),
+        (DATASET_REVISED, TRAINING_BATCH_SEALED),
+        (DATASET_REVISED, ERASURE_REQUESTED),
         (TRAINING_FAILED, TRAINING_BATCH_SEALED),
         (MODEL_REGISTERED, ADAPTER_TRAINED),
         (MODEL_ROLLED_BACK, ADAPTER_TRAINED),

@@ -14,7 +14,7 @@ import pytest
 
 from ruminate.command.audit.findings import ADVICE, FAULT_KINDS
 from ruminate.command.audit.gather import judge
-from ruminate.command.audit.snapshot import SLACK_MS, CouldNotJudge
+from ruminate.command.audit.snapshot import CouldNotJudge
 from ruminate.schemas.envelope import derive_event_id, moment
 from ruminate.schemas.erasure import ErasureRequested
 from ruminate.schemas.flow import (
@@ -43,6 +43,8 @@ from tests.unit.audit_history import (
     with_fields,
     with_header,
 )
+from tests.unit.test_audit_curated import CURATED
+from tests.unit.test_audit_erased import ERASED
 
 Damage = Callable[[History], None]
 STRANGE: Final = "11111111-2222-3333-4444-555555555555"
@@ -50,11 +52,11 @@ OTHER_SHA: Final = "f" * 64
 PLANTED: Final[list[tuple[list[str], Damage]]] = []
 
 
-def plants(kind: str, *, times: int = 1) -> Callable[[Damage], Damage]:
-    """Damages a sound history so that it has faults of this kind, and no others."""
+def plants(*kinds: str) -> Callable[[Damage], Damage]:
+    """Damages a sound history so that it has faults of these kinds, and no others."""
 
     def register(damage: Damage) -> Damage:
-        PLANTED.append(([kind] * times, damage))
+        PLANTED.append((list(kinds), damage))
         return damage
 
     return register
@@ -224,8 +226,8 @@ def an_interaction_of_no_time_was_lost_when_somebody_else_was_to_be_forgotten(hi
 def an_interaction_was_lost_that_came_after_its_agent_was_to_be_forgotten(history: History) -> None:
     request = ErasureRequested(scope="agent", subject="tester", requested_by="somebody", requested_at=moment(history.now_ms))
     history.publish(ERASURE_REQUESTED, request, source="/ruminate/command", event_id="erasure-1")
-    history.now_ms += SLACK_MS
-    history.complete("lost")
+    history.now_ms += 1
+    history.complete("lost", occurred_at=moment(history.now_ms))
     acknowledge(history, "collector", INTERACTION_COMPLETED)
 
 
@@ -541,7 +543,7 @@ def a_row_is_not_what_the_log_gives(history: History) -> None:
     edit_dataset(history, reword)
 
 
-@plants("row_differs", times=2)
+@plants("dataset_differs", "dataset_differs", "row_differs", "row_differs")
 def two_rows_have_each_others_offsets(history: History) -> None:
     def swap(manifest: dict[str, Any], folder: Path) -> None:
         del folder
@@ -744,7 +746,7 @@ def test_a_planted_fault_is_found_and_nothing_else(kinds: list[str], damage: Dam
 
 
 def test_every_kind_of_fault_is_planted_and_has_its_advice() -> None:
-    assert {kind for kinds, _ in PLANTED for kind in kinds} == set(FAULT_KINDS) == set(ADVICE)
+    assert {kind for kinds, _ in (*PLANTED, *CURATED, *ERASED) for kind in kinds} == set(FAULT_KINDS) == set(ADVICE)
 
 
 def test_a_fault_says_where_and_of_what(tmp_path: Path) -> None:

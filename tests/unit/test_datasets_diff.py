@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from uuid import UUID
 
 from ruminate.command.datasets.diff import Line, Version, compare, sentences
+from tests.unit.making import Maker, assessed, said
 
 
 def version(name: str, lines: dict[int, Line], **left_out: int) -> Version:
@@ -52,3 +54,36 @@ def test_long_lists_end_with_how_many_more_there_are() -> None:
     said = list(sentences(diff, shown=2))
     assert said[-1] == "  and 5 more; --json has all of them"
     assert len(diff.as_json()["added"]) == 7
+
+
+def test_what_stands_beside_the_rows_is_compared_by_its_lines_and_makes_versions_unequal(tmp_path: Path) -> None:
+    chain = Maker(tmp_path)
+    corrected = [said(1, correction="Two miles.")]
+    chain.batch(assessed(1, evidence=corrected, reference_answer="2"), *(assessed(n, reference_answer="1") for n in range(2, 9)))
+    chain.batch(*(assessed(n) for n in range(10, 18)))
+    sides = Version("one"), Version("two")
+    for side, made in zip(sides, chain.made, strict=True):
+        side.add(made.manifest)
+    diff = compare(*sides)
+    assert {name: (moved.same, len(moved.added), len(moved.left)) for name, moved in diff.beside.items()} == {
+        "replay": (0, 8, 0),
+        "preferences": (0, 0, 1),
+        "verifiable": (0, 0, 8),
+        "verifiable-holdout": (0, 0, 0),
+    }
+    assert "  replay.jsonl: 0 lines are the same, 8 added, 0 left" in list(sentences(diff, shown=1))
+    (pair,) = chain.made[0].manifest.pairs
+    assert diff.as_json()["beside"]["preferences"]["left"] == [pair.sha256]
+    without = Version("without")
+    without.add(chain.made[1].manifest.model_copy(update={"rehearsed": ()}))
+    assert not compare(sides[1], without).differences
+    assert not compare(sides[1], without).equal
+
+
+def test_values_of_a_policy_that_are_others_are_said(tmp_path: Path) -> None:
+    chain = Maker(tmp_path, replay_ratio=0.25)
+    one, two = Version("one"), Version("two")
+    one.add(chain.batch(*(assessed(n) for n in range(8))).manifest)
+    chain.settings = chain.settings.model_copy(update={"replay_ratio": 0.5})
+    two.add(chain.batch(*(assessed(n) for n in range(8, 16))).manifest)
+    assert "  policy.replay_ratio: 0.25  ->  0.5" in list(sentences(compare(one, two), shown=1))

@@ -53,7 +53,22 @@ def test_every_value_has_a_part_in_the_name(tmp_path: Path) -> None:
 def test_how_often_the_accumulator_looks_shapes_no_batch() -> None:
     assert set(BATCH_VALUES) == {
         *("seal_at_rows", "min_reasoning_ratio", "seal_after_seconds", "seal_after_min_rows", "holdout_ratio", "shuffle_seed"),
-        *("row_max_bytes", "indicator_weights", "thinking_called_for_at"),
+        *(
+            "row_max_bytes",
+            "indicator_weights",
+            "thinking_called_for_at",
+            "holdout_most_rows",
+            "replay_ratio",
+            "anchor_rows",
+            "anchor_ratio",
+            "generated_most_ratio",
+            "answer_most_ratio",
+            "context_tokens",
+            "thinking_predicted_at",
+            "cluster_most_rows",
+            "protected_sets",
+        ),
+        *("seal_at_tokens", "seal_false_alarm_ratio", "seal_most_a_day", "seal_quiet_hours", "seal_time_zone", "seal_policies"),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
 from datetime import UTC, datetime
@@ -148,3 +149,18 @@ def test_a_disk_that_refuses_is_reported_and_takes_no_room(tmp_path: Path) -> No
 def test_two_processes_do_not_share_a_spool(tmp_path: Path) -> None:
     with open_spool(tmp_path, SETTINGS), pytest.raises(SpoolTaken, match="RUMINATE_REPLICA"), open_spool(tmp_path, SETTINGS):
         pass
+
+
+def test_what_was_set_aside_is_removed_once_it_is_too_old_and_nothing_else_is(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with open_spool(tmp_path, SETTINGS.model_copy(update={"spool_damaged_days": 2.0})) as spool:
+            await spool.append(event("a"))
+            old, young = tmp_path / "damaged" / "0000000000000007.event", tmp_path / "damaged" / "0000000000000008.event"
+            for path, seconds in ((old, 0), (young, 100), (tmp_path / f"{0:016d}.event", 0)):
+                path.write_bytes(path.read_bytes() if path.exists() else b"torn")
+                os.utime(path, (seconds, seconds))
+            spool.forget_damaged(now=2 * 86_400 + 50)
+            assert (old.exists(), young.exists()) == (False, True)
+            assert names(await waiting(spool)) == ["a"]
+
+    asyncio.run(scenario())

@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from pathlib import Path
 from uuid import UUID
 
 import orjson
 
+from ruminate.accumulator.candidate import candidate_of
 from ruminate.accumulator.chain import Fold, Link, Sealed, item_of
-from ruminate.accumulator.dataset import POLICY_VERSION, describe, write_dataset
-from ruminate.accumulator.decide import candidate_of, seed_of, select
+from ruminate.accumulator.choose import interval_of, seed_of
+from ruminate.accumulator.dataset import POLICY_VERSION, Cut, Made, write_files
+from ruminate.accumulator.make import Sets, make
 from ruminate.accumulator.settings import AccumulatorSettings
+from ruminate.accumulator.shelf import Shelf
 from ruminate.accumulator.spool import Spool
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.flow import REASONING_ASSESSED
+from ruminate.shared.store import FileStore
 
 KEPT = Path(__file__).parents[2] / "schemas" / "examples" / REASONING_ASSESSED.name / "valid" / "kept.json"
-SETTINGS = AccumulatorSettings.written_down({"holdout_ratio": 0.4, "min_reasoning_ratio": 0.9, "shuffle_seed": 3})
-BATCH_1 = {
-    "train.jsonl": "ae911dadae425e786955e00ba9d756478b53deba3efa5f4a4061a021c40a0a51",
-    "holdout.jsonl": "501965dba17db5076e798018c376f6de177d1b77666f303e506df8717b14ffaa",
-    "manifest.json": "3524be0cdde6736866e7a13b7db234a63c053a42aab1df62357f34af281108b0",
+SETTINGS = AccumulatorSettings.written_down(
+    {"holdout_ratio": 0.4, "min_reasoning_ratio": 0.9, "shuffle_seed": 3, "cluster_most_rows": 1}
+)
+BATCH_3 = {
+    "train.jsonl": "300db209733a0e6724e4f77ec003ac43afc4e0693f4b9db79652b36cefeec81c",
+    "replay.jsonl": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    "holdout.jsonl": "433d09d2336dac54dc1902484a482393cc5720416a51a16b291c1c3db022e62f",
+    "preferences.jsonl": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    "verifiable.jsonl": "43fb45c01a8d4a364311fcae53c58c39d9fcaa138cd6de491f55295166edd412",
+    "verifiable-holdout.jsonl": "9a2e3e7d66f4ae446d811976d41c3f18839d9d6e3ffa5a9fe2155cd26d76b809",
+    "signatures.bin": "a51f65eb28cf36e2f0986e0cba90278dbc9737285429569484f9bd5ba93f9e6e",
+    "report.json": "06e2205dbb1c7729ac85975b4a1ee47967b446fbf51c0d2b5ccd7307be2508ca",
+    "manifest.json": "ad10f7025f6db4f727509e2e03d04333788dc211033942446eac524e604028e8",
 }
-"""Of `batch-1`. Who has reason to change them gives POLICY_VERSION a new value: datasets of the old one are refused then."""
+"""Of `batch-3`. Who has reason to change them gives POLICY_VERSION a new value: datasets of the old one are refused then."""
 
 
 def assessed(number: int) -> ReasoningAssessed:
     """The example that people read, as interaction `number`: some direct, some without consent, some continued."""
     example = ReasoningAssessed.model_validate_json(orjson.dumps(orjson.loads(KEPT.read_bytes())["value"]))
+    question = example.interaction.messages[-1].model_copy(update={"content": f"How large is number {number % 9}, in words?"})
     response = example.interaction.response.model_copy(update={"content": f"Größe {number} — “ok”\u2028\t\\", "tool_calls": ()})
     interaction = example.interaction.model_copy(
         update={
@@ -37,6 +51,7 @@ def assessed(number: int) -> ReasoningAssessed:
             "continues_interaction": f"i-{number - 1}" if number % 6 == 5 else None,
             "recorded_id": UUID(int=number),
             "training_allowed": number % 7 != 3,
+            "messages": (*example.interaction.messages[:-1], question),
             "response": response.model_copy(update={"thinking": "Weil\x001 + 1 = 2." if number % 3 else None}),
             "source": "/golden",
             "target_model": "golden:1b",
@@ -47,41 +62,35 @@ def assessed(number: int) -> ReasoningAssessed:
     return example.model_copy(update=own | {"interaction": interaction, "policy_version": "p", "scorer_version": "s"})
 
 
-def test_the_bytes_of_a_dataset_are_those_that_batch_1_has_always_had(tmp_path: Path) -> None:
+def test_the_bytes_of_a_dataset_are_those_that_batch_3_has_always_had(tmp_path: Path) -> None:
     records = {offset: assessed(number) for offset, number in enumerate([*range(24), 3, 8])}
-    fold = Fold(sealed=Sealed(), holdout_ratio=SETTINGS.holdout_ratio)
+    fold = Fold(sealed=Sealed())
     for offset, record in records.items():
         moment, event_id = record.interaction.occurred_at, f"event-{record.recorded_id.int}"
         fold.add(item_of(record, event_id=event_id, assessed_at=moment, offset=offset, row_max_bytes=SETTINGS.row_max_bytes))
     seed = seed_of("golden_1b-000002", SETTINGS.shuffle_seed)
-    selection = select(fold, SETTINGS.policy, seed=seed)
-    candidates = [
-        candidate_of(
-            records[item.offset],
-            item,
-            event_id=f"event-{records[item.offset].recorded_id.int}",
-            held_out=held_out,
-            row_max_bytes=SETTINGS.row_max_bytes,
-        )
-        for item, held_out in selection.rows()
-    ]
-    manifest = describe(
-        candidates,
-        selection,
-        batch_id="golden_1b-000002",
-        seed=seed,
-        tenant="default",
-        target="golden:1b",
-        partition=4,
-        link=Link(1, "golden_1b-000001", -1),
-        to_offset=25,
-        settings=SETTINGS,
-    )
-    assert {"duplicate", "not_allowed", "continued", "over_ratio"} <= manifest.left_out_counts.keys()
+    interval, known = interval_of(fold), fold.sealed.known
+    with Spool() as spool:
+        entries = {
+            offset: spool.add(
+                record,
+                event_id=f"event-{record.recorded_id.int}",
+                assessed_at=record.interaction.occurred_at,
+                offset=offset,
+            )
+            for offset, record in records.items()
+        }
+        cut = Cut("golden_1b-000002", seed, "default", "golden:1b", 4, Link(1, "golden_1b-000001", -1), 25)
+        shelf = Shelf(FileStore(tmp_path / "store"), spool, {})
+        made = asyncio.run(make(interval, entries, spool, cut=cut, known=known, shelf=shelf, sets=Sets(), settings=SETTINGS))
+    assert isinstance(made, Made)
+    manifest = made.manifest
+    assert {"duplicate", "not_allowed", "continued", "over_ratio", "over_cluster_limit"} <= manifest.left_out_counts.keys()
     assert manifest.counts["holdout"] > 0
-    write_dataset(tmp_path, manifest, candidates)
-    assert POLICY_VERSION == "batch-1"
-    assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.iterdir()} == BATCH_1
+    assert made.report.problems == ()
+    write_files(tmp_path, made.files())
+    assert POLICY_VERSION == "batch-3"
+    assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.iterdir()} == BATCH_3
 
 
 def test_an_entry_of_the_spool_is_what_the_fold_would_have_kept_and_its_row_what_the_cut_would_have_read() -> None:

@@ -9,9 +9,12 @@ import pytest
 
 from ruminate.schemas.flow import (
     CHANGELOGS,
+    DERIVED,
+    ERASABLE,
     GROUP_READERS,
     INTERACTION_COMPLETED,
     INTERACTION_RECORDED,
+    RAW,
     REASONING_ASSESSED,
     TRAINING_BATCH_SEALED,
 )
@@ -169,9 +172,25 @@ def test_more_replicas_are_not_ours_to_place_and_more_than_asked_for_are_left() 
 
 
 def test_settings_of_others_are_shown_and_left() -> None:
-    plan = plan_of(LETTERS, drifted(LETTERS, segment_ms="1000"))
+    plan = plan_of(LETTERS, drifted(LETTERS, segment_bytes="1000000"))
     assert plan.to_do == 0
-    assert [(left.what, left.value) for left in plan.left] == [("segment.ms", "1000")]
+    assert [(left.what, left.value) for left in plan.left] == [("segment.bytes", "1000000")]
+
+
+def test_what_holds_texts_closes_its_segments_soon_and_what_is_compacted_does_not_wait_for_garbage() -> None:
+    hours, days = 3_600_000, 86_400_000
+    for topic in EVERY_TOPIC:
+        settings = settings_of(topic, replication=1)
+        assert settings.get("segment.ms") == (str(6 * hours) if topic.holds_texts or topic in DERIVED else None)
+        erasable = topic.holds_texts and "compact" in settings["cleanup.policy"]
+        assert settings.get("max.compaction.lag.ms") == (str(3 * days) if erasable else None)
+        assert settings.get("delete.retention.ms") == (str(7 * days) if erasable else None)
+    assert {topic.name for topic in ERASABLE} == {"interaction-recorded-v1", "evidence-recorded-v1", "reasoning-assessed-v1"}
+    assert {topic.name for topic in RAW} == {"interaction-completed-v1", "feedback-given-v1"}
+    sooner = {"segment_ms": "1000", "max_compaction_lag_ms": "2000", "delete_retention_ms": str(30 * days)}
+    assert plan_of(INTERACTION_RECORDED, drifted(INTERACTION_RECORDED, **sooner)) == Plan(), "that keeps the promise, too"
+    longest = drifted(INTERACTION_RECORDED, max_compaction_lag_ms=str(2**63 - 1))
+    assert "      max.compaction.lag.ms: no limit -> 3 days" in list(plan_lines(plan_of(INTERACTION_RECORDED, longest)))
 
 
 def test_topics_named_like_ours_that_nothing_owns_are_shown_and_those_of_others_are_not() -> None:
@@ -215,21 +234,24 @@ def test_the_lines_name_each_difference_under_its_topic() -> None:
     short = replace(drifted(INTERACTION_COMPLETED, retention_ms="-1"), older_records=4)
     found = {
         INTERACTION_COMPLETED.name: short,
-        INTERACTION_RECORDED.name: drifted(INTERACTION_RECORDED, max_message_bytes="1000", segment_ms="9"),
+        INTERACTION_RECORDED.name: drifted(INTERACTION_RECORDED, max_message_bytes="1000", segment_bytes="9"),
     }
     plan = plan_topics([LETTERS, INTERACTION_COMPLETED, INTERACTION_RECORDED], found, replication=1)
     assert list(plan_lines(plan)) == [
         f"+ {LETTERS.name}  (12 partitions, replication 1)",
         "      cleanup.policy = compact,delete",
+        "      delete.retention.ms = 7 days",
+        "      max.compaction.lag.ms = 3 days",
         "      max.message.bytes = 17 MiB",
         "      retention.ms = 30 days",
+        "      segment.ms = 6 hours",
         f"~ {INTERACTION_RECORDED.name}",
         "      max.message.bytes: 1000 bytes -> 17 MiB",
         f"! {INTERACTION_COMPLETED.name}",
         "      retention.ms: for ever -> 7 days",
         "        refused: 4 of its 10 records are older than 7 days and would vanish.",
         f"        Raise what the flow says, or accept it:  ruminate topics apply --allow-loss {INTERACTION_COMPLETED.name}",
-        f". {INTERACTION_RECORDED.name}  segment.ms = 9 is not ours and stays",
+        f". {INTERACTION_RECORDED.name}  segment.bytes = 9 is not ours and stays",
         "Topics: 1 to create, 1 to change, 1 refused.",
     ]
 

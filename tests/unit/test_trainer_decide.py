@@ -132,6 +132,13 @@ def test_the_first_batch_is_trained_from_the_base() -> None:
     assert plan.steps == 19
 
 
+def test_what_is_rehearsed_takes_steps_like_what_is_new() -> None:
+    batch = sealed(1, rows=60).model_copy(update={"replay_rows": 40})
+    plan = decide(batch, 0, History(sealed=log_of(batch)), POLICY)
+    assert isinstance(plan, JobPlan)
+    assert plan.steps == 19
+
+
 def test_a_plan_survives_its_file() -> None:
     plan = decide(sealed(1), 0, History(sealed=log_of(sealed(1))), POLICY)
     assert isinstance(plan, JobPlan)

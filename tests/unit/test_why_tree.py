@@ -10,14 +10,33 @@ from uuid import UUID
 import orjson
 import pytest
 
-from ruminate.command.why.facts import Chain, Heard, Interaction, Version, asks_to_forget, chain_of
+from ruminate.accumulator.anchors import read_anchors
+from ruminate.accumulator.make import Sets
+from ruminate.command.why.facts import (
+    Chain,
+    Heard,
+    Interaction,
+    Omitted,
+    OneLine,
+    Version,
+    asks_to_forget,
+    chain_of,
+    line_places,
+)
 from ruminate.command.why.subject import LineAsked, Subject
-from ruminate.command.why.tree import Node, interaction_tree, version_tree
+from ruminate.command.why.tree import Node, batch_node, interaction_tree, line_tree, version_tree
 from ruminate.schemas.erasure import ErasureRequested
-from ruminate.schemas.flow import ADAPTER_TRAINED, INTERACTION_RECORDED, MODEL_REGISTERED, MODEL_ROLLED_BACK
+from ruminate.schemas.flow import (
+    ADAPTER_TRAINED,
+    INTERACTION_RECORDED,
+    MODEL_REGISTERED,
+    MODEL_ROLLED_BACK,
+    TRAINING_BATCH_SEALED,
+)
 from ruminate.schemas.payload import Payload
 from ruminate.schemas.topic import Topic
 from ruminate.shared.bus import Position
+from tests.unit.making import Maker, assessed
 
 P = TypeVar("P", bound=Payload)
 AT = datetime(2026, 11, 1, tzinfo=UTC)
@@ -113,6 +132,7 @@ def test_contents_are_told_only_when_asked_for_and_stay_indented() -> None:
         ("agent", "the agent", "qwen3:4b", False),
         ("agent", "another", "*", False),
         ("tenant", "default", "*", True),
+        ("conversation", "another", "*", False),
     ],
 )
 def test_an_erasure_is_of_an_interaction_by_any_of_its_names(scope: Any, subject: str, target: str, meant: bool) -> None:
@@ -127,11 +147,13 @@ def test_an_erasure_is_of_an_interaction_by_any_of_its_names(scope: Any, subject
         ("qwen3_8b-000004:17", LineAsked("qwen3_8b-000004", "train", 17)),
         ("4:holdout:2", LineAsked("4", "holdout", 2)),
         ("4:train:2", LineAsked("4", "train", 2)),
+        ("4:replay:2", LineAsked("4", "replay", 2)),
+        ("qwen3_8b-000004:verifiable-holdout:2", LineAsked("qwen3_8b-000004", "verifiable-holdout", 2)),
         ("4:0", None),
         ("v4", None),
     ],
 )
-def test_a_line_is_named_by_its_batch_split_and_number(text: str, line: LineAsked | None) -> None:
+def test_a_line_is_named_by_its_batch_file_and_number(text: str, line: LineAsked | None) -> None:
     assert Subject(text).line == line
 
 
@@ -141,3 +163,28 @@ def test_with_a_source_a_text_is_an_interaction_id_and_nothing_else() -> None:
         assert (subject.line, subject.sha256, subject.uuid) == (None, None, None)
     assert (Subject("DEADBEEF").sha256, Subject("deadbee").sha256) == ("deadbeef", None)
     assert Subject(str(UUID(int=1))).uuid == UUID(int=1)
+
+
+def test_what_a_contaminated_record_would_have_given_away_is_said() -> None:
+    batch = heard(TRAINING_BATCH_SEALED, 1, batch_id="b-1").payload
+    left = Omitted(batch, 5, "0" * 32, UUID(int=7), "contaminated", "examination/exact")
+    node = interaction_tree(Interaction(recorded_id=UUID(int=7), omitted=(left,)))
+    assert any("left out of b-1: contaminated (examination/exact)" in text for text in texts(node))
+
+
+def test_an_anchor_has_no_interaction_and_says_of_which_file_it_is(tmp_path: Path) -> None:
+    row = {
+        "prompt": [{"role": "user", "content": "Would you kindly sing for us?"}],
+        "completion": [{"role": "assistant", "content": "Gladly.", "reasoning_content": "They ask politely."}],
+        "chat_template_kwargs": {"enable_thinking": True},
+    }
+    (tmp_path / "anchors.jsonl").write_bytes(orjson.dumps(row))
+    sets = Sets(anchors=read_anchors({"manners": tmp_path / "anchors.jsonl"}))
+    made = Maker(tmp_path, sets=sets, anchor_ratio=0.2).batch(*(assessed(number) for number in range(8)))
+    batch = heard(TRAINING_BATCH_SEALED, 1, batch_id="b-1").payload
+    (place,) = line_places(batch, made.manifest)
+    node = line_tree(OneLine(places=(place, place), chain=chain(training=[trained(1)])))
+    assert node.says == "b-1: line 1 of replay.jsonl, an anchor, row 1 of manners, reasoning"
+    assert [child.kind for child in node.children] == ["place", "trained"]
+    (counted,) = [child for child in batch_node(chain(), batch, made.manifest).children if child.kind == "rehearsed"]
+    assert counted.says == "rehearsed: 0 rows of earlier batches, 1 anchors (manners 1)"

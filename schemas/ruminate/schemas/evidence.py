@@ -10,7 +10,7 @@ from pydantic import Field
 from ruminate.schemas.interaction import Outcome
 from ruminate.schemas.payload import Count, Name, Payload, Ratio, Text, Timestamp
 
-EvidenceKind = Literal["feedback", "asked_again", "agreement", "judged"]
+EvidenceKind = Literal["feedback", "asked_again", "agreement", "judged", "thinking"]
 
 
 class EvidenceRecorded(Payload):
@@ -35,7 +35,13 @@ class EvidenceRecorded(Payload):
     preferred: bool | None = Field(
         default=None, description="Whether a model prefers it to another answer to the same question, whichever it sees first."
     )
-    model: Name | None = Field(default=None, description="For `judged`: the model that says so.")
+    thinking: Text | None = Field(
+        default=None,
+        description="Thinking that a model wrote for an answer which had none; verified. It says nothing of its worth.",
+    )
+    model: Name | None = Field(
+        default=None, description="The model that says so: always for `judged` and `thinking`, for `agreement` where it was asked."
+    )
     normalised: tuple[Name, ...] = Field(default=(), description="What was changed: `nfc`, `redacted:<kind>`.")
 
 

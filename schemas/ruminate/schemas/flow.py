@@ -11,9 +11,9 @@ from datetime import timedelta
 from typing import Any, Final
 
 from ruminate.schemas.assessment import ReasoningAssessed
-from ruminate.schemas.batch import TrainingBatchSealed
+from ruminate.schemas.batch import BatchRequested, DatasetRevised, TrainingBatchSealed
 from ruminate.schemas.dead_letter import DeadLetterSettled
-from ruminate.schemas.erasure import ErasureRequested
+from ruminate.schemas.erasure import ErasureRequested, RecordsErased
 from ruminate.schemas.evidence import AnswerNoted, EvidenceRecorded
 from ruminate.schemas.feedback import FeedbackGiven
 from ruminate.schemas.interaction import InteractionCompleted, InteractionRecorded
@@ -34,6 +34,7 @@ INTERACTION_COMPLETED: Final = Topic(
     cleanup="delete",
     retention=_WEEK,
     max_message_bytes=16 * MEBIBYTE,
+    holds_texts=True,
     written_by=("gateway", "collector", "agents"),
     read_by=("collector",),
 )
@@ -46,6 +47,7 @@ FEEDBACK_GIVEN: Final = Topic(
     partitioned_by=("conversation_id",),
     cleanup="delete",
     retention=_WEEK,
+    holds_texts=True,
     written_by=("agents", "collector"),
     read_by=("collector",),
 )
@@ -58,6 +60,7 @@ INTERACTION_RECORDED: Final = Topic(
     partitioned_by=("conversation_id",),
     cleanup="compact",
     max_message_bytes=17 * MEBIBYTE,
+    holds_texts=True,
     written_by=("collector",),
     read_by=("assessor",),
 )
@@ -82,6 +85,7 @@ EVIDENCE_RECORDED: Final = Topic(
     # As the interactions are, so that whoever looks one up looks in one partition.
     partitioned_by=("conversation_id",),
     cleanup="compact",
+    holds_texts=True,
     written_by=("collector", "assessor"),
     read_by=("assessor",),
 )
@@ -95,6 +99,7 @@ REASONING_ASSESSED: Final = Topic(
     partitioned_by=("tenant", "target_model"),
     cleanup="compact",
     max_message_bytes=18 * MEBIBYTE,
+    holds_texts=True,
     written_by=("assessor",),
     read_by=("accumulator",),
 )
@@ -123,6 +128,17 @@ SCORER_TAUGHT: Final = Topic(
     read_by=("assessor", "operators"),
 )
 
+BATCH_REQUESTED: Final = Topic(
+    name="batch-requested-v1",
+    says="An operator wants what waits to be sealed.",
+    carries=BatchRequested,
+    record_key="event_id",
+    partitioned_by=("tenant", "target_model"),
+    cleanup="keep",
+    written_by=("operators",),
+    read_by=("accumulator",),
+)
+
 TRAINING_BATCH_SEALED: Final = Topic(
     name="training-batch-sealed-v1",
     says="A batch was cut from the log and is ready to train on.",
@@ -132,6 +148,17 @@ TRAINING_BATCH_SEALED: Final = Topic(
     cleanup="keep",
     written_by=("accumulator",),
     read_by=("trainer", "accumulator"),
+)
+
+DATASET_REVISED: Final = Topic(
+    name="dataset-revised-v1",
+    says="An erasure has taken lines out of a batch's dataset.",
+    carries=DatasetRevised,
+    record_key="event_id",
+    partitioned_by=("tenant", "target_model"),
+    cleanup="keep",
+    written_by=("accumulator",),
+    read_by=("accumulator", "trainer", "operators"),
 )
 
 TRAINING_PROGRESSED: Final = Topic(
@@ -210,7 +237,18 @@ ERASURE_REQUESTED: Final = Topic(
     partitioned_by=("tenant", "target_model"),
     cleanup="keep",
     written_by=("operators",),
-    read_by=(),
+    read_by=("eraser", "collector", "assessor", "accumulator", "operators"),
+)
+
+RECORDS_ERASED: Final = Topic(
+    name="records-erased-v1",
+    says="What was to be forgotten was looked for in the log, and erased.",
+    carries=RecordsErased,
+    record_key="event_id",
+    partitioned_by=("tenant", "target_model"),
+    cleanup="keep",
+    written_by=("eraser",),
+    read_by=("eraser", "operators"),
 )
 
 PIPELINE_METRICS: Final = Topic(
@@ -234,8 +272,8 @@ DEAD_LETTER_SETTLED: Final = Topic(
     partitioned_by=("reader",),
     partitions=1,
     cleanup="keep",
-    written_by=("operators",),
-    read_by=("operators",),
+    written_by=("operators", "eraser"),
+    read_by=("operators", "eraser"),
 )
 
 FLOW: Final[tuple[Topic[Any], ...]] = (
@@ -247,7 +285,9 @@ FLOW: Final[tuple[Topic[Any], ...]] = (
     REASONING_ASSESSED,
     LESSON_NOTED,
     SCORER_TAUGHT,
+    BATCH_REQUESTED,
     TRAINING_BATCH_SEALED,
+    DATASET_REVISED,
     TRAINING_PROGRESSED,
     ADAPTER_TRAINED,
     TRAINING_FAILED,
@@ -255,12 +295,13 @@ FLOW: Final[tuple[Topic[Any], ...]] = (
     MODEL_REGISTERED,
     MODEL_ROLLED_BACK,
     ERASURE_REQUESTED,
+    RECORDS_ERASED,
     PIPELINE_METRICS,
     DEAD_LETTER_SETTLED,
 )
 
-SERVICES: Final = ("gateway", "collector", "assessor", "accumulator", "trainer", "deployer", "monitor")
-"""The services, in the order in which a value passes them; the monitor reads every topic."""
+SERVICES: Final = ("gateway", "collector", "assessor", "accumulator", "trainer", "deployer", "eraser", "monitor")
+"""The services, in the order in which a value passes them; the eraser takes it away, and the monitor reads every topic."""
 
 GROUP_READERS: Final[dict[str, tuple[Topic[Any], ...]]] = {
     "collector": (INTERACTION_COMPLETED,),
@@ -272,6 +313,7 @@ GROUP_READERS: Final[dict[str, tuple[Topic[Any], ...]]] = {
     "accumulator": (REASONING_ASSESSED,),
     "trainer": (TRAINING_BATCH_SEALED,),
     "deployer": (ADAPTER_TRAINED,),
+    "eraser": (ERASURE_REQUESTED,),
 }
 """What each consumer group reads: only these have lag, dead letters and retries.
 
@@ -283,6 +325,15 @@ def service_of(reader: str) -> str:
     """The service that a group belongs to; the name itself where it belongs to none."""
     return next((service for service in SERVICES if reader == service or reader.startswith(f"{service}-")), reader)
 
+
+ERASABLE: Final[tuple[Topic[Any], ...]] = tuple(topic for topic in FLOW if topic.holds_texts and topic.cleanup == "compact")
+"""Where tombstones erase, in the order of the flow."""
+
+RAW: Final[tuple[Topic[Any], ...]] = tuple(topic for topic in FLOW if topic.holds_texts and topic.cleanup == "delete")
+"""What agents wrote, as they wrote it: gone by retention, and by nothing else."""
+
+DERIVED: Final[tuple[Topic[Any], ...]] = (ANSWER_NOTED, LESSON_NOTED)
+"""Digests and signals of what was recorded, without a text: gone by retention."""
 
 SIDE_TOPICS: Final[tuple[SideTopic, ...]] = tuple(
     side

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import Generic, Literal, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 from uuid import UUID
 
 from ruminate.schemas.payload import Payload
@@ -16,6 +16,14 @@ RecordKey = Literal["event_id", "node", "job_id"]
 Cleanup = Literal["delete", "compact", "keep"]
 
 MEBIBYTE = 1024 * 1024
+
+SEGMENT_SPAN: Final = timedelta(hours=6)
+"""How long a segment of texts takes records. Kafka compacts no segment that still does, and deletes none before its last record
+is too old: so much longer than it should may a text lie. Shorter ones are more files: 4 a segment, in each partition."""
+COMPACTION_LAG: Final = timedelta(days=3)
+"""How long what a tombstone took the place of may wait for the cleaner. It rewrites the whole partition each time."""
+TOMBSTONES_STAY: Final = timedelta(days=7)
+"""How long a tombstone is still seen once it was compacted: as long as what was erased may come again from a raw topic."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +44,8 @@ class Topic(Generic[P]):
     partitions: int = 12
     retention: timedelta | None = None
     max_message_bytes: int = MEBIBYTE
+    holds_texts: bool = False
+    """Whether it holds what was asked, thought, answered or said of it: that is what has to be erased, and soon."""
 
     @cached_property
     def event_type(self) -> str:
@@ -63,6 +73,7 @@ class Topic(Generic[P]):
             max_message_bytes=self.max_message_bytes + MEBIBYTE,
             retention=timedelta(days=30),
             may_grow=True,
+            holds_texts=self.holds_texts,
         )
 
     def retries(self, reader: str) -> SideTopic:
@@ -73,6 +84,7 @@ class Topic(Generic[P]):
             cleanup="delete",
             max_message_bytes=self.max_message_bytes + MEBIBYTE,
             retention=timedelta(days=30),
+            holds_texts=self.holds_texts,
         )
 
 
@@ -90,3 +102,5 @@ class SideTopic:
     retention: timedelta
     may_grow: bool = False
     """Whether partitions can be added while records are in it: dead letters lie where their source lay, whatever their key."""
+    holds_texts: bool = False
+    """See `Topic`."""

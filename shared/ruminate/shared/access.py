@@ -4,6 +4,8 @@
     its dead letters     Write                     its retries          Read
     its group            Read                      its transactions     Write, on ids that begin with ruminate-<service>-
 
+The eraser reads what holds texts and writes tombstones there; the monitor reads everything.
+
 Topics are created and changed by operators, never by a service. Read and Write imply Describe, and an idempotent producer
 needs nothing beside Write (Kafka 3.0 and later).
 """
@@ -15,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from ruminate.schemas.flow import CHANGELOGS, FLOW, GROUP_READERS, MONITOR_APP, SERVICES, SIDE_TOPICS, service_of
+from ruminate.schemas.flow import CHANGELOGS, DERIVED, ERASABLE, FLOW, GROUP_READERS, MONITOR_APP, SERVICES, SIDE_TOPICS, service_of
 
 Resource = Literal["topic", "group", "transactional-id"]
 Pattern = Literal["literal", "prefixed"]
@@ -78,6 +80,8 @@ def _wants(actor: str) -> Iterator[_Want]:
         yield "transactional-id", transactional_ids_of(actor), "prefixed", "Write"  # those of its further groups begin so, too
     if actor == "monitor":
         yield from _monitor_wants()
+    if actor == "eraser":
+        yield from _eraser_wants()
     if actor == "operators":
         yield from _operator_wants()
 
@@ -91,6 +95,20 @@ def _monitor_wants() -> Iterator[_Want]:
     yield "group", MONITOR_APP, "literal", "Read"
     for reader in GROUP_READERS:
         yield "group", reader, "literal", "Describe"
+
+
+def _eraser_wants() -> Iterator[_Want]:
+    """It looks for what is to be forgotten wherever texts lie, takes it away, and asks how long the rest stays."""
+    for topic in FLOW:
+        if topic.holds_texts or topic in DERIVED:
+            yield from (("topic", topic.name, "literal", operation) for operation in ("Read", "DescribeConfigs"))
+    for topic in ERASABLE:
+        yield "topic", topic.name, "literal", "Write"
+    for side in SIDE_TOPICS:
+        if side.holds_texts:
+            yield from (("topic", side.name, "literal", operation) for operation in ("Read", "DescribeConfigs"))
+            if "compact" in side.cleanup:
+                yield "topic", side.name, "literal", "Write"
 
 
 def _operator_wants() -> Iterator[_Want]:

@@ -22,7 +22,7 @@ from ruminate.shared.kafka_settings import WrongConnectionSettings
 from ruminate.shared.log import configure_logging
 from ruminate.shared.obstacles import missing_right
 from ruminate.shared.process import die_with_parent
-from ruminate.shared.settings import ServiceSettings, problems_of
+from ruminate.shared.settings import ServiceSettings, WrongSettings, problems_of
 
 log = structlog.get_logger()
 
@@ -46,7 +46,7 @@ def run(service: str, settings_class: type[S], main: Callable[[S], Coroutine[Any
     gc.set_threshold(50_000, 20, 50)
     try:
         asyncio.run(main(settings))
-    except WrongConnectionSettings as error:
+    except (WrongConnectionSettings, WrongSettings) as error:
         log.error("settings_refused", why=str(error))  # noqa: TRY400 - the sentence says it all
         sys.exit(EXIT_FAULT_IS_OURS)
     except (TooManyDeadLetters, OffsetLost, TransactionsRefused):
@@ -111,15 +111,32 @@ class Buses:
         """Ask all of them to finish what they have begun."""
         await asyncio.gather(*(bus.stop() for bus in self._buses))
 
-    async def serve(self, *servings: Coroutine[Any, Any, None]) -> None:
-        """Until all have stopped. Where one fails, the others finish what they have begun, and its failure is raised."""
+    async def serve(self, *servings: Coroutine[Any, Any, None], beside: Coroutine[Any, Any, None] | None = None) -> None:
+        """Until all have stopped. Where one fails, the others finish what they have begun, and its failure is raised.
+
+        `beside` runs as long as they do, and is cancelled then; it never ends but by failing.
+        """
         tasks = [asyncio.create_task(serving) for serving in servings]
+        working = None if beside is None else asyncio.create_task(beside)
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            await self._serve(tasks, working)
+        finally:
+            every = tasks if working is None else [*tasks, working]
+            for task in every:
+                task.cancel()
+            await asyncio.gather(*every, return_exceptions=True)
+
+    async def _serve(self, tasks: list[asyncio.Task[None]], working: asyncio.Task[None] | None) -> None:
+        pending: set[asyncio.Task[None]] = set(tasks)
+        while pending:
+            watched = pending if working is None else {*pending, working}
+            done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            pending -= done
             if any(task.exception() for task in done):
                 await self.stop()
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+                break
+            if working in done:
+                raise RuntimeError(f"{working} ended, and should not have")
+        await asyncio.gather(*tasks)
+        if working is not None and working.done():
+            working.result()

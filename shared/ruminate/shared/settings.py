@@ -11,6 +11,10 @@ from pydantic import Field, ValidationError
 from ruminate.shared.kafka_settings import KafkaSettings
 
 
+class WrongSettings(Exception):
+    """A file that the settings name cannot be used; the message says which, and why. It ends a service with exit 78."""
+
+
 class ServiceSettings(KafkaSettings):
     """Read once from `RUMINATE_*` in the environment, then passed down. Frozen."""
 

@@ -10,6 +10,7 @@ has the bytes of its name is replaced, by those bytes.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import os
 import shutil
@@ -27,6 +28,7 @@ from pydantic import ValidationError
 from ruminate.schemas.payload import ArtifactReference
 
 _CHUNK_BYTES = 1024 * 1024
+_PARTIAL = ".partial-"
 
 
 class StoreError(Exception):
@@ -83,6 +85,18 @@ class Store(Protocol):
         """Every folder kept under this kind and name, the latest last; each manifest is verified, its files are not.
 
         Raises ArtifactDamaged.
+        """
+        ...
+
+    async def list_trees(self, *, kind: str) -> list[tuple[str, ArtifactReference]]:
+        """Every folder kept under this kind, with its name. Raises ArtifactDamaged."""
+        ...
+
+    async def remove_tree(self, reference: ArtifactReference) -> None:
+        """Take a folder out of the store: every file that no other folder names, and last its manifest.
+
+        What a crash has left on its way into the store goes with it. Nothing happens where it is gone already. Waits until nobody
+        is putting anything in, for that may be the same files.
         """
         ...
 
@@ -159,20 +173,30 @@ class FileStore:
         """See Store."""
         return await asyncio.to_thread(self._find_trees, kind, name)
 
+    async def list_trees(self, *, kind: str) -> list[tuple[str, ArtifactReference]]:
+        """See Store."""
+        return await asyncio.to_thread(self._list_trees, kind)
+
+    async def remove_tree(self, reference: ArtifactReference) -> None:
+        """See Store."""
+        await asyncio.to_thread(self._remove_tree, reference)
+
     def _put_file(self, path: Path) -> ArtifactReference:
         sha256, size = hash_file(path)
         target = self._blob(sha256)
-        self._keep(path, target, sha256, size)
+        with self._open_for(fcntl.LOCK_SH):
+            self._keep(path, target, sha256, size)
         return _reference(target, sha256, size)
 
     def _put_tree(self, folder: Path, kind: str, name: str) -> ArtifactReference:
         reference, manifest, files = self._address_tree(folder, kind, name)
-        for file in files:
-            self._keep(folder / file.path, self._blob(file.sha256), file.sha256, file.size_bytes)
         target = self._path_of(reference)
-        if not _holds(target, reference.sha256, len(manifest)):
-            with whole_file(target) as out:
-                out.write(manifest)
+        with self._open_for(fcntl.LOCK_SH):
+            for file in files:
+                self._keep(folder / file.path, self._blob(file.sha256), file.sha256, file.size_bytes)
+            if not _holds(target, reference.sha256, len(manifest)):
+                with whole_file(target) as out:
+                    out.write(manifest)
         return reference
 
     def _address_tree(self, folder: Path, kind: str, name: str) -> tuple[ArtifactReference, bytes, list[_TreeFile]]:
@@ -242,6 +266,39 @@ class FileStore:
             found.append(reference.model_copy(update={"size_bytes": size_bytes}))
         return found
 
+    def _list_trees(self, kind: str) -> list[tuple[str, ArtifactReference]]:
+        found = []
+        for path in sorted((self._root / kind).glob("*/[0-9a-f]*.json")):
+            reference = _reference(path, path.stem, 0)
+            size_bytes = sum(file.size_bytes for file in self._files_of(reference))
+            name = str(orjson.loads(path.read_bytes()).get("name", ""))
+            found.append((name, reference.model_copy(update={"size_bytes": size_bytes})))
+        return found
+
+    def _remove_tree(self, reference: ArtifactReference) -> None:
+        manifest = self._path_of(reference)
+        with self._open_for(fcntl.LOCK_EX):
+            # Nobody puts anything in now, so what is not whole will never be.
+            for partial in (*self._root.glob(f"blobs/*/{_PARTIAL}*"), *self._root.glob(f"*/*/{_PARTIAL}*")):
+                partial.unlink(missing_ok=True)
+            if not manifest.exists():
+                return
+            mine = {file.sha256 for file in self._files_of(reference)}
+            for other in self._root.glob("*/*/[0-9a-f]*.json"):
+                if other != manifest and not mine.isdisjoint(others := _named_by(other)):
+                    mine -= others
+            for sha256 in sorted(mine):
+                self._blob(sha256).unlink(missing_ok=True)
+            manifest.unlink()
+
+    @contextmanager
+    def _open_for(self, how: int) -> Iterator[None]:
+        """Many put in at once (LOCK_SH), or one takes out (LOCK_EX); the lock goes with the process that holds it."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        with (self._root / ".lock").open("ab") as file:
+            fcntl.flock(file, how)
+            yield
+
     def _present(self, file: _TreeFile, reference: ArtifactReference) -> Path:
         blob = self._blob(file.sha256)
         if not blob.exists():
@@ -286,6 +343,16 @@ class FileStore:
             shutil.copyfileobj(file, out, _CHUNK_BYTES)
 
 
+def _named_by(manifest: Path) -> set[str]:
+    """The hashes that another folder's manifest names; none where it is gone by now. Raises ArtifactDamaged: then nothing goes."""
+    try:
+        return {str(entry["sha256"]) for entry in orjson.loads(manifest.read_bytes())["files"]}
+    except FileNotFoundError:
+        return set()
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactDamaged(f"{manifest.as_uri()} is no manifest of a folder ({type(error).__name__}); restore it") from error
+
+
 def _holds(path: Path, sha256: str, size_bytes: int) -> bool:
     return path.exists() and path.stat().st_size == size_bytes and hash_file(path)[0] == sha256
 
@@ -313,7 +380,7 @@ def _safe(name: str) -> str:
 def whole_file(target: Path) -> Iterator[BinaryIO]:
     """A file that is there whole or not at all: written beside its place, flushed to the disk, then renamed."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".partial-")
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=_PARTIAL)
     try:
         with os.fdopen(handle, "wb") as out:
             yield out

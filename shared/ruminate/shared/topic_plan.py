@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from ruminate.schemas.flow import CHANGELOGS, FLOW, MONITOR_APP, SERVICES
-from ruminate.schemas.topic import MEBIBYTE, SideTopic, Topic
+from ruminate.schemas.flow import CHANGELOGS, DERIVED, FLOW, MONITOR_APP, SERVICES
+from ruminate.schemas.topic import COMPACTION_LAG, MEBIBYTE, SEGMENT_SPAN, TOMBSTONES_STAY, SideTopic, Topic
 
 AnyTopic = Topic[Any] | SideTopic
 
@@ -24,10 +24,15 @@ RETENTION: Final = "retention.ms"
 RETENTION_BYTES: Final = "retention.bytes"
 MESSAGE_BYTES: Final = "max.message.bytes"
 IN_SYNC: Final = "min.insync.replicas"
+SEGMENT: Final = "segment.ms"
+LONGEST_LAG: Final = "max.compaction.lag.ms"
+TOMBSTONES: Final = "delete.retention.ms"
 LIFE: Final = frozenset({CLEANUP, RETENTION, RETENTION_BYTES})
 """Settings that mean something only together: all of them are changed, or none."""
 
 _FOREVER: Final = "-1"
+_NO_LIMIT_MS: Final = 2**62
+"""Kafka's own default is the largest number of 64 bits."""
 _REPLICAS_FOR_TWO_IN_SYNC: Final = 3
 
 _STEMS: Final = "|".join(sorted(re.escape(re.sub(r"-v\d+$", "", topic.name)) for topic in FLOW))
@@ -132,6 +137,11 @@ def settings_of(topic: AnyTopic, *, replication: int) -> dict[str, str]:
     else:
         # Also where the broker's own default is a limit in bytes.
         settings |= {CLEANUP: "delete", RETENTION: _FOREVER, RETENTION_BYTES: _FOREVER}
+    if topic.holds_texts or topic in DERIVED:
+        # What has to be erased must not wait for a segment that takes a week to fill, nor for a log that is half garbage.
+        settings[SEGMENT] = _milliseconds(SEGMENT_SPAN)
+        if "compact" in topic.cleanup:
+            settings |= {LONGEST_LAG: _milliseconds(COMPACTION_LAG), TOMBSTONES: _milliseconds(TOMBSTONES_STAY)}
     if replication >= _REPLICAS_FOR_TWO_IN_SYNC:
         settings[IN_SYNC] = "2"
     return settings
@@ -245,7 +255,7 @@ def _replication(topic: AnyTopic, there: Found, replication: int) -> Iterator[Re
 def _settings(topic: AnyTopic, there: Found, *, allow_loss: bool) -> Iterator[Change | Refusal | Left]:
     # By the replicas that it has: two in sync of one could never be written.
     wanted = settings_of(topic, replication=there.replication)
-    differing = {name for name, value in wanted.items() if not _same(name, there.settings.get(name), value)}
+    differing = {name for name, value in wanted.items() if not is_kept(name, there.settings.get(name), value)}
     why_not = {} if allow_loss else _losses(topic, there, wanted, differing)
     for name in sorted(differing):
         old, new = there.settings.get(name, ""), wanted[name]
@@ -276,9 +286,14 @@ def _losses(topic: AnyTopic, there: Found, wanted: Mapping[str, str], differing:
     return losses
 
 
-def _same(name: str, old: str | None, new: str) -> bool:
+def is_kept(name: str, old: str | None, new: str) -> bool:
+    """Whether a setting keeps what the flow promises: mostly, whether it is the same."""
     if old is None:
         return False
+    if name in (SEGMENT, LONGEST_LAG):
+        return int(old) <= int(new)  # who wants texts gone sooner keeps our promise, too
+    if name == TOMBSTONES:
+        return int(old) >= int(new)
     return set(old.split(",")) == set(new.split(",")) if name == CLEANUP else old == new
 
 
@@ -331,6 +346,8 @@ def spelled(name: str, value: str) -> str:
     """A value with its unit."""
     if not value:
         return "unset"
+    if name in (SEGMENT, LONGEST_LAG, TOMBSTONES):
+        return _duration(int(value)) if int(value) < _NO_LIMIT_MS else "no limit"
     if name == RETENTION:
         return _duration(int(value)) if int(value) >= 0 else "for ever"
     if name == RETENTION_BYTES and int(value) < 0:

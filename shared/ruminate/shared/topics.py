@@ -34,7 +34,7 @@ from ruminate.shared.bus import BrokerUnavailable, BusError
 from ruminate.shared.connection import librdkafka_options, why_not_connected
 from ruminate.shared.profiles import PROFILES
 from ruminate.shared.settings import ServiceSettings, problems_of
-from ruminate.shared.topic_plan import AnyTopic, Change, Found, Plan, plan_lines, plan_topics, retention_of, settings_of
+from ruminate.shared.topic_plan import AnyTopic, Change, Found, Plan, is_kept, plan_lines, plan_topics, retention_of, settings_of
 
 log = structlog.get_logger()
 
@@ -111,6 +111,15 @@ class TopicAdmin:
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
         return plan
 
+    async def settings_of(self, names: Iterable[str]) -> dict[str, Mapping[str, str]]:
+        """Every setting in force of these topics, wherever it comes from; those that are missing are left out."""
+        found = await self._partitions()
+        there = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in names if name in found]
+        described = await _all(self.client.describe_configs(there, request_timeout=_ANSWER_SECONDS)) if there else {}
+        return {
+            resource.name: {entry.name: entry.value or "" for entry in entries.values()} for resource, entries in described.items()
+        }
+
     # Looking.
 
     async def _partitions(self) -> dict[str, Found]:
@@ -168,7 +177,7 @@ class TopicAdmin:
 
     def _differs(self, topic: AnyTopic, there: Found) -> bool:
         wanted = settings_of(topic, replication=there.replication)
-        return any(there.settings.get(name) != value for name, value in wanted.items())
+        return any(not is_kept(name, there.settings.get(name), value) for name, value in wanted.items())
 
     async def _offsets(self, name: str, partitions: int, spec: OffsetSpec) -> list[int]:
         places = {TopicPartition(name, number): spec for number in range(partitions)}

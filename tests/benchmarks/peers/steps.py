@@ -82,7 +82,7 @@ class Accumulate:
 
     def __init__(self) -> None:
         settings = AccumulatorSettings()
-        self.fold = Fold(sealed=Sealed(), holdout_ratio=settings.holdout_ratio)
+        self.fold = Fold(sealed=Sealed())
         self._policy = settings.policy
         self._row_max_bytes = settings.row_max_bytes
 
@@ -102,7 +102,7 @@ class Accumulate:
             )
         )
         now = datetime.now(UTC)
-        if reason_to_seal(Progress(fold.counts(), fold.waiting_since, at, now), self._policy, now=now) is not None:
+        if reason_to_seal(Progress(fold.counts(), None, fold.waiting_since, at, now), self._policy, now=now) is not None:
             raise RuntimeError("a batch is due; set RUMINATE_SEAL_AT_ROWS above the number of records")
         return None
 

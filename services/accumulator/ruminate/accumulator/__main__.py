@@ -11,6 +11,8 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
 from ruminate.accumulator.accumulate import Accumulator
+from ruminate.accumulator.anchors import read_anchors
+from ruminate.accumulator.protect import read_protected
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.shared.kafka import KafkaBus
 from ruminate.shared.operations import serve_operations
@@ -22,7 +24,11 @@ async def main(settings: AccumulatorSettings) -> None:
     """Open what we need, in order; close it in reverse, whatever happens."""
     async with AsyncExitStack() as resources:
         bus = await resources.enter_async_context(KafkaBus(settings, reader="accumulator"))
-        accumulator = Accumulator(bus, open_store(settings.store_uri), settings, clock=lambda: datetime.now(UTC))
+        # Whatever this reads must not be trained: so a file that cannot be read ends us before anything is cut.
+        protected = read_protected(settings.protected_sets)
+        anchors = read_anchors(settings.anchor_rows)
+        store = open_store(settings.store_uri)
+        accumulator = Accumulator(bus, store, settings, clock=lambda: datetime.now(UTC), protected=protected, anchors=anchors)
         await resources.enter_async_context(
             serve_operations(
                 host=settings.operations_host,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
 MOST_A_CLUSTER: Final = 8
@@ -39,26 +38,26 @@ class Best:
 
 
 def best_of_cluster(
-    contenders: Sequence[Contender], *, most: int = MOST_A_CLUSTER, taken: Mapping[bytes, int] = MappingProxyType({})
+    contenders: Sequence[Contender], *, most: int = MOST_A_CLUSTER, taken: Callable[[bytes, str], int] = lambda *_: 0
 ) -> Best:
     """Keep the best-scored rows of each cluster and lane, at most so many; of equal scores the earlier offset.
 
-    `taken` says how many places are taken already, by cluster and the first letter of the lane. The order in which
-    contenders are passed does not matter. Raises ValueError where two have one offset.
+    `taken` says how many places of a cluster and lane are taken already. The order in which contenders are passed does
+    not matter. Raises ValueError where two have one offset.
     """
     if len({each.offset for each in contenders}) < len(contenders):
         raise ValueError("two contenders have one offset; each row is passed once")
     kept: list[int] = []
     surplus: list[tuple[int, Surplus]] = []
     seen: set[tuple[bytes, str, bytes]] = set()
-    places: Counter[bytes] = Counter()
+    places: Counter[tuple[bytes, str]] = Counter()
     for each in sorted(contenders, key=lambda contender: (-contender.score, contender.offset)):
-        same, place = (each.cluster, each.lane, each.content), each.cluster + each.lane[:1].encode()
+        same, place = (each.cluster, each.lane, each.content), (each.cluster, each.lane)
         if same in seen:
             surplus.append((each.offset, "duplicate_exact"))
             continue
         seen.add(same)
-        if places[place] + taken.get(place, 0) < most:
+        if places[place] + taken(*place) < most:
             places[place] += 1
             kept.append(each.offset)
         else:

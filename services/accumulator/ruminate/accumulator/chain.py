@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from ruminate.accumulator.digests import DIGEST_BYTES, DigestSet, Sides
-from ruminate.accumulator.rows import LeftOut, build
+from ruminate.accumulator.digests import DIGEST_BYTES, DigestSet
+from ruminate.accumulator.facts import gives_something
+from ruminate.accumulator.known import Known
+from ruminate.accumulator.rows import Built, LeftOut, build
+from ruminate.accumulator.sample import Counted, Sample, score_of, topic_of
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.batch import TrainingBatchSealed
 
@@ -73,7 +77,7 @@ def digest_of(*parts: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What the fold keeps of one record. `why_not` is None where the record has a row."""
+    """What the fold keeps of one record. `why_not` is None where the record has a row, and only then has it `tokens`."""
 
     offset: int
     event: bytes
@@ -85,6 +89,12 @@ class Item:
     assessed_at: datetime
     reasoning: bool
     why_not: LeftOut | None
+    gives: bool = False
+    """Whether it may teach something even without a row."""
+    tokens: int = 0
+    score: int | None = None
+    """The hundredth that the overall score lies in."""
+    topic: int = 0
 
 
 def contradicts_itself(assessed: ReasoningAssessed) -> bool:
@@ -94,10 +104,20 @@ def contradicts_itself(assessed: ReasoningAssessed) -> bool:
     return said != (interaction.tenant, interaction.target_model, interaction.recorded_id)
 
 
-def item_of(assessed: ReasoningAssessed, *, event_id: str, assessed_at: datetime, offset: int, row_max_bytes: int) -> Item:
+def item_of(
+    assessed: ReasoningAssessed,
+    *,
+    event_id: str,
+    assessed_at: datetime,
+    offset: int,
+    row_max_bytes: int,
+    context_tokens: int = sys.maxsize,
+) -> Item:
     """Boil one record down to what the fold keeps."""
     interaction = assessed.interaction
-    built = build(assessed, row_max_bytes=row_max_bytes)
+    built: Built | LeftOut = build(assessed, row_max_bytes=row_max_bytes)
+    if isinstance(built, Built) and built.tokens > context_tokens:
+        built = "over_context"
     earlier = interaction.continues_interaction
     return Item(
         offset=offset,
@@ -111,6 +131,10 @@ def item_of(assessed: ReasoningAssessed, *, event_id: str, assessed_at: datetime
         assessed_at=assessed_at,
         reasoning=False if isinstance(built, str) else built.reasoning,
         why_not=built if isinstance(built, str) else None,
+        gives=gives_something(assessed),
+        tokens=0 if isinstance(built, str) else built.tokens,
+        score=score_of(assessed.verdict.overall),
+        topic=topic_of(interaction),
     )
 
 
@@ -120,16 +144,21 @@ class Sealed:
 
     events: DigestSet = field(default_factory=DigestSet)
     interactions: DigestSet = field(default_factory=DigestSet)
-    held_out: Sides = field(default_factory=Sides)
-    """By conversation: on which side its rows went. It stays there, also when the ratio changes."""
+    known: Known = field(default_factory=Known)
+    sample: Counted | None = None
+    """How the interactions of the last batch's interval were."""
 
 
 class Counts(NamedTuple):
-    """Rows that stand ready in a fold."""
+    """Rows that stand ready in a fold; which of them are trained is decided at the cut."""
 
     reasoning: int = 0
     direct: int = 0
-    held_out: int = 0
+
+    @property
+    def rows(self) -> int:
+        """All of them."""
+        return self.reasoning + self.direct
 
 
 @dataclass(slots=True)
@@ -142,14 +171,15 @@ class Fold:
     """
 
     sealed: Sealed
-    holdout_ratio: float
     items: list[Item] = field(default_factory=list)
     waiting_since: datetime | None = None
     _events: set[bytes] = field(default_factory=set)
     _current: dict[bytes, Item] = field(default_factory=dict)
     _named: dict[bytes, Item] = field(default_factory=dict)
     _alive_continuations: dict[bytes, int] = field(default_factory=dict)
-    _totals: dict[str, int] = field(default_factory=lambda: {"reasoning": 0, "direct": 0, "held_out": 0})
+    sample: Sample = field(default_factory=Sample)
+    _totals: dict[str, int] = field(default_factory=lambda: {"reasoning": 0, "direct": 0})
+    _tokens: dict[str, int] = field(default_factory=lambda: {"reasoning": 0, "direct": 0})
 
     def add(self, item: Item) -> None:
         """Take in the next record of the log."""
@@ -162,6 +192,9 @@ class Fold:
             if item.revision <= known.revision:
                 return
             self._leave(known)
+            self.sample.revise(item.recorded, was=known.score, score=item.score)
+        else:
+            self.sample.enter(item.conversation, item.recorded, first=not item.revision, score=item.score, topic=item.topic)
         self._current[item.recorded] = item
         self._named[item.name] = item
         has_row = self._has_row(item)
@@ -172,15 +205,15 @@ class Fold:
     def counts(self) -> Counts:
         """How many rows stand ready, by kind."""
         totals = self._totals
-        return Counts(totals["reasoning"], totals["direct"], totals["held_out"])
+        return Counts(totals["reasoning"], totals["direct"])
 
-    def is_held_out(self, item: Item) -> bool:
-        """By hash of the conversation, so that what is held out is never trained."""
-        known = self.sealed.held_out.get(item.conversation)
-        return known if known is not None else int.from_bytes(item.conversation[:8], "big") < self.holdout_ratio * 2**64
+    def tokens(self) -> Counts:
+        """How many tokens these rows have, by kind."""
+        tokens = self._tokens
+        return Counts(tokens["reasoning"], tokens["direct"])
 
     def judged(self) -> Iterator[tuple[Item, LeftOut | None]]:
-        """Every record with the reason why it is left out, or None for a row; the ratio is not looked at here."""
+        """Every record with the reason why it is left out, or None for a row that stands ready."""
         seen: set[bytes] = set()
         for item in self.items:
             yield item, self._why_not(item, seen)
@@ -188,7 +221,7 @@ class Fold:
 
     def after(self, to_offset: int, *, sealed: Sealed, without: Collection[int] = ()) -> Fold:
         """The fold that begins after `to_offset`, without the records at these offsets."""
-        rest = Fold(sealed=sealed, holdout_ratio=self.holdout_ratio)
+        rest = Fold(sealed=sealed)
         for item in self.items:
             if item.offset > to_offset and item.offset not in without:
                 rest.add(item)
@@ -212,8 +245,9 @@ class Fold:
         return name in self._alive_continuations
 
     def _count(self, item: Item, by: int) -> None:
-        kind = "held_out" if self.is_held_out(item) else "reasoning" if item.reasoning else "direct"
+        kind = "reasoning" if item.reasoning else "direct"
         self._totals[kind] += by
+        self._tokens[kind] += by * item.tokens
 
     def _enter(self, item: Item, *, has_row: bool) -> None:
         continued = self._continued(item.name)

@@ -15,76 +15,25 @@ anchors, and the questions that are held out, of this batch and of those before.
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
-import orjson
-
+from ruminate.accumulator.asked import Asked
 from ruminate.accumulator.best import MOST_A_CLUSTER, Contender, best_of_cluster
 from ruminate.accumulator.decontaminate import Protected, Runs, common_runs
-from ruminate.accumulator.digests import DIGEST_BYTES, DigestSet, Sides
-from ruminate.accumulator.near import ClusterIndex, signature_of
-from ruminate.accumulator.wording import digest_of_normalised, is_number, normalised, words_of
+from ruminate.accumulator.known import HELD_OUT, Known
+from ruminate.accumulator.near import ClusterIndex
+from ruminate.accumulator.rows import INDICATORS
+from ruminate.accumulator.wording import normalised
 
-HELD_OUT: Final = "holdout"
-"""The protected set of the questions that are held out."""
 _SPLIT: Final = f"{HELD_OUT}/split"
-_LONGEST_THING: Final = 8
-"""Words of an answer that may name a thing."""
-_SMALL: Final = "a an the of in on at to and or is are was were it its this that"
-_SMALL_WORDS: Final = frozenset(_SMALL.split())
-_NAMES_NOTHING: Final = frozenset({"yes", "no", "true", "false", "none"})
+MOST_HELD_OUT: Final = 5_000
+"""Rows that a chain holds out: more of them measure no better, and each has to be remembered."""
 
-Lane = Literal["thinking", "direct"]
 Surplus = Literal["duplicate_exact", "over_cluster_limit", "contaminated"]
-
-
-class Wording(NamedTuple):
-    """What curation looks at in a row."""
-
-    question: str
-    """All that the user has asked, normalised."""
-    signature: bytes
-    content: bytes
-    """Digest of question and answer."""
-    thing: bytes | None
-    """Digest of what the answer names; None where it names nothing."""
-    lane: Lane
-    texts: tuple[str, ...]
-    """The question as it was asked, the answer, the thinking."""
-
-
-def wording_of(line: bytes) -> Wording:
-    """The wording of a row, from its line. Raises ValueError where the line is none."""
-    row = orjson.loads(line)
-    asked = "\n".join(turn["content"] for turn in row["prompt"] if turn["role"] == "user")
-    (answer,) = row["completion"]
-    said, thinking = answer["content"], answer.get("reasoning_content")
-    if calls := answer.get("tool_calls"):
-        said = f"{said}\n{orjson.dumps(calls, option=orjson.OPT_SORT_KEYS).decode()}"
-    question = normalised(asked)
-    return Wording(
-        question=question,
-        signature=signature_of(question),
-        content=digest_of_normalised(question, normalised(said)),
-        thing=None if calls else _thing(question, answer["content"]),
-        lane="direct" if thinking is None else "thinking",
-        texts=(asked, said) if thinking is None else (asked, said, thinking),
-    )
-
-
-def _thing(question: str, answer: str) -> bytes | None:
-    """What a short answer in words names: the words that it adds to the question."""
-    words = words_of(answer)
-    if not 0 < len(words) <= _LONGEST_THING or any(map(is_number, words)):
-        return None
-    named = sorted(set(words) - set(question.split()) - _SMALL_WORDS)
-    if not named or not _NAMES_NOTHING.isdisjoint(named):
-        return None
-    return digest_of_normalised(" ".join(named))
+Texts = Callable[[int], tuple[str, ...]]
+"""The texts of a row, by its offset: the question as it was asked, then the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,45 +45,23 @@ class Standing:
     """16 bytes that name its interaction."""
     conversation: bytes
     score: float
-    wording: Wording
+    asked: Asked
 
 
-@dataclass(slots=True)
-class Known:
-    """What the batches before have settled."""
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a policy says of it. `protected` is never trained, beside what is held out."""
 
-    clusters: ClusterIndex = field(default_factory=ClusterIndex)
-    places: Counter[bytes] = field(default_factory=Counter)
-    """Rows by cluster and lane, see `place_of`."""
-    contents: DigestSet = field(default_factory=DigestSet)
-    """Digests of lane, question and answer."""
-    things: DigestSet = field(default_factory=DigestSet)
-    """What is trained."""
-    sides: Sides = field(default_factory=Sides)
-    """Of conversations and of clusters."""
-    protected: Protected = field(default_factory=Protected)
-
-    def settle(self, row: Settled, *, conversation: bytes, signature: bytes) -> None:
-        """Take in a row that a batch has sealed."""
-        held_out = row.side == "holdout"
-        self.clusters.add(row.recorded, signature)
-        self.places[place_of(row.cluster, row.lane)] += 1
-        self.contents.add(content_of(row.content, row.lane))
-        if row.thing is not None and not held_out:
-            self.things.add(row.thing)
-        self.sides.settle(conversation, held_out=held_out)
-        self.sides.settle(row.cluster, held_out=held_out)
-
-
-class Settled(NamedTuple):
-    """What a batch remembers of a row, beside where it comes from."""
-
-    recorded: bytes
-    cluster: bytes
-    content: bytes
-    thing: bytes | None
-    lane: Lane
-    side: Literal["train", "holdout"]
+    holdout_ratio: float
+    most_a_cluster: int = MOST_A_CLUSTER
+    most_held_out: int = MOST_HELD_OUT
+    protected: Protected | None = None
+    anchored: ClusterIndex | None = None
+    """Questions of anchors, which are trained whatever batch they come with."""
+    row_max_bytes: int = 1 << 20
+    indicator_weights: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(INDICATORS, 1.0))
+    thinking_called_for_at: float = 1.0
+    thinking_predicted_at: float = 0.8
 
 
 class LeftOutRow(NamedTuple):
@@ -154,58 +81,49 @@ class Curated:
     left_out: tuple[LeftOutRow, ...]
     clusters: Mapping[int, bytes]
     """Of every row, by its offset: 16 bytes, the name of the interaction that founded it."""
+    guard: Guard = field(compare=False, repr=False)
+    """For whatever else is to be trained with these rows."""
 
 
-def place_of(cluster: bytes, lane: Lane) -> bytes:
-    """What names the rows of a cluster that are rivals."""
-    return cluster + lane[:1].encode()
-
-
-def content_of(content: bytes, lane: Lane) -> bytes:
-    """16 bytes for a question, its answer and the mode of the answer."""
-    return hashlib.blake2b(content, digest_size=DIGEST_BYTES, person=lane.encode()).digest()
-
-
-def curate(rows: Sequence[Standing], known: Known, *, holdout_ratio: float, most_a_cluster: int = MOST_A_CLUSTER) -> Curated:
+def curate(rows: Sequence[Standing], known: Known, rules: Rules, *, texts: Texts) -> Curated:
     """Curate the rows of one batch. Nothing of `known` is changed. Raises ValueError where two rows have one offset."""
     ordered = sorted(rows, key=lambda row: row.offset)
-    clusters = _clusters(ordered, known)
-    left_out = dict(_surplus(ordered, clusters, known, most_a_cluster))
+    fresh = ClusterIndex(most_rows=max(1, len(ordered)))
+    clusters = _clusters(ordered, known, fresh)
+    left_out = dict(_surplus(ordered, clusters, known, rules.most_a_cluster))
     for row in ordered:
         # Earlier batches train its conversation and hold out its question, or the reverse: it fits neither side.
         if row.offset not in left_out and {True, False} <= _sides(row, clusters, known):
             left_out[row.offset] = LeftOutRow(row.offset, "contaminated", _SPLIT)
     kept = [row for row in ordered if row.offset not in left_out]
-    held_out = _held_out(kept, clusters, known, holdout_ratio)
+    held_out = _held_out(kept, clusters, known, rules)
     wanted = [row for row in kept if row.offset not in held_out]
     apart = [row for row in kept if row.offset in held_out]
-    left_out |= dict(_contaminated(wanted, apart, clusters, known))
+    guard = Guard(kept, apart, clusters, known=known, fresh=fresh, rules=rules, texts=texts)
+    left_out |= dict(_contaminated(wanted, clusters, guard, texts))
     return Curated(
         train=tuple(row.offset for row in wanted if row.offset not in left_out),
         holdout=tuple(row.offset for row in apart),
         left_out=tuple(left_out[offset] for offset in sorted(left_out)),
         clusters=clusters,
+        guard=guard,
     )
 
 
-def _clusters(rows: Sequence[Standing], known: Known) -> dict[int, bytes]:
+def _clusters(rows: Sequence[Standing], known: Known, fresh: ClusterIndex) -> dict[int, bytes]:
     """The cluster of each row: one of an earlier batch, or one that a row of this batch founds."""
-    fresh = ClusterIndex(most_rows=max(1, len(rows)), likeness=known.clusters.likeness)
-    return {
-        row.offset: known.clusters.find(row.wording.signature) or fresh.add(row.recorded, row.wording.signature) for row in rows
-    }
+    return {row.offset: known.clusters.find(row.asked.signature) or fresh.add(row.recorded, row.asked.signature) for row in rows}
 
 
 def _surplus(rows: Sequence[Standing], clusters: Mapping[int, bytes], known: Known, most: int) -> Iterator[tuple[int, LeftOutRow]]:
     """Rows that say again what is sealed, or what a better one says, and rows over the limit of their cluster."""
     contenders = []
     for row in rows:
-        wording = row.wording
-        if content_of(wording.content, wording.lane) in known.contents:
+        if row.asked.content in known.contents:
             yield row.offset, LeftOutRow(row.offset, "duplicate_exact")
         else:
-            contenders.append(Contender(clusters[row.offset], wording.lane, wording.content, row.score, row.offset))
-    best = best_of_cluster(contenders, most=most, taken=known.places)
+            contenders.append(Contender(clusters[row.offset], row.asked.lane, row.asked.content, row.score, row.offset))
+    best = best_of_cluster(contenders, most=most, taken=known.clusters.rows)
     for offset, reason in best.surplus:
         yield offset, LeftOutRow(offset, reason)
 
@@ -231,9 +149,9 @@ class _Groups:
             self._above[max(one, other)] = min(one, other)
 
 
-def _held_out(rows: Sequence[Standing], clusters: Mapping[int, bytes], known: Known, ratio: float) -> set[int]:
+def _held_out(rows: Sequence[Standing], clusters: Mapping[int, bytes], known: Known, rules: Rules) -> set[int]:
     """The rows that are held out, by their offsets."""
-    settled = {row.offset: _settled(row, clusters, known) for row in rows}
+    settled = {row.offset: _settled(row, clusters, known, rules.anchored) for row in rows}
     groups = _Groups()
     for row in rows:
         groups.tie(b"c" + row.conversation, b"q" + clusters[row.offset])
@@ -247,53 +165,103 @@ def _held_out(rows: Sequence[Standing], clusters: Mapping[int, bytes], known: Kn
         held.update(row.offset for row in group if settled[row.offset] is True)
         if sides == {True, None}:
             held.update(row.offset for row in group)
-        elif sides == {None} and _is_drawn(group[0], ratio):
+        elif sides == {None} and _is_drawn(group[0], rules.holdout_ratio):
             drawn.append(group)
     apart = {row.offset for group in drawn for row in group}
-    trained = {row.wording.thing for row in rows if row.offset not in held and row.offset not in apart}
+    trained = {row.asked.thing for row in rows if row.offset not in held and row.offset not in apart}
+    room = rules.most_held_out - known.held_out_rows
     for group in drawn:
-        things = {row.wording.thing for row in group} - {None}
-        if all(thing in trained or (thing is not None and thing in known.things) for thing in things):
+        things = {row.asked.thing for row in group} - {None}
+        if len(held) + len(group) <= room and all(
+            thing in trained or (thing is not None and thing in known.things) for thing in things
+        ):
             held.update(row.offset for row in group)
         else:
             trained |= things
     return held
 
 
-def _settled(row: Standing, clusters: Mapping[int, bytes], known: Known) -> bool | None:
-    """On which side earlier batches have put its conversation or its cluster; None where they know neither."""
+def _settled(row: Standing, clusters: Mapping[int, bytes], known: Known, anchored: ClusterIndex | None) -> bool | None:
+    """On which side earlier batches have put its conversation or its cluster, or an anchor its question; None where neither has."""
     sides = _sides(row, clusters, known)
+    if sides == {None} and (
+        row.asked.question in known.trained_questions or (anchored is not None and anchored.find(row.asked.signature) is not None)
+    ):
+        return False
     return True if True in sides else False if False in sides else None
 
 
 def _sides(row: Standing, clusters: Mapping[int, bytes], known: Known) -> set[bool | None]:
-    return {known.sides.get(row.conversation), known.sides.get(clusters[row.offset])}
+    return {known.conversations.get(row.conversation), known.clusters.held_out(clusters[row.offset])}
 
 
 def _is_drawn(first: Standing, ratio: float) -> bool:
     """Whether the hash of its question holds out what belongs to this row."""
-    return int.from_bytes(digest_of_normalised(first.wording.question)[:8], "big") < ratio * 2**64
+    return int.from_bytes(first.asked.question[:8], "big") < ratio * 2**64
+
+
+class Guard:
+    """Says what a text that is to be trained gives away of what is measured, and on which side of the hold-out a row belongs."""
+
+    def __init__(
+        self,
+        rows: Sequence[Standing],
+        apart: Sequence[Standing],
+        clusters: Mapping[int, bytes],
+        *,
+        known: Known,
+        fresh: ClusterIndex,
+        rules: Rules,
+        texts: Texts,
+    ) -> None:
+        here = Protected()
+        here.add(HELD_OUT, [texts(row.offset)[:1] for row in apart])
+        self._sets = [each for each in (rules.protected, known.protected, here) if each]
+        self._held_conversations = {row.conversation for row in apart}
+        self._held_clusters = {clusters[row.offset] for row in apart}
+        self._known = known
+        self._fresh = fresh
+        self._rows = rows
+        self._texts = texts
+        self._common: Runs | None = None
+
+    def touched(self, texts: Sequence[str], signature: bytes | None = None) -> str | None:
+        """`<set>/<how>` where texts, a question first, give something away; None where they are clean."""
+        if not self._sets:
+            return None
+        if self._common is None:
+            self._common = _common(self._rows, self._texts)
+        for each in self._sets:
+            touched = each.touches(texts, common=self._common, signature=signature)
+            if touched is not None:
+                return f"{touched.protected}/{touched.kind}"
+        return None
+
+    def tied(self, conversation: bytes, cluster: bytes) -> bool:
+        """Whether a conversation or a cluster is held out by this batch."""
+        return conversation in self._held_conversations or cluster in self._held_clusters
+
+    def place(self, row: Standing, cluster: bytes | None = None) -> tuple[bytes, bool]:
+        """The cluster of a row, where that is not known yet, and whether that or its conversation is held out, here or before."""
+        known, signature = self._known, row.asked.signature
+        cluster = cluster or known.clusters.find(signature) or self._fresh.find(signature) or row.recorded
+        before = True in (known.conversations.get(row.conversation), known.clusters.held_out(cluster))
+        return cluster, before or self.tied(row.conversation, cluster)
 
 
 def _contaminated(
-    wanted: Sequence[Standing], apart: Sequence[Standing], clusters: Mapping[int, bytes], known: Known
+    wanted: Sequence[Standing], clusters: Mapping[int, bytes], guard: Guard, texts: Texts
 ) -> Iterator[tuple[int, LeftOutRow]]:
     """Of the rows to be trained, those that give away what is measured."""
-    here = Protected()
-    here.add(HELD_OUT, [row.wording.texts[:1] for row in apart])
-    common = common_runs({row.wording.question for row in (*wanted, *apart)})
-    tied = {row.conversation for row in apart} | {clusters[row.offset] for row in apart}
     for row in wanted:
         # Its conversation and its question have come to different sides.
-        if row.conversation in tied or clusters[row.offset] in tied:
+        if guard.tied(row.conversation, clusters[row.offset]):
             yield row.offset, LeftOutRow(row.offset, "contaminated", _SPLIT)
-        elif (touched := _touched(row, (known.protected, here), common)) is not None:
+        elif (touched := guard.touched(texts(row.offset), row.asked.signature)) is not None:
             yield row.offset, LeftOutRow(row.offset, "contaminated", touched)
 
 
-def _touched(row: Standing, protected: Iterable[Protected], common: Runs) -> str | None:
-    for each in protected:
-        touched = each.touches(row.wording.texts, common=common, signature=row.wording.signature)
-        if touched is not None:
-            return f"{touched.protected}/{touched.kind}"
-    return None
+def _common(rows: Iterable[Standing], texts: Texts) -> Runs:
+    """The runs that many questions of the batch share: each question once, and all of them never in memory."""
+    first = {row.asked.question: row.offset for row in rows}
+    return common_runs(normalised(texts(offset)[0]) for offset in first.values())

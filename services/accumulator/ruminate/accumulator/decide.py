@@ -1,4 +1,4 @@
-"""Decide: is a batch worth sealing, which rows go in, and is it sound? Pure: the moment is passed in.
+"""Decide: is a batch worth sealing? Pure: the moment is passed in.
 
 A batch is never below the reasoning ratio. Direct rows over it do not count, and at the cut they are left out; where
 reasoning rows are few, that makes the batch wait, whatever its age.
@@ -6,20 +6,17 @@ reasoning rows are few, that makes the batch wait, whatever its age.
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from fractions import Fraction
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Final, NamedTuple
 
-from pydantic import ValidationError
-
-from ruminate.accumulator.chain import Counts, Fold, Item
-from ruminate.accumulator.rows import LeftOut, Row, build, indicators_of
-from ruminate.schemas.assessment import ReasoningAssessed
+from ruminate.accumulator.chain import Counts
+from ruminate.accumulator.drift import LEAST_EFFECT, NAMES, Looked
+from ruminate.accumulator.pauses import Pause, QuietHours, pause_of
+from ruminate.schemas.batch import SealReason
 
 CATCHING_UP_SECONDS = 60.0
 """Records older than this when they are folded come from a backlog: more is about to follow."""
@@ -35,6 +32,14 @@ class Policy:
     min_reasoning_ratio: float
     seal_after_seconds: float
     seal_after_min_rows: int
+    generated_most_ratio: float = 0.0
+    replay_ratio: float = 0.0
+    anchor_ratio: float = 0.0
+    seal_at_tokens: int | None = None
+    false_alarm_ratio: float = 0.0
+    """Share of batches that are sealed for a drift which is none, at most; 0 looks for none."""
+    most_a_day: int | None = None
+    quiet_hours: QuietHours | None = None
 
     @property
     def share(self) -> Fraction:
@@ -46,75 +51,234 @@ class Policy:
         share = self.share
         return reasoning * (share.denominator - share.numerator) // share.numerator
 
+    def generated_allowed(self, captured: int) -> int:
+        """How many rows whose thinking was written afterwards go with this many whose thinking was captured."""
+        return _beside(captured, self.generated_most_ratio)
+
+    def replayed(self, fresh: int) -> int:
+        """How many rows of earlier batches go with this many fresh ones."""
+        return _beside(fresh, self.replay_ratio)
+
+    def anchored(self, fresh: int) -> int:
+        """How many anchors go with this many fresh rows."""
+        return _beside(fresh, self.anchor_ratio)
+
+
+def _beside(rows: int, ratio: float) -> int:
+    """How many others go with these rows, for the others to be this share of both."""
+    share = _written(ratio)
+    return rows * share.numerator // (share.denominator - share.numerator)
+
 
 @cache
 def _written(ratio: float) -> Fraction:
     return Fraction(ratio).limit_denominator(10_000)
 
 
+class Look(NamedTuple):
+    """What a cut would have come to that was not worth it: so many rows stood ready, and so many of them could be trained."""
+
+    standing: Counts
+    trainable: Counts
+    tokens: int = 0
+    """Of the rows that would have been trained."""
+
+    @property
+    def lost(self) -> Counts:
+        """Rows that stand ready, and are held out or left out."""
+        standing, trainable = self.standing, self.trainable
+        return Counts(standing.reasoning - trainable.reasoning, standing.direct - trainable.direct)
+
+
 class Progress(NamedTuple):
-    """A fold's rows, and its times."""
+    """A fold's rows, and its times. `look` is the last look at them that ended without a batch."""
 
     counts: Counts
+    look: Look | None = None
     waiting_since: datetime | None = None
     newest_assessed_at: datetime | None = None
     folded_at: datetime | None = None
-
-
-Reason = Literal["count", "ratio", "age"]
+    tokens: Counts = Counts()
+    """Of the rows, by kind."""
+    looked: Looked | None = None
+    """The last look at whether the interactions are other than those of the last batch."""
+    sealed_at: Sequence[datetime] = ()
+    """When the last batches were sealed, as many as the budget of a day looks at."""
+    requests: int = 0
+    """Operators' words that no batch has answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seal:
     """Cut now, and why."""
 
-    reason: Reason
+    reason: SealReason
     explanation: str
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Not yet, and why."""
+    """Not yet, and why. `pause` is what a batch waits for that is due."""
 
     explanation: str
+    pause: Pause | None = None
 
 
 def usable_rows(counts: Counts, policy: Policy) -> int:
-    """Rows that a batch cut now would train on."""
+    """Rows that a batch of these would train on."""
     return counts.reasoning + min(counts.direct, policy.direct_allowed(counts.reasoning))
 
 
-def reason_to_seal(progress: Progress, policy: Policy, *, now: datetime) -> Reason | None:
+def expected(progress: Progress) -> Counts:
+    """Rows to be trained that stand ready: those of the last look, and all that came since."""
+    counts, look = progress.counts, progress.look
+    if look is None:
+        return counts
+    return Counts(max(0, counts.reasoning - look.lost.reasoning), max(0, counts.direct - look.lost.direct))
+
+
+def usable_tokens(progress: Progress, policy: Policy) -> int:
+    """Tokens that a batch would train on, taking those of a row that is left out for the mean of its kind."""
+    counts, tokens, rows = progress.counts, progress.tokens, expected(progress)
+    direct = min(rows.direct, policy.direct_allowed(rows.reasoning))
+    return tokens.reasoning * rows.reasoning // max(1, counts.reasoning) + tokens.direct * direct // max(1, counts.direct)
+
+
+_GROWTH: Final = 16
+"""A look reads every row that stands ready: so the next one waits until there are a sixteenth more."""
+
+
+def reason_to_seal(progress: Progress, policy: Policy, *, now: datetime) -> SealReason | None:
     """Why to cut now, None to wait: what `decide` says, without the words, for it is asked at each record of a backlog."""
-    counts = progress.counts
+    reason = _due(progress, policy, now)
+    if reason is not None and _pause(progress, policy, now) is None:
+        return reason
+    return "operator" if _asked_for(progress, policy) else None
+
+
+def _due(progress: Progress, policy: Policy, now: datetime) -> SealReason | None:
+    """Why a batch is due, whether or not it has to wait for a pause to end."""
+    counts = expected(progress)
     rows = usable_rows(counts, policy)
-    if rows >= policy.seal_at_rows:
-        return "ratio" if counts.reasoning + counts.direct > rows else "count"
-    return "age" if rows >= policy.seal_after_min_rows and _old(progress, policy, now) else None
+    if rows >= policy.seal_at_rows and _worth_a_look(progress, policy, policy.seal_at_rows):
+        return "ratio" if counts.rows > rows else "count"
+    if rows < policy.seal_after_min_rows or not _worth_a_look(progress, policy, policy.seal_after_min_rows):
+        return None
+    if (
+        policy.seal_at_tokens is not None
+        and usable_tokens(progress, policy) >= policy.seal_at_tokens
+        and _worth_a_look(progress, policy, policy.seal_after_min_rows, tokens=policy.seal_at_tokens)
+    ):
+        return "tokens"
+    if progress.looked is not None and progress.looked.found is not None:
+        return "quality" if progress.looked.found.what == "quality" else "drift"
+    return "age" if _old(progress, policy, now) else None
+
+
+def _asked_for(progress: Progress, policy: Policy) -> bool:
+    """Whether an operator's word stands and there is something to seal."""
+    return bool(progress.requests) and usable_rows(expected(progress), policy) >= 1 and _worth_a_look(progress, policy, 1)
+
+
+def _pause(progress: Progress, policy: Policy, now: datetime) -> Pause | None:
+    return pause_of(policy.quiet_hours, policy.most_a_day, progress.sealed_at, now=now)
+
+
+def paused(progress: Progress, policy: Policy, *, now: datetime) -> Pause | None:
+    """What a batch that is due waits for; None where none is due, or nothing is in its way."""
+    return None if _due(progress, policy, now) is None else _pause(progress, policy, now)
+
+
+def _worth_a_look(progress: Progress, policy: Policy, needed: int, *, tokens: int = 0) -> bool:
+    look = progress.look
+    if look is None or (usable_rows(look.trainable, policy) >= needed and look.tokens >= tokens):
+        return True
+    return _GROWTH * (progress.counts.rows - look.standing.rows) >= look.standing.rows
+
+
+def enough(found: Look, due: Seal, policy: Policy) -> bool:
+    """Whether what a look has found makes the batch that was due."""
+    needed = {"count": policy.seal_at_rows, "ratio": policy.seal_at_rows, "operator": 1}.get(due.reason, policy.seal_after_min_rows)
+    tokens = policy.seal_at_tokens if due.reason == "tokens" else None
+    return usable_rows(found.trainable, policy) >= needed and found.tokens >= (tokens or 0)
 
 
 def decide(progress: Progress, policy: Policy, *, now: datetime) -> Seal | Wait:
-    """Seal by count; by ratio, where the count waited for reasoning rows; by age, with fewer rows. Or wait."""
-    counts, reason = progress.counts, reason_to_seal(progress, policy, now=now)
+    """Seal by count; by ratio, where the count waited for reasoning rows; for other reasons, with fewer rows. Or wait."""
+    reason, have = reason_to_seal(progress, policy, now=now), _have(progress, policy)
+    if reason is not None:
+        return Seal(reason, f"{have}, {_because(reason, progress, policy, now)}")
+    due, pause = _due(progress, policy, now), _pause(progress, policy, now)
+    if due is not None and pause is not None:
+        return Wait(f"{have}, due ({due}): {_because(due, progress, policy, now)}. {_in_the_way(pause, policy)}.", pause)
+    surplus = expected(progress).rows - usable_rows(expected(progress), policy)
+    short = f"; {surplus} direct rows wait for reasoning rows, there must be {_ratio(policy)}" if surplus else ""
+    asked = "; an operator has asked for it, which needs one row" if progress.requests else ""
+    return Wait(f"{have}, {_needs(policy)}{short}{asked}. Waiting.")
+
+
+def _have(progress: Progress, policy: Policy) -> str:
+    counts = expected(progress)
     rows = usable_rows(counts, policy)
-    surplus = counts.reasoning + counts.direct - rows
+    surplus = counts.rows - rows
     direct = f"{counts.direct} direct" if not surplus else f"{counts.direct - surplus} of {counts.direct} direct"
     have = f"{rows} row{'s' * (rows != 1)} ({counts.reasoning} reasoning, {direct})"
-    needs = f"sealing needs {policy.seal_at_rows} (RUMINATE_SEAL_AT_ROWS)"
-    ratio = f"at least {float(policy.share):.0%} reasoning (RUMINATE_MIN_REASONING_RATIO)"
-    if reason == "count":
-        return Seal(reason, f"{have}, {needs}")
-    if reason == "ratio":
-        return Seal(reason, f"{have}, {needs} with {ratio}")
-    if reason == "age":
-        age = (now - progress.waiting_since).total_seconds() if progress.waiting_since else 0.0
-        return Seal(
-            reason,
-            f"{have}, the oldest waits for {age:.0f} s; sealing needs {policy.seal_after_min_rows} "
-            f"(RUMINATE_SEAL_AFTER_MIN_ROWS) after {policy.seal_after_seconds:.0f} s (RUMINATE_SEAL_AFTER_SECONDS)",
-        )
-    short = f"; {surplus} direct rows wait for reasoning rows, there must be {ratio}" if surplus else ""
-    return Wait(f"{have}, {needs}{short}. Waiting.")
+    if progress.look is not None and (lost := progress.look.lost.rows):
+        have += f" beside {lost} that would be held out or left out"
+    return have
+
+
+def _needs(policy: Policy) -> str:
+    return f"sealing needs {policy.seal_at_rows} (RUMINATE_SEAL_AT_ROWS)"
+
+
+def _ratio(policy: Policy) -> str:
+    return f"at least {float(policy.share):.0%} reasoning (RUMINATE_MIN_REASONING_RATIO)"
+
+
+def _because(reason: SealReason, progress: Progress, policy: Policy, now: datetime) -> str:
+    """The numbers behind a reason."""
+    fewest = f"{policy.seal_after_min_rows} (RUMINATE_SEAL_AFTER_MIN_ROWS)"
+    match reason:
+        case "count":
+            return _needs(policy)
+        case "ratio":
+            return f"{_needs(policy)} with {_ratio(policy)}"
+        case "tokens":
+            tokens = usable_tokens(progress, policy)
+            return f"{tokens} tokens; sealing needs {policy.seal_at_tokens} (RUMINATE_SEAL_AT_TOKENS) in at least {fewest}"
+        case "drift" | "quality":
+            return (
+                f"{_said(progress.looked)} (RUMINATE_SEAL_FALSE_ALARM_RATIO {policy.false_alarm_ratio:g}); sealing needs {fewest}"
+            )
+        case "operator":
+            words = f"{progress.requests} operators' words" if progress.requests > 1 else "an operator's word"
+            return f"{words}; sealing needs 1"
+        case "age":
+            age = (now - progress.waiting_since).total_seconds() if progress.waiting_since else 0.0
+            return (
+                f"the oldest waits for {age:.0f} s; sealing needs {fewest} after {policy.seal_after_seconds:.0f} s "
+                "(RUMINATE_SEAL_AFTER_SECONDS)"
+            )
+
+
+def _said(looked: Looked | None) -> str:
+    if looked is None or looked.found is None:
+        raise ValueError("nothing was found that could be said")
+    found = looked.found
+    what = {"quality": "scores are lower", "scores": "scores are distributed otherwise", "topics": "topics are other"}
+    return (
+        f"{what[found.what]} than in the last batch's interval: {NAMES[found.what]}, statistic {found.statistic:.4g}, effect "
+        f"{found.effect:.3f} (from {LEAST_EFFECT[found.what]:g}), p {found.p_value:.2g} (up to {looked.alpha:.2g}) at look "
+        f"{looked.look}, {looked.waiting} conversations against {looked.before}"
+    )
+
+
+def _in_the_way(pause: Pause, policy: Policy) -> str:
+    until = f"{pause.until.astimezone(UTC):%Y-%m-%d %H:%MZ}"
+    if pause.why == "budget":
+        return f"{policy.most_a_day} in 24 hours is the budget (RUMINATE_SEAL_MOST_A_DAY): waiting until {until}"
+    return f"These are quiet hours (RUMINATE_SEAL_QUIET_HOURS): waiting until {until}"
 
 
 def _old(progress: Progress, policy: Policy, now: datetime) -> bool:
@@ -124,121 +288,3 @@ def _old(progress: Progress, policy: Policy, now: datetime) -> bool:
     if backlog and (now - progress.folded_at).total_seconds() < QUIET_SECONDS:
         return False
     return (now - progress.waiting_since).total_seconds() >= policy.seal_after_seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Every record of the interval, once: the rows, in the order of their lines, and the rest with its reason."""
-
-    train: tuple[Item, ...]
-    holdout: tuple[Item, ...]
-    left_out: tuple[tuple[Item, LeftOut], ...]
-
-    def rows(self) -> Iterator[tuple[Item, bool]]:
-        """Every row in the order of the lines, and whether it is held out."""
-        yield from ((item, False) for item in self.train)
-        yield from ((item, True) for item in self.holdout)
-
-
-def seed_of(batch_id: str, shuffle_seed: int) -> str:
-    """What the order of a batch's rows and the choice among its direct rows depend on."""
-    return f"{shuffle_seed}/{batch_id}"
-
-
-def select(fold: Fold, policy: Policy, *, seed: str) -> Selection:
-    """Choose the rows of a batch. Direct rows over the ratio go by the order of a seeded hash; so does the order of lines."""
-
-    def drawn(items: Iterable[Item], purpose: str) -> list[Item]:
-        return sorted(items, key=lambda item: hashlib.sha256(f"{seed}/{purpose}/".encode() + item.recorded).digest())
-
-    rows: list[Item] = []
-    left_out: list[tuple[Item, LeftOut]] = []
-    for item, why_not in fold.judged():
-        if why_not is None:
-            rows.append(item)
-        else:
-            left_out.append((item, why_not))
-    held_out = [item for item in rows if fold.is_held_out(item)]
-    train = [item for item in rows if not fold.is_held_out(item)]
-    reasoning = [item for item in train if item.reasoning]
-    direct = drawn((item for item in train if not item.reasoning), "sample")
-    allowed = policy.direct_allowed(len(reasoning))
-    left_out += [(item, "over_ratio") for item in direct[allowed:]]
-    return Selection(
-        train=tuple(drawn(reasoning + direct[:allowed], "order")),
-        holdout=tuple(drawn(held_out, "order")),
-        left_out=tuple(sorted(left_out, key=lambda entry: entry[0].offset)),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A row on its way into a dataset: what the fold kept of its record, and what was read again at the cut."""
-
-    item: Item
-    held_out: bool
-    line: bytes
-    event_id: str
-    training_allowed: bool
-    indicators: tuple[str, ...]
-    scorer_version: str
-    assessor_policy_version: str
-
-
-def candidate_of(assessed: ReasoningAssessed, item: Item, *, event_id: str, held_out: bool, row_max_bytes: int) -> Candidate:
-    """The row of a record that was chosen by its item."""
-    built = build(assessed, row_max_bytes=row_max_bytes)
-    return Candidate(
-        item=item,
-        held_out=held_out,
-        # The same record had a row when it was folded; were it otherwise, validation refuses the empty line.
-        line=b"" if isinstance(built, str) else built.line,
-        event_id=event_id,
-        training_allowed=assessed.interaction.training_allowed,
-        indicators=indicators_of(assessed.interaction),
-        scorer_version=assessed.scorer_version,
-        assessor_policy_version=assessed.policy_version,
-    )
-
-
-def problems_of(candidates: Sequence[Candidate], policy: Policy, *, row_max_bytes: int) -> tuple[str, ...]:
-    """Why this dataset must not be written; empty when it is sound. Looks at the lines themselves, not at how they came to be."""
-    problems: list[str] = []
-    trained = [candidate for candidate in candidates if not candidate.held_out]
-    reasoning = sum(candidate.item.reasoning for candidate in trained)
-    if not trained:
-        problems.append("no row to train on")
-    elif reasoning < policy.share * len(trained):
-        problems.append(f"{reasoning} of {len(trained)} rows reason; there must be at least {float(policy.share):.0%}")
-    for what, keys in (
-        ("interaction", [candidate.item.recorded for candidate in candidates]),
-        ("event", [candidate.item.event for candidate in candidates]),
-    ):
-        if repeated := sum(count - 1 for count in Counter(keys).values()):
-            problems.append(f"{repeated} rows repeat an {what}")
-    if both := len({c.item.conversation for c in trained} & {c.item.conversation for c in candidates if c.held_out}):
-        problems.append(f"{both} conversations are both trained and held out")
-    for candidate in candidates:
-        problems += (f"row at offset {candidate.item.offset}: {problem}" for problem in _row_problems(candidate, row_max_bytes))
-    return tuple(problems)
-
-
-def _row_problems(candidate: Candidate, row_max_bytes: int) -> Iterable[str]:
-    if not candidate.training_allowed:
-        yield "no consent to train on it"
-    if len(candidate.line) > row_max_bytes:
-        yield f"{len(candidate.line)} bytes; at most {row_max_bytes} (RUMINATE_ROW_MAX_BYTES)"
-    if candidate.line.count(b"\n") != 1 or not candidate.line.endswith(b"\n"):
-        yield "is not one line"
-    try:
-        row = Row.model_validate_json(candidate.line)
-    except ValidationError as error:
-        # Where and what kind, never the contents.
-        yield "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['type']}" for each in error.errors(include_input=False))
-        return
-    (answer,) = row.completion
-    if not answer.content.strip() and not answer.tool_calls:
-        yield "the answer is empty"
-    thinks = bool((answer.reasoning_content or "").strip())
-    if thinks != candidate.item.reasoning or thinks != row.chat_template_kwargs.enable_thinking:
-        yield "it does not keep the thinking that it is counted for"

@@ -185,6 +185,10 @@ class Protected:
         """How many questions are protected."""
         return len(self._near)
 
+    def __bool__(self) -> bool:
+        """Whether anything is protected."""
+        return any(each.digests or len(each.runs) for each in self._sets.values())
+
     def add(self, protected: str, rows: Iterable[Sequence[str]]) -> None:
         """Protect rows under this name: of each the question, then the other texts that are to be protected.
 

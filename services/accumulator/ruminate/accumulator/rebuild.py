@@ -11,31 +11,40 @@ batch cannot be rebuilt. Nothing is published, and nothing in the store is overw
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from ruminate.accumulator.anchors import AnchorSets
 from ruminate.accumulator.chain import BEGINNING, Fold, Link, Sealed, contradicts_itself, digest_of
+from ruminate.accumulator.choose import Selection, interval_of, seed_of
 from ruminate.accumulator.dataset import (
     KIND,
     POLICY_VERSION,
+    Cut,
+    Holdings,
+    Made,
     Manifest,
     account,
-    describe,
     in_a_folder,
+    load_holdings,
     load_manifest,
     name_of,
-    write_dataset,
+    write_files,
 )
-from ruminate.accumulator.decide import Candidate, seed_of, select
+from ruminate.accumulator.decontaminate import Protected
+from ruminate.accumulator.make import Sets, make, make_as_named
+from ruminate.accumulator.names import Forgotten
+from ruminate.accumulator.protect import ProtectedSets
+from ruminate.accumulator.register import Register
 from ruminate.accumulator.settings import AccumulatorSettings
+from ruminate.accumulator.shelf import Shelf
 from ruminate.accumulator.spool import Entry, Spool
 from ruminate.schemas.assessment import ReasoningAssessed
-from ruminate.schemas.batch import TrainingBatchSealed
-from ruminate.schemas.flow import REASONING_ASSESSED, TRAINING_BATCH_SEALED
+from ruminate.schemas.batch import DatasetRevised, TrainingBatchSealed, as_revised, follows
+from ruminate.schemas.flow import DATASET_REVISED, REASONING_ASSESSED, TRAINING_BATCH_SEALED
 from ruminate.schemas.payload import ArtifactReference
 from ruminate.shared.bus import Bus, Delivery, OffsetLost
 from ruminate.shared.store import ArtifactDamaged, ArtifactMissing, Store
@@ -47,12 +56,17 @@ Told = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class SealedChain:
-    """The batches of one tenant and target, as every reader of the log finds them."""
+    """The batches of one tenant and target, as every reader of the log finds them.
+
+    Where an erasure has revised a dataset, its batch names the last revision and has its rows.
+    """
 
     partition: int
     tenant: str
     target: str
     batches: tuple[TrainingBatchSealed, ...]
+    revisions: Mapping[int, tuple[DatasetRevised, ...]] = field(default_factory=dict, hash=False)
+    """By the numbers of the batches, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +75,8 @@ class Vanished:
 
     offset: int
     event: str
-    had_row: bool
+    taught: bool
+    """Whether the dataset holds anything of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +110,23 @@ async def read_chains(bus: Bus, *, tenant: str | None = None, target: str | None
             batches = chains.setdefault((sealed.tenant, sealed.target_model, partition), [])
             if (Link.end_of(batches[-1]) if batches else BEGINNING).extended_by(sealed, partition=partition):
                 batches.append(sealed)
+    revisions: dict[tuple[str, str, int], dict[int, list[DatasetRevised]]] = {}
+    async for revision in bus.read(DATASET_REVISED):
+        revised, chain = revision.payload, (revision.payload.tenant, revision.payload.target_model, revision.position.partition)
+        batches = chains.get(chain, [])
+        if revised.number <= len(batches):
+            place, known = revised.number - 1, revisions.setdefault(chain, {}).setdefault(revised.number, [])
+            if follows(revised, batches[place].dataset, len(known)):
+                batches[place] = as_revised(batches[place], revised)
+                known.append(revised)
     return [
-        SealedChain(partition, tenant, target, tuple(batches))
+        SealedChain(
+            partition,
+            tenant,
+            target,
+            tuple(batches),
+            {number: tuple(each) for number, each in revisions.get((tenant, target, partition), {}).items()},
+        )
         for (tenant, target, partition), batches in sorted(chains.items())
         if batches
     ]
@@ -119,6 +149,8 @@ async def rebuild_chain(
     chain: SealedChain,
     *,
     settings: AccumulatorSettings,
+    protected: ProtectedSets | None = None,
+    anchors: AnchorSets | None = None,
     numbers: Collection[int] | None = None,
     without_manifests: bool = False,
     told: Told = lambda: None,
@@ -136,7 +168,17 @@ async def rebuild_chain(
     with Spool() as spool:
         async with aclosing(reading(bus, chain.partition, begin.after_offset + 1)) as deliveries:
             log = _ChainLog(deliveries, chain, spool, told)
-            rebuilding = _Rebuilding(store, chain, settings, spool, log, without_manifests=without_manifests)
+            rebuilding = _Rebuilding(
+                store,
+                chain,
+                settings,
+                protected or ProtectedSets(),
+                anchors or AnchorSets(),
+                forgotten=await _asked_to_forget(bus, chain),
+                spool=spool,
+                log=log,
+                without_manifests=without_manifests,
+            )
             for batch in chain.batches[: wanted[-1].number]:
                 if batch.number < begin.number:
                     await rebuilding.pass_over(batch)
@@ -144,6 +186,12 @@ async def rebuild_chain(
                 rebuilt = await rebuilding.rebuild(batch)
                 if batch in wanted:
                     yield rebuilt
+
+
+async def _asked_to_forget(bus: Bus, chain: SealedChain) -> Forgotten:
+    register = Register(bus)
+    await register.read()
+    return register.of(chain.tenant, chain.target)
 
 
 async def reading(bus: Bus, partition: int, start: int) -> AsyncGenerator[Delivery[ReasoningAssessed], None]:
@@ -212,12 +260,6 @@ class _ChainLog:
                 del self._places[event]
 
 
-@dataclass(frozen=True, slots=True)
-class _Dataset:
-    manifest: Manifest
-    candidates: list[Candidate]
-
-
 class _Rebuilding:
     """One chain, from batch to batch: what the batches so far hold, and the records that follow."""
 
@@ -226,33 +268,48 @@ class _Rebuilding:
         store: Store,
         chain: SealedChain,
         settings: AccumulatorSettings,
+        protected: ProtectedSets,
+        anchors: AnchorSets,
+        *,
+        forgotten: Forgotten,
         spool: Spool,
         log: _ChainLog,
-        *,
         without_manifests: bool,
     ) -> None:
         self._store = store
         self._chain = chain
-        self._settings = settings
+        self._settings = settings.of_chain(chain.tenant, chain.target)
+        self._protected = protected
+        self._anchors = anchors
+        self._forgotten = forgotten
         self._spool = spool
+        self._shelf = Shelf(store, spool, {batch.number: batch.dataset for batch in chain.batches})
         self._log = log
         self._without_manifests = without_manifests
         self._settings_at_hand: list[AccumulatorSettings] = []
+        self._protected_at_hand: dict[frozenset[str], Protected] = {}
         self._before = Sealed()
         self._unknown: TrainingBatchSealed | None = None
-        """The first batch of which we know neither manifest nor rows: after it, nothing can be decided anew."""
+        """The first batch of which we do not know all that it holds: after it, nothing can be decided anew."""
+        self._revised: int | None = None
+        """The first batch that an erasure has revised: those after it were cut when it held more."""
 
     async def pass_over(self, batch: TrainingBatchSealed) -> None:
-        """Take in what this batch holds, by its manifest."""
-        self._take_in(batch, await self._manifest_of(batch))
+        """Take in what this batch holds, by its dataset."""
+        try:
+            holdings = await load_holdings(self._store, batch.dataset)
+        except (ArtifactMissing, ArtifactDamaged):
+            holdings = None
+        self._take_in(batch, holdings)
 
     async def rebuild(self, batch: TrainingBatchSealed) -> Rebuilt:
         """Rebuild the next batch."""
         manifest = None if self._without_manifests else await self._manifest_of(batch)
         artifact = await artifact_of(self._store, batch.dataset)
         await self._log.read_to(batch.to_offset)
+        made: Made | None = None
         if manifest is None:
-            rebuilt, manifest = await self._without_manifest(batch, artifact)
+            rebuilt, made = await self._without_manifest(batch, artifact)
         elif manifest.policy_version != POLICY_VERSION:
             explanation = (
                 f"its manifest was written under policy_version {manifest.policy_version}; this program knows {POLICY_VERSION}. "
@@ -260,8 +317,14 @@ class _Rebuilding:
             )
             rebuilt = Rebuilt(batch=batch, outcome="unknown_policy", artifact=artifact, explanation=explanation)
         else:
-            rebuilt = await self._by_manifest(batch, artifact, manifest)
-        self._take_in(batch, manifest)
+            rebuilt, made = await self._by_manifest(batch, artifact, manifest)
+        if made is not None:
+            self._shelf.put(made)
+            self._take_in(batch, Holdings.of(made))
+        elif self._without_manifests:
+            self._take_in(batch, None)
+        else:
+            await self.pass_over(batch)
         self._log.forget(batch.to_offset)
         return self._elsewhere(rebuilt)
 
@@ -272,13 +335,16 @@ class _Rebuilding:
         elsewhere = f"nothing was put back, for the sealed record points to {rebuilt.batch.dataset.uri}, out of this store"
         return replace(rebuilt, explanation="; ".join(filter(None, (rebuilt.explanation, elsewhere))))
 
-    def _take_in(self, batch: TrainingBatchSealed, manifest: Manifest | None) -> None:
-        if manifest is not None:
-            account(manifest, self._before)
+    def _take_in(self, batch: TrainingBatchSealed, holdings: Holdings | None) -> None:
+        if holdings is not None:
+            account(holdings, self._before)
+            if holdings.manifest.revision and self._revised is None:
+                self._revised = batch.number
         elif self._unknown is None:
             self._unknown = batch
 
-    async def _by_manifest(self, batch: TrainingBatchSealed, artifact: Artifact, manifest: Manifest) -> Rebuilt:
+    async def _by_manifest(self, batch: TrainingBatchSealed, artifact: Artifact, manifest: Manifest) -> tuple[Rebuilt, Made | None]:
+        """The outcome, and the sealed dataset where it was made."""
         rows = {row.offset: row.event_id for row in manifest.rows}
         named = {offset: digest_of(event_id) for offset, event_id in rows.items()}
         named |= {left.offset: bytes.fromhex(left.event) for left in manifest.left_out}
@@ -286,32 +352,56 @@ class _Rebuilding:
         if len(found) < len(named):
             await self._log.read_to(None)
             found = self._log.find(named)
+        taught = rows.keys() | {aside.offset for aside in manifest.aside}
         vanished = tuple(
-            Vanished(offset, rows.get(offset, named[offset].hex()), offset in rows)
+            Vanished(offset, rows.get(offset, named[offset].hex()), offset in taught)
             for offset in sorted(named.keys() - found.keys())
         )
         unaccounted = len(self._log.interval(batch).keys() - named.keys())
-        if any(each.had_row for each in vanished):
-            lost = sum(each.had_row for each in vanished)
+        if any(each.taught for each in vanished):
+            lost = sum(each.taught for each in vanished)
             return Rebuilt(
                 batch=batch,
                 outcome="incomplete",
                 artifact=artifact,
-                explanation=f"{lost} of {len(rows)} rows were taken out of the log, by an erasure or its retention",
+                explanation=f"{lost} of {len(taught)} of its records were taken out of the log, by an erasure or its retention",
                 vanished=vanished,
                 unaccounted=unaccounted,
-            )
+            ), None
         in_the_way = []
         if vanished:
             in_the_way.append(f"{len(vanished)} records that were left out are no longer in the log")
         if self._unknown is not None:
             in_the_way.append(f"what batch {self._unknown.number} holds is not known")
-        if in_the_way:
-            made = self._as_named(manifest, found)
-        else:
-            made = self._decide(batch, found, AccumulatorSettings.written_down(manifest.policy))
+        if manifest.revision:
+            in_the_way.append(f"an erasure has taken {len(manifest.erased)} lines out of it")
+        elif self._revised is not None:
+            in_the_way.append(f"batch {self._revised} is less than it was when this one was cut")
+        protected = _hashes(manifest, "protected_sets")
+        if missing := sorted(name for name, sha256 in protected.items() if self._protected.sha256.get(name) != sha256):
+            in_the_way.append(f"the protected set {', '.join(missing)} is not at hand as it was (RUMINATE_PROTECTED_SETS)")
+        named_anchors = _hashes(manifest, "anchor_rows")
+        anchors = self._anchors.as_named(named_anchors)
+        if anchors is None:
+            missing = sorted(name for name, sha256 in named_anchors.items() if self._anchors.sha256.get(name) != sha256)
+            explanation = f"the anchor rows {', '.join(missing)} are not at hand as they were (RUMINATE_ANCHOR_ROWS)"
+            return Rebuilt(batch=batch, outcome="incomplete", artifact=artifact, explanation=explanation), None
+        try:
+            if in_the_way:
+                settings = settings_of(manifest)
+                made = await make_as_named(
+                    manifest, found, self._spool, shelf=self._shelf, anchors=self._anchors, settings=settings
+                )
+            else:
+                # What was withdrawn by then, and no more: whatever was since is in a revision's manifest.
+                withdrawn = {left.offset for left in manifest.left_out if left.reason == "withdrawn"}
+                made = await self._decide(
+                    batch, found, settings_of(manifest), protected=protected, anchors=anchors, withdrawn=withdrawn
+                )
+        except (ArtifactMissing, ArtifactDamaged) as error:
+            return _not_rehearsed(batch, artifact, error), None
         identical, put_back = await self._keep(batch, made, artifact)
-        return Rebuilt(
+        rebuilt = Rebuilt(
             batch=batch,
             outcome="identical" if identical else "differs",
             artifact=artifact,
@@ -324,16 +414,27 @@ class _Rebuilding:
             vanished=vanished,
             unaccounted=unaccounted,
         )
+        return rebuilt, made if identical else None
 
-    async def _without_manifest(self, batch: TrainingBatchSealed, artifact: Artifact) -> tuple[Rebuilt, Manifest | None]:
+    async def _without_manifest(self, batch: TrainingBatchSealed, artifact: Artifact) -> tuple[Rebuilt, Made | None]:
         """Decide with the settings that we have; the sealed hash tells whether they are those of the batch."""
         why = "manifests are not looked at" if self._without_manifests else "its manifest is gone"
+        if self._revised is not None or batch.number in self._chain.revisions:
+            explanation = f"{why}, and an erasure has revised it or a batch before it: only the manifest says what is left of it"
+            return Rebuilt(batch=batch, outcome="incomplete", artifact=artifact, explanation=explanation), None
         if self._unknown is not None:
             explanation = f"{why}, and what batch {self._unknown.number} holds is not known: that decides what this one may hold"
             return Rebuilt(batch=batch, outcome="incomplete", artifact=artifact, explanation=explanation), None
         entries = self._log.interval(batch)
+        protected, anchors = self._protected.sha256, self._anchors
+        withdrawn = {
+            offset for offset, entry in entries.items() if self._forgotten.withdrawn(entry.row.names, entry.row.occurred_at)
+        }
         for settings in await self._settings_to_try():
-            made = self._decide(batch, entries, settings)
+            try:
+                made = await self._decide(batch, entries, settings, protected=protected, anchors=anchors, withdrawn=withdrawn)
+            except (ArtifactMissing, ArtifactDamaged) as error:
+                return _not_rehearsed(batch, artifact, error), None
             identical, put_back = await self._keep(batch, made, artifact)
             if identical:
                 return Rebuilt(
@@ -343,8 +444,8 @@ class _Rebuilding:
                     put_back=put_back,
                     decided="without_manifest",
                     explanation=f"{why}; decided by the log and the settings, and the sealed hash agrees",
-                ), made.manifest
-        made = self._decide(batch, entries, self._settings)
+                ), made
+        made = await self._decide(batch, entries, self._settings, protected=protected, anchors=anchors, withdrawn=withdrawn)
         counts = made.manifest.counts
         return Rebuilt(
             batch=batch,
@@ -365,49 +466,50 @@ class _Rebuilding:
             for batch in () if self._without_manifests else self._chain.batches:
                 manifest = await self._manifest_of(batch)
                 if manifest is not None and manifest.policy_version == POLICY_VERSION:
-                    settings = AccumulatorSettings.written_down(manifest.policy)
+                    settings = settings_of(manifest)
                     if settings not in self._settings_at_hand:
                         self._settings_at_hand.append(settings)
         return self._settings_at_hand
 
-    def _decide(self, batch: TrainingBatchSealed, entries: Mapping[int, Entry], settings: AccumulatorSettings) -> _Dataset:
-        fold = Fold(sealed=self._before, holdout_ratio=settings.holdout_ratio)
+    async def _decide(
+        self,
+        batch: TrainingBatchSealed,
+        entries: Mapping[int, Entry],
+        settings: AccumulatorSettings,
+        *,
+        protected: Mapping[str, str],
+        anchors: AnchorSets,
+        withdrawn: Collection[int],
+    ) -> Made:
+        fold = Fold(sealed=self._before)
         for offset, entry in entries.items():
-            fold.add(entry.item(offset=offset, row_max_bytes=settings.row_max_bytes))
+            fold.add(entry.item(offset=offset, row_max_bytes=settings.row_max_bytes, context_tokens=settings.context_tokens))
+        link = Link(batch.number - 1, batch.previous_batch_id, batch.after_offset)
         seed = seed_of(batch.batch_id, settings.shuffle_seed)
-        selection = select(fold, settings.policy, seed=seed)
-        candidates = [self._spool.candidate(entries[item.offset], item, held_out=held_out) for item, held_out in selection.rows()]
-        manifest = describe(
-            candidates,
-            selection,
-            batch_id=batch.batch_id,
-            seed=seed,
-            tenant=batch.tenant,
-            target=batch.target_model,
-            partition=self._chain.partition,
-            link=Link(batch.number - 1, batch.previous_batch_id, batch.after_offset),
-            to_offset=batch.to_offset,
+        made = await make(
+            interval_of(fold).without(withdrawn),
+            entries,
+            self._spool,
+            cut=Cut(batch.batch_id, seed, batch.tenant, batch.target_model, self._chain.partition, link, batch.to_offset),
+            known=self._before.known,
+            shelf=self._shelf,
+            sets=Sets(self._protected_by(frozenset(protected)), protected, anchors),
             settings=settings,
         )
-        return _Dataset(manifest, candidates)
+        if isinstance(made, Selection):
+            raise TypeError("whatever it comes to is worth it")
+        return made
 
-    def _as_named(self, manifest: Manifest, found: Mapping[int, Entry]) -> _Dataset:
-        """The rows that the manifest names, in its order, with the bytes that the log has of them."""
-        candidates = [
-            self._spool.candidate(found[row.offset], found[row.offset].row.item, held_out=row.split == "holdout")
-            for row in manifest.rows
-        ]
-        rows = tuple(
-            row.model_copy(update={"sha256": hashlib.sha256(candidate.line).hexdigest()})
-            for row, candidate in zip(manifest.rows, candidates, strict=True)
-        )
-        return _Dataset(manifest.model_copy(update={"rows": rows}), candidates)
+    def _protected_by(self, names: frozenset[str]) -> Protected:
+        if names not in self._protected_at_hand:
+            self._protected_at_hand[names] = self._protected.only(names)
+        return self._protected_at_hand[names]
 
-    async def _keep(self, batch: TrainingBatchSealed, made: _Dataset, artifact: Artifact) -> tuple[bool, bool]:
+    async def _keep(self, batch: TrainingBatchSealed, made: Made, artifact: Artifact) -> tuple[bool, bool]:
         """Whether these are the sealed bytes; and whether they were put back, because the store did not have them whole."""
 
         async def keep(folder: Path) -> tuple[bool, bool]:
-            await asyncio.to_thread(write_dataset, folder, made.manifest, made.candidates)
+            await asyncio.to_thread(write_files, folder, made.files())
             address = await self._store.address_tree(folder, kind=KIND, name=name_of(made.manifest))
             if address.sha256 != batch.dataset.sha256:
                 return False, False
@@ -423,6 +525,24 @@ class _Rebuilding:
             return await load_manifest(self._store, batch.dataset)
         except (ArtifactMissing, ArtifactDamaged):
             return None
+
+
+def _not_rehearsed(batch: TrainingBatchSealed, artifact: Artifact, error: Exception) -> Rebuilt:
+    explanation = f"rows of an earlier batch are trained with it, and cannot be read: {error}. Rebuild that one first"
+    return Rebuilt(batch=batch, outcome="incomplete", artifact=artifact, explanation=explanation)
+
+
+def settings_of(manifest: Manifest) -> AccumulatorSettings:
+    """The settings that a batch was cut with, as far as they shape it; a manifest knows protected sets by their hashes alone."""
+    return AccumulatorSettings.written_down(
+        {name: value for name, value in manifest.policy.items() if name not in ("protected_sets", "anchor_rows")}
+    )
+
+
+def _hashes(manifest: Manifest, files: Literal["protected_sets", "anchor_rows"]) -> dict[str, str]:
+    """The SHA-256 of each file of operators that took part in this batch."""
+    sets = manifest.policy.get(files)
+    return {name: str(sha256) for name, sha256 in sets.items()} if isinstance(sets, dict) else {}
 
 
 def _differences(sealed: Manifest, made: Manifest) -> Iterable[str]:

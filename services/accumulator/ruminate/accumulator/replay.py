@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,17 +18,41 @@ from pathlib import Path
 from typing import Final, Literal
 from uuid import UUID
 
+from pydantic import Field
+
+from ruminate.accumulator.anchors import AnchorSets
+from ruminate.accumulator.beside import PairKind
 from ruminate.accumulator.chain import BEGINNING, Fold, Item, Link, Sealed, batch_id_of
-from ruminate.accumulator.dataset import Manifest, account, describe, in_a_folder, load_manifest, write_dataset
-from ruminate.accumulator.decide import Candidate, Progress, Seal, decide, problems_of, reason_to_seal, seed_of, select
-from ruminate.accumulator.digests import Sides
-from ruminate.accumulator.rebuild import SealedChain
+from ruminate.accumulator.choose import Selection, interval_of, seed_of
+from ruminate.accumulator.dataset import (
+    MANIFEST,
+    Cut,
+    Digest,
+    Holdings,
+    Made,
+    Manifest,
+    account,
+    as_bytes,
+    in_a_folder,
+    load_holdings,
+    settled_by,
+    write_files,
+)
+from ruminate.accumulator.decide import Look, Progress, Seal, decide, enough, reason_to_seal
+from ruminate.accumulator.drift import Looked, look
+from ruminate.accumulator.facts import CheckKind
+from ruminate.accumulator.known import Known
+from ruminate.accumulator.make import Sets, make
+from ruminate.accumulator.names import Forgotten
+from ruminate.accumulator.protect import ProtectedSets
+from ruminate.accumulator.rebuild import SealedChain, settings_of
 from ruminate.accumulator.rows import REPEATS, LeftOut
 from ruminate.accumulator.settings import AccumulatorSettings
+from ruminate.accumulator.shelf import Shelf
 from ruminate.accumulator.spool import Entry, Slice, Spool
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.batch import SealReason
-from ruminate.schemas.payload import ArtifactReference, Count, FiniteJson, Name, Part, Sha256, Text
+from ruminate.schemas.payload import ArtifactReference, Count, FiniteJson, Name, Part, Ratio, Sha256, Text, Timestamp
 from ruminate.shared.store import Store, StoreError
 
 KIND: Final = "replays"
@@ -49,8 +73,57 @@ class ReplayRow(Part):
     conversation: Name
     sha256: Sha256
     reasoning: bool
+    generated_thinking: bool
+    score: Ratio
+    domain: Name
+    difficulty: Name
+    cluster: Digest
     indicators: tuple[Name, ...]
+    thinking_chance: Ratio | None
     thinking_called_for: bool
+    names: tuple[Name, ...] = ()
+    occurred_at: Timestamp | None = None
+
+
+class ReplayRehearsed(Part):
+    """A row of an earlier batch of the replay, or an anchor, that is trained once more."""
+
+    origin: Literal["replay", "anchor"]
+    number: Count | None
+    named: Name | None
+    line: Count
+    recorded_id: UUID | None
+    names: tuple[Name, ...] = ()
+    occurred_at: Timestamp | None
+    sha256: Sha256
+    reasoning: bool
+
+
+class ReplayPair(Part):
+    """A line of preferences.jsonl, by the ranks of its interactions."""
+
+    kind: PairKind
+    chosen: Count | None
+    rejected: Count
+    sha256: Sha256
+
+
+class ReplayQuestion(Part):
+    """A line of verifiable.jsonl or verifiable-holdout.jsonl."""
+
+    split: Literal["train", "holdout"]
+    rank: Count
+    kind: CheckKind
+    sha256: Sha256
+
+
+class ReplayAside(Part):
+    """An interaction without a row that gives a pair or a question."""
+
+    rank: Count
+    recorded_id: UUID
+    names: tuple[Name, ...] = ()
+    occurred_at: Timestamp
 
 
 class ReplayOmission(Part):
@@ -61,6 +134,7 @@ class ReplayOmission(Part):
     interaction_sha256: Sha256
     recorded_id: UUID
     reason: LeftOut
+    detail: Name | None = None
 
 
 class ReplayManifest(Part):
@@ -82,7 +156,12 @@ class ReplayManifest(Part):
     seed: Name
     counts: dict[str, Count]
     left_out_counts: dict[str, Count]
+    strata: dict[str, dict[str, Count]] = Field(default_factory=dict)
     rows: tuple[ReplayRow, ...]
+    rehearsed: tuple[ReplayRehearsed, ...] = ()
+    pairs: tuple[ReplayPair, ...] = ()
+    questions: tuple[ReplayQuestion, ...] = ()
+    aside: tuple[ReplayAside, ...] = ()
     left_out: tuple[ReplayOmission, ...]
 
 
@@ -159,7 +238,7 @@ class Batch:
     """One replayed batch."""
 
     manifest: ReplayManifest
-    candidates: Sequence[Candidate]
+    made: Made
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,43 +252,57 @@ class Waiting:
 class ChainReplay:
     """Cuts one chain as the accumulator would have done, had each interaction reached it when it occurred.
 
-    `held_out` says of conversations on which side they have to stay.
+    `known` says of conversations and clusters on which side they have to stay, and what is held out.
     """
 
     def __init__(
         self,
         judged: Sequence[Judged],
+        store: Store,
         spool: Spool,
         settings: AccumulatorSettings,
         *,
         tenant: str,
         target: str,
         assessment: Mapping[str, FiniteJson],
-        held_out: Sides,
+        known: Known,
+        protected: ProtectedSets | None = None,
+        anchors: AnchorSets | None = None,
+        forgotten: Forgotten | None = None,
     ) -> None:
         self._judged = judged
         self._spool = spool
-        self._settings = settings
+        self._settings = settings = settings.of_chain(tenant, target)
         self._policy = settings.policy
         self._tenant = tenant
         self._target = target
         self._assessment = assessment
-        self._before = Sealed(held_out=deepcopy(held_out))
+        protected = protected or ProtectedSets()
+        self._sets = Sets(protected.only(protected.sha256), protected.sha256, anchors or AnchorSets())
+        self._forgotten = forgotten or Forgotten(tenant, target)
+        # What it trains once more are rows of its own batches, none of which need be in the store.
+        self._shelf = Shelf(store, spool, {})
+        self._before = Sealed(known=deepcopy(known))
         self._link = BEGINNING
         self._fold = self._new_fold()
+        self._look: Look | None = None
+        self._looked: Looked | None = None
+        self._sealed_at: deque[datetime] = deque(maxlen=self._policy.most_a_day or 1)
         self._last: datetime | None = None
 
-    def batches(self) -> Iterator[Batch]:
+    async def batches(self) -> AsyncIterator[Batch]:
         """Every batch, in order. Raises Unsound."""
         for rank, each in enumerate(self._judged):
             occurred_at, _ = each.order
             # A batch that is due by age is cut before what came later.
-            if seal := self._due(occurred_at):
-                yield self._seal(seal, rank - 1)
-            self._fold.add(each.entry.item(offset=rank, row_max_bytes=self._settings.row_max_bytes))
+            if (seal := self._due(occurred_at)) and (batch := await self._seal(seal, rank - 1, occurred_at)):
+                yield batch
+            limits = {"row_max_bytes": self._settings.row_max_bytes, "context_tokens": self._settings.context_tokens}
+            self._fold.add(each.entry.item(offset=rank, **limits))
+            self._looked = look(self._looked, self._fold.sample, self._before.sample, alpha=self._policy.false_alarm_ratio)
             self._last = occurred_at
-            if seal := self._due(occurred_at):
-                yield self._seal(seal, rank)
+            if (seal := self._due(occurred_at)) and (batch := await self._seal(seal, rank, occurred_at)):
+                yield batch
 
     def waiting(self) -> Waiting:
         """What is left after the last batch."""
@@ -218,10 +311,19 @@ class ChainReplay:
         return Waiting(explanation, tuple(self._fold.judged()))
 
     def _new_fold(self) -> Fold:
-        return Fold(sealed=self._before, holdout_ratio=self._settings.holdout_ratio)
+        return Fold(sealed=self._before)
 
     def _progress(self) -> Progress:
-        return Progress(self._fold.counts(), self._fold.waiting_since, newest_assessed_at=self._last, folded_at=self._last)
+        return Progress(
+            self._fold.counts(),
+            self._look,
+            self._fold.waiting_since,
+            newest_assessed_at=self._last,
+            folded_at=self._last,
+            tokens=self._fold.tokens(),
+            looked=self._looked,
+            sealed_at=self._sealed_at,
+        )
 
     def _due(self, now: datetime) -> Seal | None:
         progress = self._progress()
@@ -230,33 +332,42 @@ class ChainReplay:
         decision = decide(progress, self._policy, now=now)
         return decision if isinstance(decision, Seal) else None
 
-    def _seal(self, seal: Seal, to_rank: int) -> Batch:
+    async def _seal(self, seal: Seal, to_rank: int, now: datetime) -> Batch | None:
+        """The batch that is due; None where too little of what stands ready can be trained."""
         settings, link = self._settings, self._link
         # The seed of the chain's own batch of this number: under the chain's own policy and order, the rows are its own.
         batch_id = batch_id_of(self._tenant, self._target, link.number + 1)
         seed = seed_of(batch_id, settings.shuffle_seed)
-        selection = select(self._fold, self._policy, seed=seed)
-        candidates = [
-            self._spool.candidate(self._judged[item.offset].entry, item, held_out=held_out) for item, held_out in selection.rows()
-        ]
-        if problems := problems_of(candidates, self._policy, row_max_bytes=settings.row_max_bytes):
-            raise Unsound(f"batch {link.number + 1} of {self._target}: {len(problems)} problems, first {'; '.join(problems[:3])}")
-        made = describe(
-            candidates,
-            selection,
-            batch_id=batch_id,
-            seed=seed,
-            tenant=self._tenant,
-            target=self._target,
-            partition=0,
-            link=link,
-            to_offset=to_rank,
-            settings=settings,
+        interval = interval_of(self._fold)
+        rows = {offset: self._judged[offset].entry.row for offset in interval.wanted()}
+        interval = interval.without(
+            {offset for offset, row in rows.items() if self._forgotten.withdrawn(row.names, row.occurred_at)}
         )
-        account(made, self._before)
-        self._link = Link(made.number, made.batch_id, to_rank)
-        self._fold = self._new_fold()
-        return Batch(_manifest(made, self._judged, seal, settings, self._assessment), candidates)
+        entries = {offset: self._judged[offset].entry for offset in interval.wanted()}
+        counts = self._fold.counts()
+        made = await make(
+            interval,
+            entries,
+            self._spool,
+            cut=Cut(batch_id, seed, self._tenant, self._target, 0, link, to_rank),
+            known=self._before.known,
+            shelf=self._shelf,
+            sets=self._sets,
+            settings=settings,
+            worth=lambda selection: enough(Look(counts, selection.trainable, selection.tokens), seal, self._policy),
+        )
+        if isinstance(made, Selection):
+            self._look = Look(counts, made.trainable, made.tokens)
+            return None
+        if problems := made.problems:
+            raise Unsound(f"batch {link.number + 1} of {self._target}: {len(problems)} problems, first {'; '.join(problems[:3])}")
+        self._shelf.put(made)
+        manifest = made.manifest
+        account(Holdings.of(made), self._before)
+        self._link = Link(manifest.number, manifest.batch_id, to_rank)
+        self._fold, self._look, self._looked = self._new_fold(), None, None
+        self._sealed_at.append(now)
+        return Batch(_manifest(manifest, self._judged, seal, settings, self._assessment), made)
 
 
 def _manifest(
@@ -277,6 +388,11 @@ def _manifest(
             "seal_at_rows": settings.seal_at_rows,
             "seal_after_seconds": settings.seal_after_seconds,
             "seal_after_min_rows": settings.seal_after_min_rows,
+            "seal_at_tokens": settings.seal_at_tokens,
+            "seal_false_alarm_ratio": settings.seal_false_alarm_ratio,
+            "seal_most_a_day": settings.seal_most_a_day,
+            "seal_quiet_hours": settings.seal_quiet_hours,
+            "seal_time_zone": settings.seal_time_zone,
         },
         assessor_policy_version=first.assessor_policy_version,
         assessment=dict(assessment),
@@ -284,6 +400,7 @@ def _manifest(
         seed=made.seed,
         counts=made.counts,
         left_out_counts=made.left_out_counts,
+        strata=made.strata,
         rows=tuple(
             ReplayRow(
                 split=row.split,
@@ -294,10 +411,42 @@ def _manifest(
                 conversation=row.conversation,
                 sha256=row.sha256,
                 reasoning=row.reasoning,
+                generated_thinking=row.generated_thinking,
+                score=row.score,
+                domain=row.domain,
+                difficulty=row.difficulty,
+                cluster=row.cluster,
                 indicators=row.indicators,
+                thinking_chance=row.thinking_chance,
                 thinking_called_for=row.thinking_called_for,
+                names=row.names,
+                occurred_at=row.occurred_at,
             )
             for row in made.rows
+        ),
+        rehearsed=tuple(
+            ReplayRehearsed(
+                origin=each.origin,
+                number=each.number,
+                named=each.named if each.origin == "anchor" else None,
+                line=each.line,
+                recorded_id=each.recorded_id,
+                names=each.names,
+                occurred_at=each.occurred_at,
+                sha256=each.sha256,
+                reasoning=each.reasoning,
+            )
+            for each in made.rehearsed
+        ),
+        pairs=tuple(
+            ReplayPair(kind=pair.kind, chosen=pair.chosen, rejected=pair.rejected, sha256=pair.sha256) for pair in made.pairs
+        ),
+        questions=tuple(
+            ReplayQuestion(split=asked.split, rank=asked.offset, kind=asked.kind, sha256=asked.sha256) for asked in made.questions
+        ),
+        aside=tuple(
+            ReplayAside(rank=each.offset, recorded_id=each.recorded_id, names=each.names, occurred_at=each.occurred_at)
+            for each in made.aside
         ),
         left_out=tuple(
             ReplayOmission(
@@ -306,6 +455,7 @@ def _manifest(
                 interaction_sha256=judged[left.offset].sha256.hex(),
                 recorded_id=left.recorded_id,
                 reason=left.reason,
+                detail=left.detail,
             )
             for left in made.left_out
         ),
@@ -318,7 +468,7 @@ async def keep_batch(store: Store, batch: Batch, *, replay: str) -> ArtifactRefe
     name = f"{replay}/{manifest.tenant}/{manifest.target_model}/{manifest.number}"
 
     async def keep(folder: Path) -> ArtifactReference:
-        await asyncio.to_thread(write_dataset, folder, manifest, batch.candidates)
+        await asyncio.to_thread(write_files, folder, {**batch.made.files(), MANIFEST: (as_bytes(manifest),)})
         return await store.put_tree(folder, kind=KIND, name=name)
 
     return await in_a_folder(keep)
@@ -340,29 +490,30 @@ class Taught:
     batches: int = 0
     holdout_ratio: float = 0.0
     """Of the last batch; what comes next in the chain is held out by it."""
-    held_out: Sides = field(default_factory=Sides)
+    known: Known = field(default_factory=Known)
+    """On which side what it holds is; all of it may be chosen once more."""
     rows: dict[bytes, TaughtRow] = field(default_factory=dict)
     left_out: dict[bytes, LeftOut] = field(default_factory=dict)
 
 
 async def taught_by(store: Store, chain: SealedChain) -> Taught:
     """Read what a chain holds from its manifests. Raises StoreError: without them nobody knows what is held out."""
-    taught, sealed = Taught(), Sealed()
+    taught = Taught()
     for batch in chain.batches:
         try:
-            manifest = await load_manifest(store, batch.dataset)
+            holdings = await load_holdings(store, batch.dataset)
         except StoreError as error:
             raise StoreError(
                 f"what {batch.batch_id} holds out is not known, so nothing is replayed beside it: {error}. "
                 f"Type:  ruminate datasets rebuild --tenant {chain.tenant} --target {chain.target}"
             ) from error
-        account(manifest, sealed)
+        manifest = holdings.manifest
+        taught.known.settle(settled_by(holdings), counts=False)
         taught.batches = manifest.number
-        taught.holdout_ratio = AccumulatorSettings.written_down(manifest.policy).holdout_ratio
+        taught.holdout_ratio = settings_of(manifest).holdout_ratio
         for row in manifest.rows:
             taught.rows[row.recorded_id.bytes] = TaughtRow(manifest.number, row.split == "holdout", bytes.fromhex(row.sha256))
         taught.left_out |= {left.recorded_id.bytes: left.reason for left in manifest.left_out if left.reason not in REPEATS}
-    taught.held_out = sealed.held_out
     return taught
 
 

@@ -2,7 +2,8 @@
 
     {"prompt": [message, …], "completion": [answer], "chat_template_kwargs": {"enable_thinking": bool}}
 
-A row that keeps its captured thinking (`reasoning_content` of the answer) is a *reasoning* row, every other is *direct*.
+A row that keeps its captured thinking (`reasoning_content` of the answer) is a *reasoning* row, and so is one whose thinking was
+written and verified afterwards, which says so (*generated*); every other is *direct*.
 Eight indicators say whether thinking was *called for*. They are recorded and say where thinking is missing; they never
 take captured thinking away.
 """
@@ -18,21 +19,29 @@ from typing import Any, Final, Literal
 import orjson
 from pydantic import ConfigDict, Field
 
+from ruminate.accumulator import template
 from ruminate.schemas.assessment import ReasoningAssessed
-from ruminate.schemas.interaction import InteractionRecorded, Message, Role, ToolCall
+from ruminate.schemas.interaction import InteractionRecorded, Message, Role, ToolCall, Usage
 from ruminate.schemas.payload import Part
 
 LeftOut = Literal[
     "rejected",  # the assessor's verdict
     "not_allowed",  # no consent
+    "withdrawn",  # it is to be forgotten, or consent was taken back, before the batch was cut
     "images",  # a text model would learn to invent what it cannot see
     "no_question",  # nothing was asked, or the last word before the answer is not the user's or a tool's
     "empty_answer",  # neither an answer nor a tool call
     "too_large",  # RUMINATE_ROW_MAX_BYTES
+    "over_context",  # RUMINATE_CONTEXT_TOKENS
+    "breaks_template",  # a text holds marks of the chat template, and would be read as something else
     "duplicate",  # an event id that stood earlier in the log
     "superseded",  # a later revision of the same interaction stands in this batch's interval
     "sealed_before",  # in an earlier batch, or replaced by a row of one
     "continued",  # a later interaction of the conversation contains and replaces it
+    "duplicate_exact",  # question and answer are those of a row that is kept, here or in an earlier batch
+    "over_cluster_limit",  # so many better answers to the same question are kept
+    "contaminated",  # it gives away what the model is measured on
+    "over_generated",  # its thinking was written afterwards, and the batch has its share of such
     "over_ratio",  # a direct row that would bring the batch below the reasoning ratio
 ]
 
@@ -90,6 +99,8 @@ class Built:
 
     line: bytes
     reasoning: bool
+    tokens: int
+    generated: bool = False
 
 
 def thinking_of(interaction: InteractionRecorded) -> str | None:
@@ -98,20 +109,34 @@ def thinking_of(interaction: InteractionRecorded) -> str | None:
     return thinking if thinking is not None and thinking.strip() else None
 
 
-def build(assessed: ReasoningAssessed, *, row_max_bytes: int) -> Built | LeftOut:
-    """The row of an assessed interaction, or why it has none. Looks at nothing but this one record."""
+def generated_thinking_of(assessed: ReasoningAssessed) -> str | None:
+    """Thinking that a model wrote for an answer which had none, and the assessor has verified: the latest."""
+    written = [each.thinking for each in assessed.evidence if each.kind == "thinking" and each.thinking is not None]
+    return written[-1] if written and written[-1].strip() else None
+
+
+def asks_something(interaction: InteractionRecorded) -> bool:
+    """Whether there is a question that a text model can be asked."""
+    messages = interaction.messages
+    return (
+        messages[-1].role in ("user", "tool")
+        and any(message.role == "user" for message in messages)
+        and not any(message.images for message in messages)
+    )
+
+
+def build(assessed: ReasoningAssessed, *, row_max_bytes: int, as_if_kept: bool = False) -> Built | LeftOut:
+    """The row of an assessed interaction, or why it has none. Looks at nothing but this one record.
+
+    `as_if_kept` is for what a rejected answer is good for beside: its question, and another answer that was preferred.
+    """
     interaction = assessed.interaction
-    if assessed.verdict.decision != "keep":
+    if assessed.verdict.decision != "keep" and not as_if_kept:
         return "rejected"
-    if not interaction.training_allowed:
-        return "not_allowed"
-    if any(message.images for message in interaction.messages):
-        return "images"
-    if interaction.messages[-1].role not in ("user", "tool") or not any(m.role == "user" for m in interaction.messages):
-        return "no_question"
-    if not interaction.response.content.strip() and not interaction.response.tool_calls:
-        return "empty_answer"
-    thinking = thinking_of(interaction)
+    captured = thinking_of(interaction)
+    thinking = captured if captured is not None else generated_thinking_of(assessed)
+    if (why_not := _why_not(interaction, thinking)) is not None:
+        return why_not
     answer = _turn("assistant", interaction.response.content, thinking, interaction.response.tool_calls)
     line = orjson.dumps(
         {
@@ -121,7 +146,42 @@ def build(assessed: ReasoningAssessed, *, row_max_bytes: int) -> Built | LeftOut
         },
         option=orjson.OPT_APPEND_NEWLINE,
     )
-    return Built(line, thinking is not None) if len(line) <= row_max_bytes else "too_large"
+    if len(line) > row_max_bytes:
+        return "too_large"
+    generated = captured is None and thinking is not None
+    # What the node counted knows nothing of what was written afterwards.
+    return Built(line, thinking is not None, tokens_of(Usage() if generated else interaction.usage, line), generated)
+
+
+def _why_not(interaction: InteractionRecorded, thinking: str | None) -> LeftOut | None:
+    if not interaction.training_allowed:
+        return "not_allowed"
+    if any(message.images for message in interaction.messages):
+        return "images"
+    if not asks_something(interaction):
+        return "no_question"
+    if not interaction.response.content.strip() and not interaction.response.tool_calls:
+        return "empty_answer"
+    asked = [message.content for message in interaction.messages]
+    return "breaks_template" if template.breaks(asked, (interaction.response.content, thinking or "")) else None
+
+
+def tokens_of(usage: Usage, line: bytes) -> int:
+    """The tokens of a row, prompt and answer together: as the node counted them, else estimated from its line.
+
+    Qwen3 takes each digit for a token, and 3.6 to 4.9 bytes of other text in a line, with its JSON in place of the template's
+    marks; taking 4 errs on the side of too many (docs/experiments.md). A count with which a token has less than 2 bytes or
+    more than 8 is not of this row: agents report what they like, tools that were offered are counted and not trained.
+    """
+    if usage.prompt_tokens is not None and usage.response_tokens is not None:
+        counted = usage.prompt_tokens + usage.response_tokens
+        if 2 * counted <= len(line) <= 8 * counted:
+            return counted
+    others = len(line.translate(None, b"0123456789"))
+    return len(line) - others + (others + _BYTES_A_TOKEN - 1) // _BYTES_A_TOKEN
+
+
+_BYTES_A_TOKEN: Final = 4
 
 
 # Plain values: a model for each of the hundred thousand records that a restart reads would cost as much as all the rest.

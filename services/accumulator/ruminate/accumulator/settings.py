@@ -3,14 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from ruminate.accumulator.best import MOST_A_CLUSTER
+from ruminate.accumulator.curation import MOST_HELD_OUT, Rules
 from ruminate.accumulator.decide import Policy
+from ruminate.accumulator.decontaminate import Protected
+from ruminate.accumulator.near import ClusterIndex
+from ruminate.accumulator.pauses import QuietHours, quiet_hours_of
+from ruminate.accumulator.report import Limits
 from ruminate.accumulator.rows import INDICATORS
+from ruminate.schemas.payload import FiniteJson
 from ruminate.shared.settings import ServiceSettings
+
+SHAPING: Final = (
+    "min_reasoning_ratio",
+    "holdout_ratio",
+    "holdout_most_rows",
+    "cluster_most_rows",
+    "generated_most_ratio",
+    "replay_ratio",
+    "anchor_ratio",
+    "answer_most_ratio",
+    "row_max_bytes",
+    "context_tokens",
+    "shuffle_seed",
+    "indicator_weights",
+    "thinking_called_for_at",
+    "thinking_predicted_at",
+)
+"""Settings that shape a dataset whose cut is given."""
+
+OWN_TO_A_CHAIN: Final = (
+    "seal_at_rows",
+    "min_reasoning_ratio",
+    "seal_after_seconds",
+    "seal_after_min_rows",
+    "seal_at_tokens",
+    "seal_false_alarm_ratio",
+    "seal_most_a_day",
+    "seal_quiet_hours",
+    "seal_time_zone",
+)
+"""The settings that a tenant's target may have otherwise: when a batch is worth training."""
 
 
 class AccumulatorSettings(ServiceSettings):
@@ -23,24 +62,99 @@ class AccumulatorSettings(ServiceSettings):
     seal_after_seconds: float = Field(
         default=86_400.0, ge=0, le=31_536_000, description="Age of its oldest row at which a smaller batch is sealed."
     )
-    seal_after_min_rows: int = Field(default=64, ge=1, le=1_000_000, description="Fewest rows of a batch that is sealed by age.")
+    seal_after_min_rows: int = Field(
+        default=64, ge=1, le=1_000_000, description="Fewest rows of a batch that is sealed by anything but count or an operator."
+    )
+    seal_at_tokens: int | None = Field(
+        default=None, ge=1, le=10**12, description="Tokens to train on at which a batch is sealed; unset, they are not looked at."
+    )
+    seal_false_alarm_ratio: float = Field(
+        default=0.001,
+        ge=0,
+        le=0.1,
+        description="Share of batches, at most, that are sealed for other topics, other scores or lower quality than in the last "
+        "batch where nothing has changed; 0 looks for none.",
+    )
+    seal_most_a_day: int | None = Field(
+        default=None, ge=1, le=10_000, description="Batches of a target in 24 hours, at most; an operator's word goes beyond it."
+    )
+    seal_quiet_hours: str = Field(
+        default="", description="Hours in which nothing is sealed but by an operator's word, as 22:00-06:00; none where empty."
+    )
+    seal_time_zone: str = Field(default="UTC", description="Whose clocks the quiet hours are on, as Europe/Berlin.")
+    seal_policies: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="JSON object of what is otherwise (seal_at_rows, min_reasoning_ratio, …) for a tenant's target "
+        "(`acme/qwen3:8b`), a target (`*/qwen3:8b`) or a tenant (`acme/*`); the first of these three that names a value wins.",
+    )
     seal_check_seconds: float = Field(default=1.0, gt=0, le=3600, description="How often ages are looked at.")
     seal_retry_seconds: float = Field(
         default=60.0, gt=0, le=3600, description="How long a batch that failed its validation waits before it is tried again."
     )
     holdout_ratio: float = Field(
-        default=0.05, ge=0, le=0.5, description="Share of conversations that is held out of training, by hash of the conversation."
+        default=0.05, ge=0, le=0.5, description="Share of questions that is held out of training, with their conversations."
+    )
+    holdout_most_rows: int = Field(
+        default=MOST_HELD_OUT, ge=0, le=1_000_000, description="Rows that a chain holds out at most; more measure no better."
+    )
+    cluster_most_rows: int = Field(
+        default=MOST_A_CLUSTER,
+        ge=1,
+        le=1_000,
+        description="Rows that answer one question in one mode, in whatever words, over all batches; the best-scored are kept.",
+    )
+    protected_sets: dict[str, Path] = Field(
+        default_factory=dict,
+        description="JSON object of names and JSONL files, whose questions and answers (`question`, `answer`) are never trained.",
+    )
+    replay_ratio: float = Field(
+        default=0.5,
+        ge=0,
+        le=0.9,
+        description="Rows of earlier batches to be trained with a batch, as a share of both: what is not rehearsed is forgotten.",
+    )
+    anchor_rows: dict[str, Path] = Field(
+        default_factory=dict,
+        description="JSON object of names and JSONL files of rows as in train.jsonl, some of which are trained with every batch.",
+    )
+    anchor_ratio: float = Field(
+        default=0.1, ge=0, le=0.9, description="Anchor rows that are trained with a batch, as a share of both, where there are any."
+    )
+    generated_most_ratio: float = Field(
+        default=0.2,
+        ge=0,
+        le=0.9,
+        description="Most rows, as a share of those that reason, whose thinking was written and verified afterwards.",
+    )
+    answer_most_ratio: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="Most rows, as a share of those with a short answer, that may have the same one: else the batch is blocked.",
     )
     shuffle_seed: int = Field(
         default=0, ge=0, description="Seed of the order of rows and of the choice among direct rows over the ratio."
     )
     row_max_bytes: int = Field(default=1_048_576, ge=1_024, le=16_777_216, description="Longest row; longer ones are left out.")
+    context_tokens: int = Field(
+        default=32_768,
+        ge=64,
+        le=1_048_576,
+        description="Tokens of the longest row, as the node counted them or estimated from its bytes; longer ones are left out.",
+    )
     indicator_weights: dict[str, float] = Field(
         default_factory=lambda: dict.fromkeys(INDICATORS, 1.0),
         description=f"JSON object, the weight of each sign that thinking was called for: {', '.join(INDICATORS)}.",
     )
     thinking_called_for_at: float = Field(
         default=1.0, gt=0, le=100, description="Sum of indicator weights from which thinking counts as called for."
+    )
+
+    thinking_predicted_at: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="Chance, going by earlier questions like it, from which thinking counts as called for whatever its signs.",
     )
 
     @field_validator("indicator_weights")
@@ -50,10 +164,65 @@ class AccumulatorSettings(ServiceSettings):
             raise ValueError(f"no indicator is named {', '.join(sorted(unknown))}; there are {', '.join(INDICATORS)}")
         return weights
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        self.quiet_hours()
+        for name, own in self.seal_policies.items():
+            tenant, _, target = name.partition("/")
+            if not tenant or not target or tenant == target == "*":
+                raise ValueError(
+                    f'{name!r} in RUMINATE_SEAL_POLICIES names nobody; write "tenant/target", "*/target" or "tenant/*", and what '
+                    "is for all without it"
+                )
+            if unknown := own.keys() - set(OWN_TO_A_CHAIN):
+                raise ValueError(
+                    f"{name!r} in RUMINATE_SEAL_POLICIES has {', '.join(sorted(unknown))}; it may have {', '.join(OWN_TO_A_CHAIN)}"
+                )
+            try:
+                self.of_chain(tenant, target).quiet_hours()
+            except ValueError as error:
+                raise ValueError(f"{name!r} in RUMINATE_SEAL_POLICIES: {error}") from None
+        return self
+
+    def of_chain(self, tenant: str, target: str) -> AccumulatorSettings:
+        """What a target of a tenant is sealed by. Raises ValueError where a value of its own is none."""
+        own: dict[str, Any] = {}
+        for name in (f"{tenant}/*", f"*/{target}", f"{tenant}/{target}"):
+            own |= self.seal_policies.get(name, {})
+        return self.model_copy(update={name: _valid(name, value) for name, value in own.items()}) if own else self
+
+    def quiet_hours(self) -> QuietHours | None:
+        """As the decisions look at them. Raises ValueError where they are none."""
+        return quiet_hours_of(self.seal_quiet_hours, self.seal_time_zone)
+
     @classmethod
     def written_down(cls, values: Mapping[str, Any]) -> AccumulatorSettings:
-        """These values, as a manifest or a file has them, and defaults: the environment has no say."""
+        """These values, as a file has them, and defaults: the environment has no say."""
         return _WrittenDown(**values)
+
+    def rules(self, protected: Protected, anchored: ClusterIndex | None = None) -> Rules:
+        """What the choice of rows looks at."""
+        return Rules(
+            holdout_ratio=self.holdout_ratio,
+            most_a_cluster=self.cluster_most_rows,
+            most_held_out=self.holdout_most_rows,
+            protected=protected,
+            anchored=anchored,
+            row_max_bytes=self.row_max_bytes,
+            indicator_weights=self.indicator_weights,
+            thinking_called_for_at=self.thinking_called_for_at,
+            thinking_predicted_at=self.thinking_predicted_at,
+        )
+
+    def shaping(self) -> dict[str, FiniteJson]:
+        """What shapes a dataset whose cut is given, for its manifest; files are named there by their hashes."""
+        values: dict[str, FiniteJson] = {name: getattr(self, name) for name in SHAPING}
+        return values | {"indicator_weights": dict(sorted(self.indicator_weights.items()))}
+
+    @property
+    def limits(self) -> Limits:
+        """What a dataset must keep to, beside its ratios."""
+        return Limits(self.row_max_bytes, self.context_tokens, self.answer_most_ratio)
 
     @property
     def policy(self) -> Policy:
@@ -63,7 +232,23 @@ class AccumulatorSettings(ServiceSettings):
             min_reasoning_ratio=self.min_reasoning_ratio,
             seal_after_seconds=self.seal_after_seconds,
             seal_after_min_rows=self.seal_after_min_rows,
+            generated_most_ratio=self.generated_most_ratio,
+            replay_ratio=self.replay_ratio,
+            anchor_ratio=self.anchor_ratio,
+            seal_at_tokens=self.seal_at_tokens,
+            false_alarm_ratio=self.seal_false_alarm_ratio,
+            most_a_day=self.seal_most_a_day,
+            quiet_hours=self.quiet_hours(),
         )
+
+
+def _valid(name: str, value: Any) -> Any:
+    """The value of a field, by its own rules. Raises ValueError."""
+    field = AccumulatorSettings.model_fields[name]
+    try:
+        return TypeAdapter(Annotated[field.annotation, field]).validate_python(value)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise ValueError(f"{name}: {error.errors(include_url=False)[0]['msg']}") from None
 
 
 class _WrittenDown(AccumulatorSettings):

@@ -9,8 +9,11 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self
 
+import orjson
+
+from ruminate.accumulator.candidate import Candidate, candidate_of
 from ruminate.accumulator.chain import Item, item_of
-from ruminate.accumulator.decide import Candidate, candidate_of
+from ruminate.accumulator.facts import Aside, Check, aside_of
 from ruminate.schemas.assessment import ReasoningAssessed
 
 
@@ -28,12 +31,16 @@ class Entry:
 
     row: Candidate
     line: Slice
+    aside: Slice
+    """What it gives beside its row, as JSON; empty where that is nothing."""
 
-    def item(self, *, offset: int, row_max_bytes: int) -> Item:
-        """Its item as the fold of a batch with this limit has it, at this place."""
+    def item(self, *, offset: int, row_max_bytes: int, context_tokens: int = sys.maxsize) -> Item:
+        """Its item as the fold of a batch with these limits has it, at this place."""
         item = self.row.item
-        if self.line.size_bytes > row_max_bytes:
-            item = replace(item, reasoning=False, why_not="too_large")
+        if item.why_not is None and self.line.size_bytes > row_max_bytes:
+            item = replace(item, reasoning=False, why_not="too_large", tokens=0)
+        elif item.why_not is None and item.tokens > context_tokens:
+            item = replace(item, reasoning=False, why_not="over_context", tokens=0)
         return item if item.offset == offset else replace(item, offset=offset)
 
 
@@ -53,8 +60,19 @@ class Spool:
     def add(self, assessed: ReasoningAssessed, *, event_id: str, assessed_at: datetime, offset: int) -> Entry:
         """Boil an assessed interaction down."""
         item = item_of(assessed, event_id=event_id, assessed_at=assessed_at, offset=offset, row_max_bytes=sys.maxsize)
-        row = candidate_of(assessed, item, event_id=event_id, held_out=False, row_max_bytes=sys.maxsize)
-        return Entry(replace(row, line=b""), self.keep(row.line))
+        return self.take(assessed, item, event_id=event_id, row_max_bytes=sys.maxsize)
+
+    def take(self, assessed: ReasoningAssessed, item: Item, *, event_id: str, row_max_bytes: int) -> Entry:
+        """Take in an assessed interaction whose item is known already."""
+        row = candidate_of(assessed, item, event_id=event_id, held_out=False, row_max_bytes=row_max_bytes)
+        aside = aside_of(assessed) if item.gives else None
+        return Entry(replace(row, line=b""), self.keep(row.line), self.keep(b"" if aside is None else orjson.dumps(aside)))
+
+    def aside(self, entry: Entry) -> Aside:
+        """What an entry gives beside its row."""
+        said = orjson.loads(self.read(entry.aside)) if entry.aside.size_bytes else {}
+        check = said.get("check")
+        return Aside(None if check is None else Check(**check), said.get("correction"))
 
     def candidate(self, entry: Entry, item: Item, *, held_out: bool) -> Candidate:
         """The row of an entry, chosen by this item, with its line."""

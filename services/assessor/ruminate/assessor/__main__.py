@@ -5,7 +5,9 @@
     evidence-recorded-v1     ->  look up, assess  ->  reasoning-assessed-v1, a later revision
     lesson-noted-v1          ->  learn            ->  scorer-taught-v1
 
-Where a critic is named, it is offered what is in doubt, and tells evidence of its own.
+What `erasure-requested-v1` covers is judged no more.
+
+Where a critic, a panel or a writer is named, it is offered what is in doubt or lacks thinking, and tells evidence of its own.
 
 At least once. A redelivered interaction yields the same event id; readers keep the first.
 """
@@ -23,10 +25,14 @@ from ruminate.assessor.comparing import Comparing
 from ruminate.assessor.critic import Critic
 from ruminate.assessor.handle import Scorer, assess_one
 from ruminate.assessor.mathematician import Mathematician
-from ruminate.assessor.reassess import reassess
+from ruminate.assessor.panel import Panel
+from ruminate.assessor.reassess import erase_evidence, reassess
 from ruminate.assessor.scorers import Scorers
 from ruminate.assessor.settings import AssessorSettings
-from ruminate.schemas.flow import ANSWER_NOTED, EVIDENCE_RECORDED, INTERACTION_RECORDED, LESSON_NOTED
+from ruminate.assessor.writer import Writer
+from ruminate.schemas.erasure import Erasures
+from ruminate.schemas.flow import ANSWER_NOTED, ERASURE_REQUESTED, EVIDENCE_RECORDED, INTERACTION_RECORDED, LESSON_NOTED
+from ruminate.shared.following import Following
 from ruminate.shared.kafka import KafkaBus
 from ruminate.shared.operations import serve_operations
 from ruminate.shared.service import Buses, run, stop_on_signals
@@ -50,13 +56,21 @@ async def main(settings: AssessorSettings) -> None:
         equal, checks = resources.enter_context(Mathematician()), resources.enter_context(Checker(policy))
         scorer = Scorer(policy, policy.version, scorers.combiner_of, equal, checks, compares=settings.compare_answers)
         critic = await enter(Critic(bus, settings.critic)) if settings.critic is not None else None
+        panel = await enter(Panel(bus, settings.panel)) if settings.panel is not None else None
+        plan, checked = settings.writer, scorer.checked
+        writer = await enter(Writer(bus, plan, policy, checked=checked, equal=equal)) if plan is not None else None
         casebook = await enter(Casebook(evidence_bus, settings.evidence_window))
         comparing = Comparing(answers_bus, most_answers=settings.compared_answers)
         every = settings.scorer_snapshot_every
         classroom = Classroom(lessons_bus, policy.weights, snapshot_every=every, effective_after=effective_after)
-        again = partial(reassess, casebook=casebook, scorer=scorer)
+        erasures = Erasures()
+        following = await enter(Following(bus, ERASURE_REQUESTED, lambda told: erasures.take(told.envelope.id, told.payload)))
+        offering = partial(assess_one, scorer=scorer, critic=critic, panel=panel, writer=writer)
+        erase = partial(erase_evidence, bus=evidence_bus)
+        weighing = partial(reassess, casebook=casebook, scorer=scorer, panel=panel, writer=writer, erase=erase)
+        first, again = (following.before(partial(handle, erasures=erasures)) for handle in (offering, weighing))
         await buses.serve(
-            bus.serve(INTERACTION_RECORDED, partial(assess_one, scorer=scorer, critic=critic), concurrency=64),
+            bus.serve(INTERACTION_RECORDED, first, concurrency=64),
             answers_bus.serve(ANSWER_NOTED, comparing.compare, concurrency=8, on_revoked=comparing.forget),
             evidence_bus.serve(EVIDENCE_RECORDED, again, concurrency=16, on_assigned=casebook.open, on_revoked=casebook.forget),
             lessons_bus.serve(LESSON_NOTED, classroom.learn, concurrency=8, on_revoked=classroom.forget),

@@ -22,7 +22,7 @@ from ruminate.schemas.interaction import InteractionRecorded, Message
 
 _LONGEST_ANSWER: Final = 12
 """Words of an answer that are compared as words."""
-_YES_NO: Final = frozenset({"yes", "no"})
+YES_NO: Final = frozenset({"yes", "no"})
 
 
 def question_key(interaction: InteractionRecorded) -> bytes:
@@ -47,17 +47,23 @@ def answer_key(found: Findings) -> str | None:
         except orjson.JSONDecodeError:
             pass
     said = reading.answer_words
-    if said and said[0] in _YES_NO:
+    if said and said[0] in YES_NO:
         return said[0]
-    marked = marked_answer(text)
-    if found.final is not None and (marked is not None or len(said) <= _LONGEST_ANSWER * 4):
+    if says_a_number(found):
         return f"{found.final:.9g}"
+    marked = marked_answer(text)
     if marked is not None:
         said = words(marked)
     if not 0 < len(said) <= _LONGEST_ANSWER:
         return None
     content = [word for word in said if word not in FUNCTION_WORDS and word not in reading.question_words]
     return f"w{_digest(' '.join(sorted(content or said)).encode())}"
+
+
+def says_a_number(found: Findings) -> bool:
+    """Whether the number that the answer ends in is what it says: it is marked, or the answer is short."""
+    answer = found.reading.answer
+    return found.final is not None and (len(found.reading.answer_words) <= _LONGEST_ANSWER * 4 or marked_answer(answer) is not None)
 
 
 def agreement_of(own: str | None, others: Iterable[str | None]) -> Agreement | None:

@@ -40,6 +40,8 @@ class _Page:
     places: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
     evidence: OrderedDict[bytes, list[int]] = field(default_factory=OrderedDict)
     evidence_read: bool = False
+    erased: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
+    """Whose tombstone was seen, as many as places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,11 @@ class Casebook:
                 record = await self._look_for(partition, recorded_id)
         return None if record is None else _delivered(INTERACTION_RECORDED, record, self._bus.source)
 
+    def is_erased(self, partition: int, recorded_id: UUID) -> bool:
+        """Whether the interaction that was looked for has a tombstone in the log."""
+        page = self._pages.get(partition)
+        return page is not None and recorded_id.bytes in page.erased
+
     async def evidence(self, delivery: Delivery[EvidenceRecorded]) -> list[tuple[int, EvidenceRecorded]]:
         """All evidence about the same interaction up to this one, by offset, each said once. Raises BrokerUnavailable."""
         partition, offset = delivery.position.partition, delivery.position.offset
@@ -159,7 +166,9 @@ class Casebook:
         if record.value is None:  # erased
             page.places.pop(key, None)
             self._drop(key)
+            self._note_erased(page, key)
             return
+        page.erased.pop(key, None)
         page.places.setdefault(key, record.offset)
         if len(page.places) > self._most_interactions:
             page.places.popitem(last=False)
@@ -168,6 +177,11 @@ class Casebook:
             self._recent_bytes += len(record.value)
             while self._recent_bytes > self._most_bytes and self._recent:
                 self._drop(next(iter(self._recent)))
+
+    def _note_erased(self, page: _Page, key: bytes) -> None:
+        page.erased[key] = None
+        if len(page.erased) > self._most_interactions:
+            page.erased.popitem(last=False)
 
     def _drop(self, key: bytes) -> None:
         record = self._recent.pop(key, None)
@@ -220,6 +234,8 @@ class Casebook:
                 if _id_of(record) == recorded_id.bytes:
                     # To the end: a tombstone may follow.
                     found = None if record.value is None else found or record
+                    if record.value is None and (page := self._pages.get(partition)) is not None:
+                        self._note_erased(page, recorded_id.bytes)
         log.info("interaction_looked_for", partition=partition, found=found is not None)
         return found
 

@@ -17,7 +17,7 @@ from ruminate.assessor.answers import Comparison, compare
 from ruminate.assessor.checks import Checks, checked_by, surer, unchecked
 from ruminate.assessor.combiner import Combiner, probability
 from ruminate.assessor.findings import Findings, find
-from ruminate.assessor.knowledge import Agreement, Critique, Knowledge, Opinion
+from ruminate.assessor.knowledge import Agreement, Critique, Knowledge, Opinion, together
 from ruminate.assessor.mathematics import Equal, nobody
 from ruminate.assessor.parts import ModeFit
 from ruminate.assessor.policy import Policy
@@ -49,15 +49,17 @@ def knowledge_of(
     reference = interaction.reference_answer
     comparison = compare(found.reading, reference, equal) if reference is not None else None
     opinions: list[Opinion] = []
-    agreement, asked_again, critique = None, False, None
+    asked_again, critique = False, None
+    agreements: dict[str | None, Agreement] = {}
     for each in evidence:
         if each.kind == "agreement":
-            agreement = Agreement(each.agreeing or 0, each.disagreeing or 0)
+            # The log counts anew each time, and so does each model that was asked: of one source the latest count is all of it.
+            agreements[each.model] = Agreement(each.agreeing or 0, each.disagreeing or 0)
         elif each.kind == "asked_again":
             asked_again = True
         elif each.kind == "judged":
             critique = _with_words(critique, each)
-        else:
+        elif each.kind == "feedback":
             corrected = each.correction is not None and _is_another(found, each.correction)
             opinions.append(Opinion(each.said_by, each.thumb, each.score, each.outcome, corrected))
     return Knowledge(
@@ -65,7 +67,7 @@ def knowledge_of(
         outcome=interaction.outcome,
         opinions=tuple(opinions),
         asked_again=asked_again,
-        agreement=agreement,
+        agreement=together(agreements.values()),
         critique=critique,
     )
 

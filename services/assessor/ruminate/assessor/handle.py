@@ -19,10 +19,13 @@ from ruminate.assessor.critic import Critic
 from ruminate.assessor.decide import SCORER_VERSION, around, judged, knowledge_of, weigh
 from ruminate.assessor.findings import find
 from ruminate.assessor.mathematics import Equal, nobody
-from ruminate.assessor.metrics import ASSESSMENT_SECONDS, count_verdict
+from ruminate.assessor.metrics import ASSESSMENT_SECONDS, ERASED, count_verdict
+from ruminate.assessor.panel import Panel
 from ruminate.assessor.policy import Policy
 from ruminate.assessor.teacher import lesson_of
+from ruminate.assessor.writer import Writer
 from ruminate.schemas.envelope import derive_event_id
+from ruminate.schemas.erasure import Erasures, names_of
 from ruminate.schemas.evidence import AnswerNoted, EvidenceRecorded
 from ruminate.schemas.flow import ANSWER_NOTED, EVIDENCE_RECORDED, INTERACTION_RECORDED, LESSON_NOTED, REASONING_ASSESSED
 from ruminate.schemas.interaction import InteractionRecorded
@@ -55,9 +58,23 @@ class Scorer:
         return await asyncio.get_running_loop().run_in_executor(_CHECKING, checked_by, self.checks, interaction)
 
 
-async def assess_one(delivery: Delivery[InteractionRecorded], *, scorer: Scorer, critic: Critic | None = None) -> None:
-    """Answer one recorded interaction with a verdict."""
+async def assess_one(
+    delivery: Delivery[InteractionRecorded],
+    *,
+    scorer: Scorer,
+    critic: Critic | None = None,
+    panel: Panel | None = None,
+    writer: Writer | None = None,
+    erasures: Erasures | None = None,
+) -> None:
+    """Answer one recorded interaction with a verdict; one that is erased with nothing.
+
+    The three who ask a model are offered it, and keep nobody waiting.
+    """
     interaction, policy = delivery.payload, scorer.policy
+    if is_erased(delivery, erasures):
+        ERASED.labels("interaction").inc()
+        return
     # When it occurred, not now: a redelivery is judged by the same. Nobody lays it into the future.
     combiner = scorer.combiner_of(interaction.tenant, min(interaction.occurred_at, delivery.envelope.time))
     checked = await scorer.checked(interaction)
@@ -69,6 +86,10 @@ async def assess_one(delivery: Delivery[InteractionRecorded], *, scorer: Scorer,
     count_verdict(verdict)
     if critic is not None:
         critic.offer(interaction, verdict, knowledge)
+    if panel is not None:
+        panel.offer(interaction, found, verdict, knowledge)
+    if writer is not None:
+        writer.offer(interaction, found, verdict, knowledge)
     value = around(delivery.value, assessed)
     delivery.tell_encoded(REASONING_ASSESSED, value, order=REASONING_ASSESSED.order_of(assessed))
     if scorer.compares:
@@ -78,6 +99,16 @@ async def assess_one(delivery: Delivery[InteractionRecorded], *, scorer: Scorer,
     if (lesson := lesson_of(shown, knowledge, source=interaction.agent)) is not None:
         about = {"tenant": interaction.tenant, "recorded_id": interaction.recorded_id, "scorer_version": SCORER_VERSION}
         delivery.tell(LESSON_NOTED, noted_of(lesson, **about))
+
+
+def is_erased(recorded: Delivery[InteractionRecorded], erasures: Erasures | None) -> bool:
+    """Whether an erasure covers this interaction."""
+    interaction = recorded.payload
+    if erasures is None or not erasures.concern(interaction.tenant):
+        return False
+    source, recorded_id = interaction.source, interaction.recorded_id
+    names = names_of(interaction, source=source, recorded_id=recorded_id, seen_at=recorded.envelope.time)
+    return erasures.covers(names) is not None
 
 
 def _noted(interaction: InteractionRecorded, said: str | None) -> AnswerNoted:

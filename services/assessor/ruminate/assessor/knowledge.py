@@ -7,7 +7,7 @@ and are seldom asked about what went well, so a complaint weighs more than prais
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple
 
@@ -37,6 +37,12 @@ class Agreement(NamedTuple):
 
     agreeing: int
     disagreeing: int
+
+
+def together(agreements: Iterable[Agreement]) -> Agreement | None:
+    """What several sources counted, each of answers of its own: the log, and every model that was asked."""
+    counts = tuple(agreements)
+    return Agreement(*map(sum, zip(*counts, strict=True))) if counts else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,48 @@ CRITIC_COMPARED: Final = Counter(
     "Answers whose worth is known, by what the critic had said; if the share of `opposite` nears a third, switch it off.",
     ["model", "said"],
 )
+PANEL_TOLD: Final = Counter(
+    "ruminate_panel_told",
+    "Counts of a panel that became evidence, by what it mostly says; if there are none, read ruminate_panel_passed_over_total.",
+    ["model", "what"],
+)
+PANEL_ANSWERS: Final = Counter(
+    "ruminate_panel_answers",
+    "Answers that a panel gave, by what they say; if most have nothing to compare, name another model or switch it off.",
+    ["model", "said"],
+)
+PANEL_PASSED_OVER: Final = Counter(
+    "ruminate_panel_passed_over",
+    "Questions that a panel said nothing or not enough about, by why; if its budget is spent early, lower its share or its doubt.",
+    ["reason"],
+)
+PANEL_SECONDS: Final = Histogram(
+    "ruminate_panel_seconds",
+    "Time of one answer of a panel; if it grows towards the timeout, choose a smaller model or ask for fewer answers.",
+    ["model"],
+    buckets=(0.3, 1, 3, 10, 30, 100, 300),
+)
+WRITER_TOLD: Final = Counter(
+    "ruminate_writer_told",
+    "Thinking that was written, verified and told; if there is none, read ruminate_writer_passed_over_total.",
+    ["model", "what"],
+)
+WRITER_REFUSED: Final = Counter(
+    "ruminate_writer_refused",
+    "Faults of thinking that was written and not told; if nearly all of it is refused, choose a larger model or switch it off.",
+    ["model", "fault"],
+)
+WRITER_PASSED_OVER: Final = Counter(
+    "ruminate_writer_passed_over",
+    "Answers that thinking was asked for in vain, by why; if most are refused, read ruminate_writer_refused_total.",
+    ["reason"],
+)
+WRITER_SECONDS: Final = Histogram(
+    "ruminate_writer_seconds",
+    "Time of one question to a writer; if it grows towards the timeout, choose a smaller model or turn its thinking off.",
+    ["model"],
+    buckets=(0.3, 1, 3, 10, 30, 100, 300),
+)
 ANSWERS_COMPARED: Final = Counter(
     "ruminate_answers_compared",
     "Answers to a question that others answered, too; if there are none, every question is asked once, and agreement says nothing.",
@@ -108,3 +150,10 @@ def count_verdict(verdict: Verdict) -> None:
     if verdict.decision == "reject":
         for reason in verdict.reasons:
             REJECTIONS.labels(reason.partition(":")[0]).inc()
+
+
+ERASED: Final = Counter(
+    "ruminate_assessments_erased",
+    "What was not judged, for it is erased, by kind (interaction, evidence); if evidence grows, tell whoever sends the feedback.",
+    ["kind"],
+)

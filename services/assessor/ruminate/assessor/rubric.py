@@ -70,16 +70,20 @@ def work_of(interaction: InteractionRecorded) -> Work | None:
     response = interaction.response
     if not response.content.strip():
         return None
-    turns = [f"{message.role}: {message.content}" for message in interaction.messages]
     return Work(
         tenant=interaction.tenant,
         recorded_id=interaction.recorded_id,
         conversation_id=interaction.conversation_id,
         question_key=question_key(interaction),
-        question=_both_ends("\n\n".join(turns)),
+        question=_both_ends(turns_of(interaction)),
         thinking=_both_ends((response.thinking or "").strip()),
         answer=_both_ends(response.content.strip()),
     )
+
+
+def turns_of(interaction: InteractionRecorded) -> str:
+    """Everything that was said before the answer, as one text."""
+    return "\n\n".join(f"{message.role}: {message.content}" for message in interaction.messages)
 
 
 def _both_ends(text: str) -> str:
@@ -93,11 +97,16 @@ def is_chosen(
 
     Decided by the interaction's id, so every replica decides the same, again and again.
     """
-    drawn = int.from_bytes(hashlib.blake2b(recorded_id.bytes, digest_size=8, person=b"critic").digest()) / 2**64
+    place = drawn(recorded_id, b"critic")
     if knowledge.turned_out is not None:
-        return drawn < known_share
+        return place < known_share
     overall = verdict.overall.value
-    return overall is not None and doubt[0] <= overall <= doubt[1] and drawn < share
+    return overall is not None and doubt[0] <= overall <= doubt[1] and place < share
+
+
+def drawn(recorded_id: UUID, asker: bytes) -> float:
+    """A number from 0 to 1 that an interaction has for an asker, anywhere and always: under its share, it is asked about."""
+    return int.from_bytes(hashlib.blake2b(recorded_id.bytes, digest_size=8, person=asker).digest()) / 2**64
 
 
 # Scores.
@@ -122,12 +131,12 @@ def score_messages(work: Work, *, mark: str) -> list[dict[str, str]]:
         f"- {ANSWER}: the answer is right, complete, and answers the question\n{rubric}".rstrip()
     )
     pieces = [("question", work.question), ("thinking", work.thinking), ("answer", work.answer)]
-    return [{"role": "system", "content": system}, {"role": "user", "content": _framed(pieces, mark)}]
+    return [{"role": "system", "content": system}, {"role": "user", "content": framed(pieces, mark)}]
 
 
 def scores_of(said: str, parts: Sequence[str]) -> dict[str, float]:
     """The scores that a critic gave, 0-1. Raises ValueError where it said anything else than was asked for."""
-    found = _object_of(said)
+    found = object_of(said)
     if found.keys() != set(parts):
         raise ValueError(f"scores for {len(found)} parts; {len(parts)} were asked for")
     points = [found[part] for part in parts]
@@ -154,12 +163,12 @@ def pair_messages(first: Work, second: Work, *, mark: str) -> list[dict[str, str
         '"first", "second", or "neither". Their order and their length mean nothing.'
     )
     pieces = [("question", first.question), ("first answer", first.answer), ("second answer", second.answer)]
-    return [{"role": "system", "content": system}, {"role": "user", "content": _framed(pieces, mark)}]
+    return [{"role": "system", "content": system}, {"role": "user", "content": framed(pieces, mark)}]
 
 
 def better_of(said: str) -> Better:
     """Which one a critic prefers. Raises ValueError where it said anything else than was asked for."""
-    found = _object_of(said)
+    found = object_of(said)
     if found.keys() != {"better"}:
         raise ValueError("an object of other keys than `better`")
     for better in get_args(Better):
@@ -174,7 +183,8 @@ def agreed(one_way: Better, other_way: Better) -> Better:
     return one_way if mirrored[other_way] == one_way else "neither"
 
 
-def _object_of(said: str) -> dict[str, Any]:
+def object_of(said: str) -> dict[str, Any]:
+    """The JSON object that a model said. Raises ValueError where it said anything else."""
     try:
         found = orjson.loads(said)
     except orjson.JSONDecodeError:
@@ -184,6 +194,7 @@ def _object_of(said: str) -> dict[str, Any]:
     return found
 
 
-def _framed(pieces: Sequence[tuple[str, str]], mark: str) -> str:
-    framed = [f"{mark} begin {name}\n{text}\n{mark} end {name}" for name, text in pieces if text]
-    return "\n\n".join((*framed, "Now judge, as JSON."))
+def framed(pieces: Sequence[tuple[str, str]], mark: str, *, then: str = "Now judge, as JSON.") -> str:
+    """Texts between lines that begin with the mark, by their names, and what to do with them."""
+    between = [f"{mark} begin {name}\n{text}\n{mark} end {name}" for name, text in pieces if text]
+    return "\n\n".join((*between, then))

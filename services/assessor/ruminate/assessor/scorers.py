@@ -10,11 +10,8 @@ import asyncio
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Final, Self
-
-import structlog
 
 from ruminate.assessor.classroom import snapshot_of
 from ruminate.assessor.combiner import Combiner
@@ -22,12 +19,10 @@ from ruminate.assessor.metrics import SCORER_SNAPSHOT
 from ruminate.assessor.policy import Weights
 from ruminate.schemas.flow import SCORER_TAUGHT
 from ruminate.schemas.scoring import ScorerTaught
-from ruminate.shared.bus import BrokerUnavailable, Bus, Unavailable
+from ruminate.shared.bus import Bus, Unavailable
 from ruminate.shared.decoding import now
+from ruminate.shared.following import follow
 
-log = structlog.get_logger()
-
-_AGAIN_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 0.25
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
@@ -112,11 +107,4 @@ class Scorers:
             await asyncio.gather(self._following, return_exceptions=True)
 
     async def _follow(self) -> None:
-        while True:
-            try:
-                async with aclosing(self._bus.read(SCORER_TAUGHT, follow=True, caught_up=self.caught_up)) as snapshots:
-                    async for snapshot in snapshots:
-                        self.take(snapshot.payload)
-            except BrokerUnavailable as error:
-                log.warning("scorers_not_followed", why=str(error))
-            await asyncio.sleep(_AGAIN_SECONDS)
+        await follow(self._bus, SCORER_TAUGHT, lambda snapshot: self.take(snapshot.payload), caught_up=self.caught_up)

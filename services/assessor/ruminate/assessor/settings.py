@@ -9,7 +9,10 @@ from pydantic_settings import SettingsConfigDict
 
 from ruminate.assessor.casebook import CasebookWindow
 from ruminate.assessor.critic import CriticPlan
+from ruminate.assessor.panel import PanelPlan
 from ruminate.assessor.policy import Policy, Share
+from ruminate.assessor.proofreading import Standards
+from ruminate.assessor.writer import WriterPlan
 from ruminate.schemas.payload import Name, Uri
 from ruminate.schemas.topic import MEBIBYTE
 from ruminate.shared.settings import ServiceSettings
@@ -78,12 +81,83 @@ class AssessorSettings(ServiceSettings):
     critic_waiting: int = Field(default=100, ge=1, le=10_000, description="Interactions that wait for it; more are passed over.")
     critic_remembered: int = Field(default=10_000, ge=1, le=1_000_000, description="Opinions that are remembered by their digest.")
 
+    panel_url: Uri | None = Field(
+        default=None,
+        description="Ollama node of a model that answers questions in doubt again, if it is not the critic's; texts go there.",
+    )
+    panel_model: Name | None = Field(default=None, description="That model's name on the node; no panel is asked without it.")
+    panel_answers: int = Field(
+        default=4, ge=1, le=16, description="Other answers to a question that are wanted, those in the log among them."
+    )
+    panel_share: Share = Field(default=1.0, description="Share of the interactions in doubt that it is asked about, by their id.")
+    panel_doubt_from: Share = Field(default=0.2, description="Least overall score that is in doubt.")
+    panel_doubt_to: Share = Field(default=0.8, description="Largest overall score that is in doubt.")
+    panel_after_seconds: float = Field(
+        default=5.0, ge=0, le=3_600, description="How long a question waits for answers from the log before it is asked."
+    )
+    panel_calls_a_day: int = Field(default=1_000, ge=1, le=10_000_000, description="Answers of it a day, tenant and replica.")
+    panel_seconds_a_day: float = Field(
+        default=3_600.0, gt=0, le=86_400, description="Seconds of its time a day, tenant and replica."
+    )
+    panel_timeout_seconds: float = Field(
+        default=120.0, gt=0, le=3_600, description="Seconds until an answer of it is waited for no more."
+    )
+    panel_waiting: int = Field(default=100, ge=1, le=10_000, description="Questions that wait for it; more are passed over.")
+    panel_remembered: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="Questions whose answers are remembered, by their digests."
+    )
+
+    writer_url: Uri | None = Field(
+        default=None,
+        description="Ollama node of a model that writes missing thinking, if it is not the critic's; texts go there.",
+    )
+    writer_model: Name | None = Field(default=None, description="That model's name on the node; nothing is written without it.")
+    writer_share: Share = Field(
+        default=1.0,
+        description="Share of the right answers without the thinking they call for that it is asked about, by their id.",
+    )
+    writer_least_words: int = Field(default=12, ge=1, le=10_000, description="Fewest words of thinking that are taken.")
+    writer_most_words: int = Field(default=2_000, ge=1, le=100_000, description="Most words of thinking that are taken.")
+    writer_quality_at_least: Share = Field(
+        default=0.65, description="Least overall score of an answer with the thinking that was written, by itself."
+    )
+    writer_calls_a_day: int = Field(
+        default=1_000, ge=1, le=10_000_000, description="Questions to it a day, tenant and replica; two for each thinking."
+    )
+    writer_seconds_a_day: float = Field(
+        default=3_600.0, gt=0, le=86_400, description="Seconds of its time a day, tenant and replica."
+    )
+    writer_timeout_seconds: float = Field(
+        default=120.0, gt=0, le=3_600, description="Seconds until its answer is waited for no more."
+    )
+    writer_thinks: bool = Field(default=False, description="Whether it thinks before it writes; that thinking is thrown away.")
+    writer_waiting: int = Field(default=100, ge=1, le=10_000, description="Answers that wait for it; more are passed over.")
+    writer_remembered: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="Answers of which is remembered what came of writing, by their digests."
+    )
+
     @model_validator(mode="after")
     def _critic_is_whole(self) -> Self:
         if (self.critic_url is None) != (self.critic_model is None):
             raise ValueError("critic_url and critic_model belong together; set both, or neither")
         if self.critic_doubt_from > self.critic_doubt_to:
             raise ValueError("critic_doubt_from is larger than critic_doubt_to; nothing would be in doubt")
+        return self
+
+    @model_validator(mode="after")
+    def _panel_and_writer_are_whole(self) -> Self:
+        for name, url, model in (
+            ("panel", self.panel_url, self.panel_model),
+            ("writer", self.writer_url, self.writer_model),
+        ):
+            if url is not None and model is None:
+                raise ValueError(f"{name}_url names a node and {name}_model no model of it; set both, or neither")
+            if model is not None and url is None and self.critic_url is None:
+                raise ValueError(f"{name}_model names a model and nobody its node; set {name}_url, or critic_url for all")
+        if self.panel_doubt_from > self.panel_doubt_to:
+            raise ValueError("panel_doubt_from is larger than panel_doubt_to; nothing would be in doubt")
+        if self.writer_least_words > self.writer_most_words:
+            raise ValueError("writer_least_words is larger than writer_most_words; nothing would be taken")
         return self
 
     @property
@@ -103,6 +177,50 @@ class AssessorSettings(ServiceSettings):
             thinks=self.critic_thinks,
             waiting=self.critic_waiting,
             remembered=self.critic_remembered,
+        )
+
+    @property
+    def panel(self) -> PanelPlan | None:
+        """Whom to ask for further answers, and how many; None where nobody is asked."""
+        url = self.panel_url or self.critic_url
+        if url is None or self.panel_model is None:
+            return None
+        return PanelPlan(
+            url=url,
+            model=self.panel_model,
+            answers=self.panel_answers,
+            share=self.panel_share,
+            doubt=(self.panel_doubt_from, self.panel_doubt_to),
+            after_seconds=self.panel_after_seconds,
+            most_characters=self.assessment.most_characters,
+            calls_a_day=self.panel_calls_a_day,
+            seconds_a_day=self.panel_seconds_a_day,
+            timeout_seconds=self.panel_timeout_seconds,
+            waiting=self.panel_waiting,
+            remembered=self.panel_remembered,
+        )
+
+    @property
+    def writer(self) -> WriterPlan | None:
+        """Whom to ask for thinking that is missing, and how good it has to be; None where nobody is asked."""
+        url = self.writer_url or self.critic_url
+        if url is None or self.writer_model is None:
+            return None
+        return WriterPlan(
+            url=url,
+            model=self.writer_model,
+            share=self.writer_share,
+            standards=Standards(
+                least_words=self.writer_least_words,
+                most_words=self.writer_most_words,
+                quality_at_least=self.writer_quality_at_least,
+            ),
+            calls_a_day=self.writer_calls_a_day,
+            seconds_a_day=self.writer_seconds_a_day,
+            timeout_seconds=self.writer_timeout_seconds,
+            thinks=self.writer_thinks,
+            waiting=self.writer_waiting,
+            remembered=self.writer_remembered,
         )
 
     @property

@@ -70,6 +70,8 @@ class Signals(NamedTuple):
 
 NAMES: Final = Signals._fields
 
+MOST_WEIGHED: Final = 3
+"""Other answers that say the same, or another thing, from which more of them alter nothing."""
 _COMPARING: Final = frozenset({"more", "less", "fewer", "than", "twice", "half", "third", "quarter", "double", "triple", "times"})
 
 
@@ -122,8 +124,8 @@ def signals(
         declined=float(declined),
         broken_blocks=_count(len(blocks.broken), 2),
         misquotations=_count(blocks.misquoted, 2),
-        agreeing=_count(agreement.agreeing, 3) if agreement else 0.0,
-        disagreeing=_count(agreement.disagreeing, 3) if agreement else 0.0,
+        agreeing=_count(agreement.agreeing, MOST_WEIGHED) if agreement else 0.0,
+        disagreeing=_count(agreement.disagreeing, MOST_WEIGHED) if agreement else 0.0,
         logical_coherence=_part(reasoning.logical_coherence),
         problem_decomposition=_part(reasoning.problem_decomposition),
         evidence_usage=_part(reasoning.evidence_usage),

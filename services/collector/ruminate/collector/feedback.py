@@ -5,11 +5,13 @@ from __future__ import annotations
 import unicodedata
 from datetime import UTC
 from typing import Final
+from uuid import UUID
 
 from ruminate.collector.decide import check_source
-from ruminate.collector.metrics import FEEDBACK_COLLECTED
+from ruminate.collector.metrics import FEEDBACK_COLLECTED, FEEDBACK_ERASED
 from ruminate.collector.privacy.redaction import Privacy
 from ruminate.schemas.envelope import derive_event_id
+from ruminate.schemas.erasure import Erasures, Names
 from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.feedback import FeedbackGiven
 from ruminate.schemas.flow import EVIDENCE_RECORDED, INTERACTION_RECORDED
@@ -18,10 +20,35 @@ from ruminate.shared.bus import Delivery, Unprocessable
 SAYS_NOTHING: Final = "says_nothing"
 
 
-async def record_feedback(delivery: Delivery[FeedbackGiven], *, privacy: Privacy) -> None:
+async def record_feedback(delivery: Delivery[FeedbackGiven], *, privacy: Privacy, erasures: Erasures | None = None) -> None:
     """Answer one word of feedback with the evidence that it is. Repeats have one id, and readers keep the first."""
+    if erasures is not None and erasures.concern(delivery.payload.tenant) and erasures.covers_said(_names(delivery)):
+        FEEDBACK_ERASED.inc()
+        return
     delivery.tell(EVIDENCE_RECORDED, without_personal_data(evidence_of(delivery.payload), privacy))
     FEEDBACK_COLLECTED.inc()
+
+
+def _names(delivery: Delivery[FeedbackGiven]) -> Names:
+    feedback = delivery.payload
+    return Names(
+        feedback.tenant,
+        min(feedback.given_at, delivery.envelope.time),
+        recorded_id=str(_recorded_id(feedback)),
+        interaction_id=feedback.interaction_id,
+        source=feedback.interaction_source,
+        conversation_id=feedback.conversation_id,
+    )
+
+
+def _recorded_id(feedback: FeedbackGiven) -> UUID:
+    """As the recorder derives it: the interaction's name from the names that its sender knows."""
+    return derive_event_id(
+        tenant=feedback.tenant,
+        cause_source=feedback.interaction_source,
+        cause_id=feedback.interaction_id,
+        topic=INTERACTION_RECORDED.name,
+    )
 
 
 def without_personal_data(evidence: EvidenceRecorded, privacy: Privacy) -> EvidenceRecorded:
@@ -50,13 +77,7 @@ def evidence_of(feedback: FeedbackGiven) -> EvidenceRecorded:
     changed = (correction, comment) != (feedback.correction, feedback.comment)
     return EvidenceRecorded(
         tenant=feedback.tenant,
-        # As the recorder derives it: the interaction's name from the names that its sender knows.
-        recorded_id=derive_event_id(
-            tenant=feedback.tenant,
-            cause_source=feedback.interaction_source,
-            cause_id=feedback.interaction_id,
-            topic=INTERACTION_RECORDED.name,
-        ),
+        recorded_id=_recorded_id(feedback),
         conversation_id=feedback.conversation_id,
         kind="feedback",
         said_by=feedback.given_by,

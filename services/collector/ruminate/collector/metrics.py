@@ -8,7 +8,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 INTERACTIONS_COLLECTED: Final = Counter(
     "ruminate_interactions_collected",
-    "Completed interactions by outcome (recorded, duplicate, conflict); if conflicts grow, find the agent that reuses ids.",
+    "Completed interactions by outcome (recorded, duplicate, conflict, erased); if conflicts grow, find the agent that reuses ids.",
     ["outcome"],
 )
 VALUES_REDACTED: Final = Counter(
@@ -45,4 +45,8 @@ READ_BACK_SECONDS: Final = Histogram(
 FEEDBACK_COLLECTED: Final = Counter(
     "ruminate_feedback_collected",
     "Words of feedback that became evidence; if there are none, nobody says what answers are worth: ask agents for outcomes.",
+)
+FEEDBACK_ERASED: Final = Counter(
+    "ruminate_feedback_erased",
+    "Words of feedback that were not recorded, for what they are about is erased; if it goes on, tell whoever sends it.",
 )

@@ -13,6 +13,7 @@ from ruminate.collector.metrics import INTERACTIONS_COLLECTED, READ_BACK_SECONDS
 from ruminate.collector.privacy.redaction import Privacy
 from ruminate.collector.settings import CollectorSettings
 from ruminate.collector.window import Window
+from ruminate.schemas.erasure import Erasures, names_of
 from ruminate.schemas.flow import INTERACTION_COMPLETED, INTERACTION_RECORDED
 from ruminate.schemas.interaction import InteractionCompleted
 from ruminate.shared.bus import BrokerUnavailable, Bus, Delivery, OffsetLost, Unavailable, Unprocessable
@@ -20,14 +21,17 @@ from ruminate.shared.bus import BrokerUnavailable, Bus, Delivery, OffsetLost, Un
 log = structlog.get_logger()
 
 _BROKER_RETRY_SECONDS: Final = 1.0
-_RECORDED, _DUPLICATES, _CONFLICTS = map(INTERACTIONS_COLLECTED.labels, ("recorded", "duplicate", "conflict"))
+_RECORDED, _DUPLICATES, _CONFLICTS, _ERASED = map(INTERACTIONS_COLLECTED.labels, ("recorded", "duplicate", "conflict", "erased"))
 
 
 class Recorder:
     """Records each interaction of the topic once, as far as the window reaches."""
 
-    def __init__(self, bus: Bus, window: Window, settings: CollectorSettings, privacy: Privacy) -> None:
+    def __init__(
+        self, bus: Bus, window: Window, settings: CollectorSettings, privacy: Privacy, erasures: Erasures | None = None
+    ) -> None:
         self._bus = bus
+        self._erasures = erasures
         self._window = window
         self._privacy = privacy
         self._read_back_records = settings.collector_read_back_records
@@ -36,7 +40,11 @@ class Recorder:
         self._reading_back: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def record_one(self, delivery: Delivery[InteractionCompleted]) -> None:
-        """Answer one completed interaction with its record, redacted; drop a repeat, refuse a conflict."""
+        """Answer one completed interaction with its record, redacted; drop a repeat and what is erased, refuse a conflict."""
+        # Before anything else: what is refused becomes a dead letter, with all that it says.
+        if self._is_erased(delivery):
+            _ERASED.inc()
+            return
         if delivery.retried:
             # It may have stood in a partition that is not ours: what is read back for it says nothing of later records there.
             await self._know(delivery, for_good=False)
@@ -61,6 +69,14 @@ class Recorder:
     async def forget(self, partitions: frozenset[int]) -> None:
         """These partitions are another replica's now: read them back when they return. What was seen stays true."""
         self._known -= partitions
+
+    def _is_erased(self, delivery: Delivery[InteractionCompleted]) -> bool:
+        payload, envelope = delivery.payload, delivery.envelope
+        if self._erasures is None or not self._erasures.concern(payload.tenant):
+            return False
+        recorded_id = delivery.derived_id(INTERACTION_RECORDED)
+        names = names_of(payload, source=envelope.source, recorded_id=recorded_id, seen_at=envelope.time)
+        return self._erasures.covers(names) is not None
 
     def _judge(self, delivery: Delivery[InteractionCompleted], key: bytes, fingerprint: bytes) -> str:
         position = (delivery.position.partition, delivery.position.offset)

@@ -21,6 +21,7 @@ from ruminate.command.connection import open_bus, read_addresses
 from ruminate.command.datasets import verbs as datasets
 from ruminate.command.demo.run import TARGET, run_demo
 from ruminate.command.dlq import verbs as dlq
+from ruminate.command.erase import verbs as erase
 from ruminate.command.imports.verb import import_files
 from ruminate.command.plan import SERVICE_ORDER, Wishes
 from ruminate.command.status import gather_status, print_status
@@ -53,6 +54,7 @@ def begin() -> None:
 app.add_typer(acls.app, name="acls")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(dlq.app, name="dlq")
+app.add_typer(erase.app, name="erase")
 app.add_typer(topics.app, name="topics")
 app.command("audit")(audit)
 app.command("assess")(assess)

@@ -2,7 +2,7 @@
 
 Parts start from left to right and stop from right to left:
 
-    broker -> node(s) -> collector, assessor, accumulator, trainer, deployer, monitor -> gateway
+    broker -> node(s) -> collector, assessor, accumulator, trainer, deployer, eraser, monitor -> gateway
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ INSTALLED = "ollama"
 """In place of a node's address: the Ollama that is installed on this machine, started and stopped with the rest."""
 
 # The gateway comes last, so that whoever reaches it reaches a loop that is closed.
-SERVICE_ORDER = ("collector", "assessor", "accumulator", "trainer", "deployer", "monitor", "gateway")
+SERVICE_ORDER = ("collector", "assessor", "accumulator", "trainer", "deployer", "eraser", "monitor", "gateway")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ async def gather_status(state: Path) -> dict[str, Any]:
     async with httpx.AsyncClient(timeout=_ANSWER_WITHIN_SECONDS) as client:
         readiness = await asyncio.gather(*(_readiness(client, url) for url in addresses.operations.values()))
         status["services"] = dict(zip(addresses.operations, readiness, strict=True))
-        status["batch_fill"] = await _batch_fill(client, addresses)
+        status["batch_fill"] = [asdict(fill) for fill in await read_fills(client, addresses) or ()]
         status["nodes"] = dict(
             zip(addresses.nodes, await asyncio.gather(*(_node(client, url) for url in addresses.nodes.values())), strict=True)
         )
@@ -84,22 +85,69 @@ async def _node(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
     return {"url": url, "healthy": True, "version": version, "models": models}
 
 
-async def _batch_fill(client: httpx.AsyncClient, addresses: Addresses) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Fill:
+    """What waits for the next batch of a chain, as the accumulator shows it."""
+
+    tenant: str
+    target: str
+    rows: int
+    seal_at_rows: int
+    tokens: int
+    reasoning_rows: int
+    direct_rows: int
+    lost_rows: int
+    blocked: bool
+    requests: int
+    paused: dict[str, str]
+    """Until when, by why: `quiet_hours`, `budget`."""
+    drift_looks: int
+    drift_p_values: dict[str, float]
+    """Of the last look, by test."""
+
+
+async def read_fills(client: httpx.AsyncClient, addresses: Addresses) -> list[Fill] | None:
+    """Of every chain; None where the accumulator does not answer."""
     try:
         text = (await client.get(f"{addresses.operations['accumulator']}/metrics")).text
-    except httpx.HTTPError:
-        return []
-    fills: dict[tuple[str, str], float] = {}
-    seal_at = None
+    except (httpx.HTTPError, KeyError):
+        return None
+    return fills_in(text)
+
+
+def fills_in(text: str) -> list[Fill]:
+    """What the accumulator's metrics say."""
+    chains: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            if sample.name == "ruminate_batch_fill_rows":
-                fills[sample.labels["tenant"], sample.labels["target"]] = sample.value
-            elif sample.name == "ruminate_batch_seal_at_rows":
-                seal_at = int(sample.value)
-    return [
-        {"tenant": tenant, "target": target, "rows": int(rows), "seal_at_rows": seal_at} for (tenant, target), rows in fills.items()
-    ]
+            labels = sample.labels
+            if sample.name.startswith("ruminate_batch_") and {"tenant", "target"} <= labels.keys():
+                other = next((labels[name] for name in ("kind", "why", "test") if name in labels), "")
+                found = chains.setdefault((labels["tenant"], labels["target"]), {})
+                found[sample.name.removeprefix("ruminate_batch_"), other] = sample.value
+    return [_fill(tenant, target, found) for (tenant, target), found in chains.items() if ("fill_rows", "") in found]
+
+
+def _fill(tenant: str, target: str, found: dict[tuple[str, str], float]) -> Fill:
+    def number(name: str, other: str = "") -> int:
+        return int(found.get((name, other), 0))
+
+    until = {other: at for (name, other), at in found.items() if name == "paused_until_timestamp_seconds" and at}
+    return Fill(
+        tenant=tenant,
+        target=target,
+        rows=number("fill_rows"),
+        seal_at_rows=number("seal_at_rows"),
+        tokens=number("fill_tokens"),
+        reasoning_rows=number("rows", "reasoning"),
+        direct_rows=number("rows", "direct"),
+        lost_rows=number("rows", "lost"),
+        blocked=bool(number("blocked")),
+        requests=number("requests"),
+        paused={why: datetime.fromtimestamp(at, UTC).isoformat(timespec="minutes") for why, at in until.items()},
+        drift_looks=number("drift_looks"),
+        drift_p_values={other: p for (name, other), p in found.items() if name == "drift_p_value"},
+    )
 
 
 async def _jobs(bus: Bus) -> list[dict[str, Any]]:
@@ -163,6 +211,17 @@ async def _dead_letters(bus: KafkaBus) -> list[dict[str, Any]]:
     ]
 
 
+def _filled(fill: dict[str, Any]) -> str:
+    says = [f"{fill['rows']} of {fill['seal_at_rows']} rows"]
+    says += [f"due, waits for {why.replace('_', ' ')} to end at {until}" for why, until in fill["paused"].items()]
+    if fill["requests"]:
+        says.append(f"asked for {fill['requests']} times" if fill["requests"] > 1 else "asked for")
+    if fill["drift_looks"]:
+        p_values = ", ".join(f"{test} {p:.2g}" for test, p in sorted(fill["drift_p_values"].items()))
+        says.append(f"beside the last batch, p of {p_values} at look {fill['drift_looks']}")
+    return "; ".join(says)
+
+
 def print_status(status: dict[str, Any]) -> None:
     """The same for people."""
     supervisor = status["supervisor"]
@@ -190,7 +249,7 @@ def print_status(status: dict[str, Any]) -> None:
         lag.add_row(row["reader"], row["topic"], behind, "" if row["seconds"] is None else f"{row['seconds']:.1f}")
     console.print(lag)
     for fill in status["batch_fill"]:
-        line(console, f"batch of {fill['target']} ({fill['tenant']}): {fill['rows']} of {fill['seal_at_rows']} rows")
+        line(console, f"batch of {fill['target']} ({fill['tenant']}): {_filled(fill)}")
     for job in status["jobs"]:
         step = (
             f" step {job['step']} of {job['steps']}, loss {job['loss']}" if job["state"] == "running" and job.get("steps") else ""

@@ -6,6 +6,9 @@ Standard output is for what was asked for; everything else, complaints and quest
 from __future__ import annotations
 
 import asyncio
+import getpass
+import os
+import socket
 import sys
 from collections.abc import Coroutine, Iterable
 from pathlib import Path
@@ -13,9 +16,11 @@ from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import orjson
 import typer
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from ruminate.command.connection import NothingRuns
+from ruminate.schemas.payload import Name
 from ruminate.shared.bus import BusError
 
 T = TypeVar("T")
@@ -62,6 +67,28 @@ def write_json_lines(values: Iterable[object]) -> None:
 def _write(data: bytes) -> None:
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
+
+
+def who(by: str | None) -> str:
+    """Who decides: as it was typed, else whoever types at this machine."""
+    return whoever() if by is None else checked(Name, by, "--by")
+
+
+def whoever() -> str:
+    """Who types this, as what is published names them."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        user = f"uid-{os.getuid()}"
+    return f"{user}@{socket.gethostname()}"[:200]
+
+
+def checked(kind: Any, text: str, option: str) -> str:
+    """The text of an option, where it is one of this kind; else the end."""
+    try:
+        return TypeAdapter[str](kind).validate_python(text)
+    except ValidationError as error:
+        refuse(f"{option}: {error.errors(include_input=False, include_url=False)[0]['msg']}")
 
 
 def refuse(message: str) -> NoReturn:

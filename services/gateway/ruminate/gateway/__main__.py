@@ -42,7 +42,7 @@ async def main(settings: GatewaySettings) -> None:
 
         tasks = await enter(asyncio.TaskGroup())
         bus = partial(KafkaBus, settings, reader="gateway")
-        for work in (nodes.watch(), stay_connected(bus, spool, versions)):
+        for work in (nodes.watch(), stay_connected(bus, spool, versions), spool.keep_forgetting()):
             resources.callback(tasks.create_task(work).cancel)
 
         def ready() -> list[str]:

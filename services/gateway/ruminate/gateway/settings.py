@@ -42,6 +42,13 @@ class GatewaySettings(ServiceSettings):
         ge=1024 * 1024,
         description="Room for events that the broker does not have yet; when full, answers flow on and are not captured.",
     )
+    spool_damaged_days: float = Field(
+        default=7.0,
+        gt=0,
+        le=365,
+        description="How long what could not be read back is kept for people. It may hold texts that were to be forgotten, and "
+        "nobody can say whose: so it goes when raw topics do.",
+    )
     spool_fsync: bool = Field(
         default=False,
         description="Wait for the disk before an answer ends. Without it a killed process loses nothing, a power cut may.",

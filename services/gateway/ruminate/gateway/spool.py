@@ -3,7 +3,7 @@
     <folder>/lock                     held by the one process that writes here
     <folder>/0000000000000042.event   crc32 and length of the rest, the envelope, the payload: a line each
     <folder>/*.partial                being written: nobody was answered yet, so it may go
-    <folder>/damaged/                 what could not be read back, for people
+    <folder>/damaged/                 what could not be read back, for people, for some days
 
 An event is written beside its place and renamed, so it is there whole or not at all once the process is killed; the
 checksum finds what a power cut left behind. Files go one by one as the broker acknowledges them, so that a restart sends
@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
@@ -33,6 +34,7 @@ from ruminate.schemas.envelope import Envelope
 log = structlog.get_logger()
 
 _LARGE_BYTES = 256 * 1024
+_FORGET_EVERY_SECONDS = 3_600.0
 
 
 class SpoolTaken(RuntimeError):
@@ -76,8 +78,9 @@ class Spooled:
 class Spool:
     """A bounded queue on disk. `append` before the client has its last chunk, `remove` once the broker has the event."""
 
-    def __init__(self, folder: Path, *, limit_bytes: int, fsync: bool) -> None:
+    def __init__(self, folder: Path, *, limit_bytes: int, fsync: bool, damaged_seconds: float) -> None:
         self._folder = folder
+        self._damaged_seconds = damaged_seconds
         self._limit_bytes = limit_bytes
         self._fsync = fsync
         self._waiting: OrderedDict[int, int] = OrderedDict()  # number -> bytes, oldest first
@@ -208,6 +211,19 @@ class Spool:
             self._arrived.set()
         self._tell_size()
 
+    def forget_damaged(self, *, now: float) -> None:
+        """Remove what was set aside and is too old. `now` as files have their times."""
+        for path in (self._folder / "damaged").iterdir():
+            if path.stat().st_mtime < now - self._damaged_seconds:
+                path.unlink()
+                log.info("damaged_event_removed", path=str(path))
+
+    async def keep_forgetting(self) -> None:
+        """Do so for as long as this lasts."""
+        while True:
+            await asyncio.to_thread(self.forget_damaged, now=time.time())
+            await asyncio.sleep(_FORGET_EVERY_SECONDS)
+
     def _tell_size(self) -> None:
         SPOOL_EVENTS.set(len(self._waiting))
         SPOOL_BYTES.set(self._bytes)
@@ -224,7 +240,12 @@ def open_spool(folder: Path, settings: GatewaySettings) -> Iterator[Spool]:
             raise SpoolTaken(
                 f"{folder} is in use by another gateway; give each its own RUMINATE_STATE_DIR or RUMINATE_REPLICA"
             ) from None
-        spool = Spool(folder, limit_bytes=settings.spool_limit_bytes, fsync=settings.spool_fsync)
+        spool = Spool(
+            folder,
+            limit_bytes=settings.spool_limit_bytes,
+            fsync=settings.spool_fsync,
+            damaged_seconds=settings.spool_damaged_days * 86_400,
+        )
         spool.recover()
         yield spool
 

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from ruminate.schemas.batch import TrainingBatchSealed
+from ruminate.schemas.batch import DatasetRevised, TrainingBatchSealed
 from ruminate.schemas.model import ModelRegistered, ModelRolledBack
 from ruminate.schemas.payload import ArtifactReference, Count, Name, Part
 from ruminate.schemas.training import AdapterTrained, Stage, TrainingFailed
@@ -116,6 +116,7 @@ class History:
     failed: tuple[TrainingFailed, ...] = ()
     registered: tuple[ModelRegistered, ...] = ()
     rolled_back: tuple[ModelRolledBack, ...] = ()
+    revised: tuple[DatasetRevised, ...] = ()
 
     @property
     def undecided(self) -> AdapterTrained | None:
@@ -161,7 +162,7 @@ def decide(batch: TrainingBatchSealed, offset: int, history: History, policy: Po
         rows=batch.rows,
         stages=STAGES,
         hyperparameters=chosen,
-        steps=max(1, ceil(batch.rows * chosen.epochs / chosen.batch_rows)),
+        steps=max(1, ceil((batch.rows + batch.replay_rows) * chosen.epochs / chosen.batch_rows)),
         checkpoint_steps=policy.checkpoint_steps,
         merged_dtype=policy.merged_dtype,
         encodings=policy.encodings,

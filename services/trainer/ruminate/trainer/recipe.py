@@ -95,8 +95,10 @@ def run(folder: Path, tell: Tell) -> JobResult:
         set_seed(chosen.seed)
         base = find_base(plan.base_model)
         rows = read_rows(folder / DATASET_FOLDER / "train.jsonl")
+        revived = read_rows(folder / DATASET_FOLDER / "replay.jsonl", may_be_missing=True)
         tokenizer = AutoTokenizer.from_pretrained(base)
-        rendered, left_out = render_all(rows, tokenizer, chosen.max_row_tokens)
+        # The sampler mixes them: what is rehearsed a while after the new would not hold it together.
+        rendered, left_out = render_all([*rows, *revived], tokenizer, chosen.max_row_tokens)
         model = with_adapter(load_base(base), folder / PARENT_FOLDER if plan.parent_adapter else None, chosen)
         require_room(folder, plan, weights=sum(p.numel() for p in model.parameters()))
     with course.during("training"):
@@ -108,7 +110,14 @@ def run(folder: Path, tell: Tell) -> JobResult:
         exported = export_all(plan, merged, base, folder)
     with course.during("checking"):
         equality, check = check_all(plan, merged, folder, exported, rows)
-    metrics = {**trained, "rows": len(rendered), "rows_left_out": left_out, "seconds": dict(course.seconds), **check}
+    metrics = {
+        **trained,
+        "rows": len(rendered),
+        "replay_rows": len(revived),
+        "rows_left_out": left_out,
+        "seconds": dict(course.seconds),
+        **check,
+    }
     result = JobResult(
         exported=exported,
         metrics=metrics,
@@ -118,7 +127,8 @@ def run(folder: Path, tell: Tell) -> JobResult:
     )
     with whole_file(folder / RESULT_FILE) as out:
         out.write(result.model_dump_json(indent=2).encode())
-    for passing in ("merged", "checkpoints"):
+    # The rows are in the store; a finished job holds no text that an erasure would not find.
+    for passing in ("merged", "checkpoints", DATASET_FOLDER):
         shutil.rmtree(folder / passing)
     return result
 

@@ -97,12 +97,17 @@ class Tokens:
     labels: list[int]
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Every row of a JSON Lines file. Raises BadDataset."""
+def read_rows(path: Path, *, may_be_missing: bool = False) -> list[Row]:
+    """Every row of a JSON Lines file. Raises BadDataset.
+
+    Datasets of the first release have no replay.jsonl, so that it `may_be_missing`.
+    """
     try:
         with path.open(encoding="utf-8") as lines:
             return parse_rows(lines, where=path.name)
     except FileNotFoundError:
+        if may_be_missing:
+            return []
         raise BadDataset(f"the dataset has no {path.name}; seal the batch again") from None
     except UnicodeDecodeError as error:
         raise BadDataset(f"{path.name} is not UTF-8 ({error.reason} at byte {error.start})") from None

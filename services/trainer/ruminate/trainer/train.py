@@ -20,9 +20,10 @@ from urllib.parse import quote
 import structlog
 from pydantic import JsonValue
 
-from ruminate.schemas.batch import TrainingBatchSealed
+from ruminate.schemas.batch import TrainingBatchSealed, as_it_is
 from ruminate.schemas.flow import (
     ADAPTER_TRAINED,
+    DATASET_REVISED,
     MODEL_REGISTERED,
     MODEL_ROLLED_BACK,
     TRAINING_BATCH_SEALED,
@@ -64,6 +65,7 @@ async def train_one(delivery: Delivery[TrainingBatchSealed], bus: Bus, store: St
         raise Unavailable(f"{TRAINING_BATCH_SEALED.name} cannot be read up to offset {delivery.position.offset} yet")
     jobs = settings.state_dir / "jobs"
     forget(jobs, history.settled)
+    batch = as_it_is(batch, history.revised)
     decision = decide(batch, delivery.position.offset, history, settings.policy())
     bound = log.bind(batch_id=batch.batch_id, target_model=batch.target_model, number=batch.number)
     if isinstance(decision, Skip):
@@ -80,6 +82,9 @@ async def train_one(delivery: Delivery[TrainingBatchSealed], bus: Bus, store: St
             except JobFailed as failed:
                 if failed.failure.reason in TRY_AGAIN:
                     raise Unavailable(failed.failure.explanation, retry_after_seconds=30.0) from failed
+                if as_it_is(delivery.payload, (await ask(bus, batch)).revised).dataset != batch.dataset:
+                    raise Unavailable("an erasure has revised the dataset meanwhile", retry_after_seconds=1.0) from failed
+                forget_texts(job_folder(jobs, batch.batch_id))
                 tell_failed(delivery, failed.failure)
             else:
                 metrics.JOBS.labels("trained").inc()
@@ -106,6 +111,7 @@ async def ask(bus: Bus, batch: TrainingBatchSealed) -> History:
         sealed=tuple((found.position.offset, found.payload) for found in await about(TRAINING_BATCH_SEALED)),
         trained=tuple(found.payload for found in await about(ADAPTER_TRAINED)),
         failed=tuple(found.payload for found in await about(TRAINING_FAILED)),
+        revised=tuple(found.payload for found in await about(DATASET_REVISED)),
         registered=tuple(found.payload for found in await about(MODEL_REGISTERED)),
         rolled_back=tuple(found.payload for found in await about(MODEL_ROLLED_BACK)),
     )
@@ -223,6 +229,11 @@ def forget(jobs: Path, settled: Collection[str]) -> None:
         if folder.exists():
             with suppress(JobBusy), locked(folder):
                 shutil.rmtree(folder)
+
+
+def forget_texts(folder: Path) -> None:
+    """Remove the rows from a job's folder: a job that has failed is kept for whoever asks why, and its texts are not."""
+    shutil.rmtree(folder / DATASET_FOLDER, ignore_errors=True)
 
 
 class Teller:

@@ -1,11 +1,11 @@
 """Records in, findings out: was anything lost or doubled between an answer and the version that it taught? Pure.
 
-    take (every record, in READING_ORDER)  ->  link  ->  take_dataset, take_artifact (what the store says)  ->  report
+    take (every record, in READING_ORDER)  ->  link  ->  take_artifact, take_dataset, … (what the store says)  ->  report
 
 It counts by event id, the first offset of an id wins. What comes under an id again is a *repeat* (the same bytes),
 *superseded* (other bytes where the outside was asked: clocks, training, nodes, a choice of rules) or a *fault*. An input at
 or beyond what its reader has committed is *pending*, and no fault. Everything else that is no fault and worth knowing is
-listed apart: causes older than the horizon, what was erased, dead letters and what became of them, rival batches.
+listed apart: causes older than the horizon, what was erased or is about to be, dead letters and what became of them, rivals.
 """
 
 from __future__ import annotations
@@ -13,18 +13,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ruminate.accumulator.revise import Named
 from ruminate.command.audit import facts
-from ruminate.command.audit.datasets import Dataset, Datasets
+from ruminate.command.audit.datasets import Datasets
 from ruminate.command.audit.debts import Debts
 from ruminate.command.audit.facts import Told
 from ruminate.command.audit.findings import FaultKind, Findings, Report
+from ruminate.command.audit.forgotten import Forgetting
 from ruminate.command.audit.interactions import Interactions
 from ruminate.command.audit.letters import DeadLetters, Input
 from ruminate.command.audit.snapshot import Snapshot
-from ruminate.command.audit.versions import Artifact, Versions
-from ruminate.schemas.batch import TrainingBatchSealed
+from ruminate.command.audit.versions import Artifact, Held, Versions
+from ruminate.command.datasets.soundness import Dataset
+from ruminate.schemas.batch import DatasetRevised
 from ruminate.schemas.flow import (
     ADAPTER_TRAINED,
+    DATASET_REVISED,
     DEAD_LETTER_SETTLED,
     ERASURE_REQUESTED,
     INTERACTION_COMPLETED,
@@ -52,16 +56,26 @@ class Audit:
         self._letters = DeadLetters(snapshot)
         self._debts = Debts(snapshot, self._letters)
         self._interactions = Interactions(snapshot, self._debts, self._findings)
-        self._versions = Versions(snapshot, self._debts, self._findings)
-        self._datasets = Datasets(self._interactions, self._findings)
+        self._forgetting = Forgetting(snapshot, self._findings)
+        self._versions = Versions(snapshot, self._debts, self._forgetting, self._findings)
+        self._datasets = Datasets(self._interactions, self._forgetting, self._findings)
         self._poison: dict[tuple[str, bytes | None], tuple[Position, str]] = {}
         """What nobody can read among the dead letters, where it stands and why, until it is dropped."""
+        self.misses_something = False
+        """Whether any dataset was not to be had: an erasure may have revised and removed it since the cut."""
         self._takers: dict[str, Take] = {
             **{box.letters.name: self._taker_of_letters(box) for box in BOXES},
             **{box.retries.name: self._taker_of_retries(box) for box in BOXES},
             **{
                 topic.name: self._taker_of_versions(topic)
-                for topic in (TRAINING_BATCH_SEALED, ADAPTER_TRAINED, TRAINING_FAILED, MODEL_REGISTERED, MODEL_ROLLED_BACK)
+                for topic in (
+                    TRAINING_BATCH_SEALED,
+                    DATASET_REVISED,
+                    ADAPTER_TRAINED,
+                    TRAINING_FAILED,
+                    MODEL_REGISTERED,
+                    MODEL_ROLLED_BACK,
+                )
             },
             DEAD_LETTER_SETTLED.name: self._take_settled,
             ERASURE_REQUESTED.name: self._take_erasure,
@@ -94,17 +108,41 @@ class Audit:
         return self._versions.artifacts
 
     @property
-    def datasets(self) -> list[tuple[Told[TrainingBatchSealed], Artifact]]:
+    def datasets(self) -> list[Held]:
         """What `take_dataset` wants, in the order of the chains."""
         return self._versions.datasets
 
-    def take_dataset(self, batch: Told[TrainingBatchSealed], dataset: Dataset) -> None:
+    @property
+    def replaced(self) -> list[Told[DatasetRevised]]:
+        """Revisions, of which each has replaced a dataset that must not be in the store any more: `take_replaced` wants them."""
+        return [told for held in self._versions.datasets for told in held.revisions]
+
+    @property
+    def forgets(self) -> bool:
+        """Whether anybody asked to forget anything: then `take_stray` wants what no chain names."""
+        return self._forgetting.last is not None
+
+    def take_dataset(self, held: Held, dataset: Dataset) -> None:
         """A batch's dataset, as it is in the store."""
-        self._datasets.take(batch, dataset)
+        self._datasets.take(held, dataset)
+
+    def take_replaced(self, revised: Told[DatasetRevised], *, there: bool) -> None:
+        """Whether anything is left where a dataset lay before it was revised."""
+        self._forgetting.judge_replaced(revised, there=there)
+
+    def take_stray(self, tenant: str, target: str, named: Iterable[Named], what: str) -> None:
+        """What lies in the store and no chain names: replays, and what came second."""
+        self._forgetting.judge(tenant, target, named, what)
+
+    def take_unread(self, says: str) -> None:
+        """Something lies there that cannot be looked through."""
+        self.misses_something = True
+        self._forgetting.judge_unread(says)
 
     def take_artifact(self, artifact: Artifact, fault: FaultKind | None, says: str) -> None:
         """What the store says of an artifact: whole, or what is wrong with it."""
         if fault is not None:
+            self.misses_something |= any(held.artifact is artifact for held in self.datasets)
             self._findings.accuse(fault, artifact.named_by, artifact.event_id, f"{artifact.what}: {says}")
 
     def report(self) -> Report:
@@ -122,6 +160,7 @@ class Audit:
             batches=len(self._versions.batches),
             rows=self._datasets.rows,
             artifacts=len(self.artifacts),
+            revisions=len(self.replaced),
         )
 
     def _taker_of_versions(self, topic: Topic[Any]) -> Take:
@@ -166,7 +205,8 @@ class Audit:
         if told is None:
             self._unreadable(ERASURE_REQUESTED.name, record)
         else:
-            self._interactions.erasures.add(told.payload, told.at_ms)
+            self._interactions.erasures.add(told.event_id, told.payload)
+            self._forgetting.take(told)
 
     def _unreadable(self, topic: str, record: Record) -> None:
         position = Position(topic, record.partition, record.offset)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
@@ -19,10 +20,9 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from ruminate.accumulator.rows import build
-from ruminate.command.audit.snapshot import SLACK_MS
 from ruminate.schemas.assessment import ReasoningAssessed
-from ruminate.schemas.envelope import derive_event_id
-from ruminate.schemas.erasure import ErasureRequested
+from ruminate.schemas.envelope import derive_event_id, moment
+from ruminate.schemas.erasure import ErasureRequested, Erasures, Names
 from ruminate.schemas.flow import INTERACTION_RECORDED, REASONING_ASSESSED
 from ruminate.schemas.interaction import InteractionCompleted
 from ruminate.schemas.payload import Payload
@@ -94,33 +94,52 @@ class Told(Generic[P]):
     placed: bool
 
 
-class Erasures:
-    """What was asked to be forgotten, and when: what comes later under the same name is not meant."""
+class Erased:
+    """What was asked to be forgotten, as collector and eraser know it: what comes later under the same name is not meant."""
 
     def __init__(self) -> None:
-        self._asked: dict[tuple[str, str, str], int] = {}
+        self._erasures = Erasures()
 
-    def add(self, request: ErasureRequested, at_ms: int) -> None:
+    def add(self, event_id: str, request: ErasureRequested) -> None:
         """Note a request."""
-        name = (request.scope, request.tenant, request.subject)
-        self._asked[name] = max(at_ms, self._asked.get(name, at_ms))
+        self._erasures.take(event_id, request)
 
-    def cover(self, tenant: str, payload: dict[str, Any], recorded_id: bytes, at_ms: int) -> bool:
+    def cover(self, tenant: str, payload: dict[str, Any], recorded_id: bytes, said: Mapping[str, str], at_ms: int) -> bool:
         """Whether somebody asked to forget this interaction, by whichever of its names, after it was there."""
-        if not self._asked:
+        if not self._erasures.concern(tenant):
             return False
-        names = (
-            ("interaction", str(UUID(bytes=recorded_id))),
-            ("interaction", str(payload.get("interaction_id"))),
-            ("conversation", str(payload.get("conversation_id"))),
-            ("agent", str(payload.get("agent"))),
-            ("tenant", tenant),
+        names = Names(
+            tenant,
+            _occurred_at(payload, said, at_ms),
+            _name(payload, "target_model"),
+            str(UUID(bytes=recorded_id)),
+            _name(payload, "interaction_id"),
+            said["ce_source"],
+            _name(payload, "conversation_id"),
+            _name(payload, "agent"),
+            _name(payload, "continues_interaction"),
         )
-        asked = (self._asked.get((scope, tenant, name)) for scope, name in names)
-        return any(each is not None and at_ms < each + SLACK_MS for each in asked)
+        return self._erasures.covers(names) is not None
 
 
-def completed(record: Record, erasures: Erasures) -> Completed | None:
+def _occurred_at(payload: dict[str, Any], said: Mapping[str, str], at_ms: int) -> datetime:
+    """No later than any of the clocks says that saw it: the collector goes by its event's, the eraser by the log's."""
+    moments = [moment(at_ms)] if at_ms > 0 else []
+    for written in (payload.get("occurred_at"), said.get("ce_time")):
+        try:
+            found = datetime.fromisoformat(str(written))
+        except ValueError:
+            continue
+        moments.append(found if found.tzinfo is not None else found.replace(tzinfo=UTC))
+    return min(moments, default=datetime.max.replace(tzinfo=UTC))
+
+
+def _name(payload: dict[str, Any], field: str) -> str | None:
+    found = payload.get(field)
+    return found if isinstance(found, str) else None
+
+
+def completed(record: Record, erasures: Erased) -> Completed | None:
     """A completed interaction, as far as its name goes; whether it is valid, its reader knows."""
     try:
         said = _said(record)
@@ -129,7 +148,7 @@ def completed(record: Record, erasures: Erasures) -> Completed | None:
         recorded_id = derive_event_id(
             tenant=tenant, cause_source=said["ce_source"], cause_id=said["ce_id"], topic=INTERACTION_RECORDED.name
         ).bytes
-        erased = erasures.cover(tenant, payload, recorded_id, record.timestamp)
+        erased = erasures.cover(tenant, payload, recorded_id, said, record.timestamp)
     except (KeyError, ValueError, TypeError, AttributeError):
         return None
     return Completed(recorded_id, digest(record.value or b""), erased)

@@ -21,10 +21,16 @@ FaultKind = Literal[
     "unreadable",
     "log_cut",
     "chain_broken",
+    "revision_broken",
+    "not_forgotten",
     "fresh_twice",
     "offset_unaccounted",
     "dataset_differs",
     "row_differs",
+    "replay_differs",
+    "leaked",
+    "below_ratio",
+    "not_validated",
     "no_consent",
     "artifact_missing",
     "artifact_damaged",
@@ -35,7 +41,7 @@ FaultKind = Literal[
 ]
 FAULT_KINDS: Final[tuple[FaultKind, ...]] = get_args(FaultKind)
 
-ApartKind = Literal["older", "erased", "standing", "dropped", "replayed", "rivals"]
+ApartKind = Literal["older", "erased", "standing", "dropped", "replayed", "rivals", "unrevised"]
 
 FAULTS_KEPT: Final = 1000
 """Of each kind so many are kept with their place; beyond, they are counted."""
@@ -86,6 +92,14 @@ ADVICE: Final[Mapping[FaultKind, Advice]] = {
         "The batch extends no chain: its number, predecessor or interval does not follow, so nobody takes it for a batch.",
         "Stop the accumulator, look for a second writer of batches or for a log that was cut, and seal anew from the last batch.",
     ),
+    "revision_broken": Advice(
+        "The revision follows no dataset: its batch, its number or what it replaces is another, so everybody ignores it.",
+        "Find the writer by its ce_source; nothing but the accumulator may write there. Then look whether the store holds more.",
+    ),
+    "not_forgotten": Advice(
+        "The store holds something that somebody asked to forget, an hour after that or more, or though it is said to be gone.",
+        "Ask the accumulator why (its /readyz names what is still there); what it finds at its next start, it removes.",
+    ),
     "fresh_twice": Advice(
         "An interaction was taken as new into two batches of one target, so the model learned it twice as if it were two.",
         "Keep the later version from serving until it is retrained on a batch without these rows.",
@@ -102,8 +116,24 @@ ADVICE: Final[Mapping[FaultKind, Advice]] = {
         "A row names an offset, event or hash that is not the log's, so its lineage leads elsewhere.",
         "Rebuild the dataset from its cut and compare; versions trained on it are in doubt.",
     ),
+    "replay_differs": Advice(
+        "A rehearsed row is not the line that was trained in the batch that it names, so nobody knows where it comes from.",
+        "Rebuild the dataset and compare; versions trained on it are in doubt.",
+    ),
+    "leaked": Advice(
+        "Something is held out in a chain and taught in it, too, so what is measured on it means nothing.",
+        "Do not trust the comparison of versions from there on; find out how it came in before the next batch is sealed.",
+    ),
+    "below_ratio": Advice(
+        "Fewer rows reason than the batch's own policy demands, so the model may unlearn to think.",
+        "Rebuild the dataset and compare; watch what the version that learned it says about thinking.",
+    ),
+    "not_validated": Advice(
+        "The report on the dataset is missing or says that a check did not pass; such a batch is never sealed.",
+        "Find out who sealed it, and keep the version that learned it from serving until the check passes.",
+    ),
     "no_consent": Advice(
-        "A row was taken although the interaction does not allow training.",
+        "Something was taught although the interaction does not allow training.",
         "Take the versions that learned it out of service, and ask how the row came in.",
     ),
     "artifact_missing": Advice(
@@ -203,6 +233,8 @@ class Report:
     batches: int
     rows: int
     artifacts: int
+    revisions: int = 0
+    """How often erasures have taken lines out of their datasets."""
 
     @property
     def clean(self) -> bool:
@@ -232,6 +264,7 @@ class Report:
             "batches": self.batches,
             "rows": self.rows,
             "artifacts": self.artifacts,
+            "revisions": self.revisions,
             "fault_counts": dict(self.fault_counts),
             "faults": [asdict(fault) | asdict(ADVICE[fault.kind]) for fault in self.faults],
         }

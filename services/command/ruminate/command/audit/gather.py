@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from ruminate.accumulator.dataset import load_manifest
-from ruminate.command.audit.datasets import HOLDOUT, TRAIN, Dataset
+from ruminate.accumulator.dataset import KIND as DATASETS
+from ruminate.accumulator.dataset import MANIFEST, Manifest
+from ruminate.accumulator.replay import KIND as REPLAYS
+from ruminate.accumulator.replay import ReplayManifest
+from ruminate.accumulator.revise import Named, named_in
 from ruminate.command.audit.decide import Audit
 from ruminate.command.audit.findings import FaultKind, Report
 from ruminate.command.audit.kafka_log import KafkaLog
-from ruminate.command.audit.snapshot import READING_ORDER, CouldNotJudge, Log
+from ruminate.command.audit.snapshot import READING_ORDER, CouldNotJudge, Log, Snapshot
+from ruminate.command.datasets.look import read_dataset
+from ruminate.schemas.flow import DATASET_REVISED
 from ruminate.schemas.payload import ArtifactReference
 from ruminate.shared.settings import ServiceSettings
 from ruminate.shared.store import ArtifactDamaged, ArtifactMissing, Store, StoreError, open_store
@@ -55,6 +60,8 @@ async def judge(log: Log, store: Store, *, store_uri: str, progress: Progress = 
             progress(topic, done, of)
     auditing.link()
     await _ask_store(auditing, store, store_uri, progress)
+    await _look_for_what_was_erased(auditing, store, store_uri)
+    await _check_that_nothing_was_revised(auditing, log, snapshot)
     return auditing.report()
 
 
@@ -68,18 +75,55 @@ async def _ask_store(auditing: Audit, store: Store, store_uri: str, progress: Pr
             _, seen[reference] = await _look(store_uri, store.check(reference))
         auditing.take_artifact(artifact, *seen[reference])
         progress(STORE, done, len(auditing.artifacts))
-    for batch, artifact in auditing.datasets:
-        if seen[artifact.reference] == WHOLE:
-            dataset, outcome = await _look(store_uri, _read_dataset(store, artifact.reference))
+    for held in auditing.datasets:
+        if seen[held.artifact.reference] == WHOLE:
+            dataset, outcome = await _look(store_uri, read_dataset(store, held.artifact.reference))
             if dataset is None:
-                auditing.take_artifact(artifact, *outcome)
+                auditing.take_artifact(held.artifact, *outcome)
             else:
-                auditing.take_dataset(batch, dataset)
+                auditing.take_dataset(held, dataset)
 
 
-async def _read_dataset(store: Store, reference: ArtifactReference) -> Dataset:
-    manifest = await load_manifest(store, reference)
-    return Dataset(manifest, await store.read_file(reference, TRAIN), await store.read_file(reference, HOLDOUT))
+async def _look_for_what_was_erased(auditing: Audit, store: Store, store_uri: str) -> None:
+    """What a chain no longer names, or never did, and still lies there."""
+    for revised in auditing.replaced:
+        _, (fault, _) = await _look(store_uri, store.read_bytes(revised.payload.replaces))
+        auditing.take_replaced(revised, there=fault != "artifact_missing")
+    if not auditing.forgets:
+        return
+    judged = {held.artifact.reference.sha256 for held in auditing.datasets}
+    judged |= {revised.payload.replaces.sha256 for revised in auditing.replaced}
+    for kind in (DATASETS, REPLAYS):
+        trees, (_, says) = await _look(store_uri, store.list_trees(kind=kind))
+        if trees is None:
+            auditing.take_unread(says)
+            continue
+        for name, reference in trees:
+            # What a replay says of all its datasets lies beside them, and has no manifest.
+            if reference.sha256 not in judged and (kind == DATASETS or "/" in name):
+                await _look_through(auditing, store, store_uri, kind, reference)
+
+
+async def _look_through(auditing: Audit, store: Store, store_uri: str, kind: str, reference: ArtifactReference) -> None:
+    data, (_, says) = await _look(store_uri, store.read_file(reference, MANIFEST))
+    try:
+        if data is None:
+            auditing.take_unread(says)
+        elif kind == DATASETS:
+            dataset = Manifest.model_validate_json(data)
+            auditing.take_stray(dataset.tenant, dataset.target_model, named_in(dataset), reference.uri)
+        else:
+            replay = ReplayManifest.model_validate_json(data)
+            named: tuple[Named, ...] = (*replay.rows, *replay.aside, *replay.rehearsed)
+            auditing.take_stray(replay.tenant, replay.target_model, named, reference.uri)
+    except ValueError as error:
+        auditing.take_unread(f"{reference.uri} holds no {MANIFEST} that can be read ({type(error).__name__})")
+
+
+async def _check_that_nothing_was_revised(auditing: Audit, log: Log, snapshot: Snapshot) -> None:
+    """What is gone from the store may have gone for a revision that came after the cut. Raises CouldNotJudge."""
+    if auditing.misses_something and await log.has_grown(DATASET_REVISED.name, snapshot):
+        raise CouldNotJudge("an erasure has revised datasets while they were read; run the audit again")
 
 
 async def _look(store_uri: str, looking: Awaitable[T]) -> tuple[T | None, Outcome]:

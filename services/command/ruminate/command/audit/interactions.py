@@ -95,7 +95,7 @@ class Interactions:
         self._snapshot = snapshot
         self._debts = debts
         self._findings = findings
-        self.erasures = facts.Erasures()
+        self.erasures = facts.Erased()
         self.chains: dict[tuple[str, str], ChainLog] = {}
         self._rows: dict[bytes, int] = {}
         self._flags = array("H")
@@ -396,11 +396,11 @@ class Interactions:
         later = self._later.get(place)
         return later if later is not None and later.row == row else None
 
-    def anywhere(self, row: int, revision: int) -> Judged | None:
-        """The assessment of this revision wherever it stands: compaction leaves the last of equal records."""
-        if self._assessed[row] != ABSENT and self._revision.get(row, 0) == revision:
+    def anywhere(self, row: int, revision: int | None = None) -> Judged | None:
+        """The assessment of this revision, or any, wherever it stands: compaction leaves the last of equal records."""
+        if self._assessed[row] != ABSENT and revision in (None, self._revision.get(row, 0)):
             return self.at(self._assessed[row], row)
-        return next((each for each in self._later.values() if each.row == row and each.revision == revision), None)
+        return next((each for each in self._later.values() if each.row == row and revision in (None, each.revision)), None)
 
     def assessed_id(self, row: int, tenant: str, recorded_id: UUID, revision: int) -> bytes:
         """The id under which that assessment stands in the log."""

@@ -111,6 +111,13 @@ class KafkaLog:
         except (KafkaError, OSError) as error:
             raise CouldNotJudge(f"{topic} could not be read: {type(error).__name__} {error}") from error
 
+    async def has_grown(self, topic: str, snapshot: Snapshot) -> bool:
+        """See Log."""
+        try:
+            return (await self.ends([topic])).get(topic, {}) != snapshot.ends.get(topic, {})
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise CouldNotJudge(f"the broker did not say where {topic} ends by now: {type(error).__name__} {error}") from error
+
     def _make_consumer(self, isolation_level: str, fetch_bytes: int) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
             **aiokafka_options(self._settings),

@@ -12,7 +12,7 @@ or a cause does. Both are impossible in this order, each step taken when the one
 
 Ends are high watermarks, not last stable offsets: a committed transaction can stand behind an open one, and would be out of
 sight. The reading then waits until the open one is decided. Begins move while we read (retention): what goes under our
-hands ends the audit, it could not judge.
+hands ends the audit, it could not judge. So does a dataset that an erasure revises, and removes, before we have read it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Final, Protocol
 
 from ruminate.schemas.flow import (
     ADAPTER_TRAINED,
+    DATASET_REVISED,
     DEAD_LETTER_SETTLED,
     ERASURE_REQUESTED,
     GROUP_READERS,
@@ -45,6 +46,7 @@ ROUNDS: Final[tuple[tuple[str, ...], ...]] = (
     RETRIES,
     (MODEL_REGISTERED.name, MODEL_ROLLED_BACK.name),
     (ADAPTER_TRAINED.name, TRAINING_FAILED.name),
+    (DATASET_REVISED.name,),
     (TRAINING_BATCH_SEALED.name,),
     (REASONING_ASSESSED.name,),
     (INTERACTION_RECORDED.name,),
@@ -59,6 +61,7 @@ READING_ORDER: Final[tuple[str, ...]] = (
     ERASURE_REQUESTED.name,
     *RETRIES,
     TRAINING_BATCH_SEALED.name,
+    DATASET_REVISED.name,
     ADAPTER_TRAINED.name,
     TRAINING_FAILED.name,
     MODEL_REGISTERED.name,
@@ -142,4 +145,8 @@ class Log(Protocol):
 
     def read(self, topic: str, snapshot: Snapshot) -> AsyncIterator[Sequence[Record]]:
         """Every record of a topic up to its end, in the order of each partition. Raises CouldNotJudge."""
+        ...
+
+    async def has_grown(self, topic: str, snapshot: Snapshot) -> bool:
+        """Whether anything was written to a topic since the cut. Raises CouldNotJudge."""
         ...

@@ -36,7 +36,8 @@ _APART: Final[dict[ApartKind, str]] = {
     "standing": "dead letters that wait for you (ruminate dlq list)",
     "dropped": "dead letters that somebody dropped",
     "replayed": "dead letters that somebody sent back",
-    "rivals": "batches that came second to another of their number, ignored by everyone",
+    "rivals": "batches and revisions that came second to another of their number, ignored by everyone",
+    "unrevised": "to be forgotten, and still in the store: asked for, or replaced, less than an hour ago",
 }
 
 
@@ -96,7 +97,8 @@ def show(report: Report, out: Console) -> None:
         if counts is not None and counts.records:
             table.add_row(topic, f"{counts.records:,}", f"{counts.repeats:,}", f"{counts.superseded:,}")
     out.print(table)
-    line(out, f"{report.batches:,} batches, {report.rows:,} rows, {report.artifacts:,} artifacts in the store")
+    revised = f", {report.revisions:,} revisions for erasures" if report.revisions else ""
+    line(out, f"{report.batches:,} batches{revised}, {report.rows:,} rows, {report.artifacts:,} artifacts in the store")
     for reader, count in report.pending.items():
         line(out, f"pending at {reader}: {count:,}")
     if report.absent_topics:

@@ -2,7 +2,8 @@
 
     sealed  -- trainer -->  trained or failed      trained  -- deployer -->  registered or rolled back
 
-The first record in the log that extends a chain is its next batch, and the first result of a batch counts. Clocks and nodes
+The first record in the log that extends a chain is its next batch, the first that follows its last revision is a dataset's next
+one, and the first result of a batch counts. Clocks and nodes
 are asked on the way, so the same id may come with other bytes: it is superseded by the first. A second batch of the same
 number is a rival: two accumulators were at it, and everyone ignores the later one.
 """
@@ -10,7 +11,7 @@ number is a rival: two accumulators were at it, and everyone ignores the later o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from ruminate.accumulator.chain import BEGINNING, Link
@@ -18,12 +19,15 @@ from ruminate.command.audit import facts
 from ruminate.command.audit.debts import OWED, PENDING, SETTLED, TOO_OLD, Debts, judge_unreadable
 from ruminate.command.audit.facts import Told
 from ruminate.command.audit.findings import Findings
+from ruminate.command.audit.forgotten import Forgetting
 from ruminate.command.audit.letters import Input
 from ruminate.command.audit.snapshot import Snapshot
-from ruminate.schemas.batch import TrainingBatchSealed
+from ruminate.schemas.batch import DatasetRevised, TrainingBatchSealed, as_revised, follows
 from ruminate.schemas.envelope import derive_event_id
 from ruminate.schemas.flow import (
     ADAPTER_TRAINED,
+    DATASET_REVISED,
+    ERASURE_REQUESTED,
     MODEL_REGISTERED,
     MODEL_ROLLED_BACK,
     TRAINING_BATCH_SEALED,
@@ -40,8 +44,9 @@ P = TypeVar("P", bound=Payload)
 Subject = tuple[str, ...]
 
 ASSESSOR_SOURCE: Final = "/ruminate/assessor"
+ACCUMULATOR_SOURCE: Final = "/ruminate/accumulator"
 
-_SOURCES: Final = {TRAINING_BATCH_SEALED.name: "/ruminate/accumulator", ADAPTER_TRAINED.name: "/ruminate/trainer"}
+_SOURCES: Final = {TRAINING_BATCH_SEALED.name: ACCUMULATOR_SOURCE, ADAPTER_TRAINED.name: "/ruminate/trainer"}
 _READERS: Final = {TRAINING_BATCH_SEALED.name: "trainer", ADAPTER_TRAINED.name: "deployer"}
 _BEFORE_IT_SERVED: Final = frozenset({"upload", "create", "probe", "alias"})
 
@@ -56,23 +61,40 @@ class Artifact:
     what: str
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A batch with the dataset that it has by now, and the revisions that led to it. Who made the dataset is who is told of."""
+
+    batch: Told[TrainingBatchSealed]
+    artifact: Artifact
+    revisions: tuple[Told[DatasetRevised], ...] = ()
+
+    @property
+    def revised(self) -> DatasetRevised | None:
+        """The last revision."""
+        return self.revisions[-1].payload if self.revisions else None
+
+
 class Versions:
     """What a model went through, from the batch to the node. Take everything, then `judge`."""
 
-    def __init__(self, snapshot: Snapshot, debts: Debts, findings: Findings) -> None:
+    def __init__(self, snapshot: Snapshot, debts: Debts, forgetting: Forgetting, findings: Findings) -> None:
         self._snapshot = snapshot
         self._debts = debts
+        self._forgetting = forgetting
         self._findings = findings
         self._owed: dict[tuple[str, str], int] = {}
         self._doubled: set[str] = set()
         self._sent_back: list[tuple[Topic[Any], Input, int, Told[Any] | None]] = []
         self._sealed: list[Told[TrainingBatchSealed]] = []
+        self._revised: list[Told[DatasetRevised]] = []
         self._trained: list[Told[AdapterTrained]] = []
         self._failed: list[Told[TrainingFailed]] = []
         self._registered: list[Told[ModelRegistered]] = []
         self._rolled_back: list[Told[ModelRolledBack]] = []
         self._lists: dict[str, list[Any]] = {
             TRAINING_BATCH_SEALED.name: self._sealed,
+            DATASET_REVISED.name: self._revised,
             ADAPTER_TRAINED.name: self._trained,
             TRAINING_FAILED.name: self._failed,
             MODEL_REGISTERED.name: self._registered,
@@ -80,11 +102,13 @@ class Versions:
         }
         self.links: dict[tuple[str, str], Link] = {}
         self.batches: list[Told[TrainingBatchSealed]] = []
+        self.revisions: dict[Subject, list[Told[DatasetRevised]]] = {}
+        """By batch, oldest first."""
         self.artifacts: list[Artifact] = []
-        self.datasets: list[tuple[Told[TrainingBatchSealed], Artifact]] = []
+        self.datasets: list[Held] = []
 
     def take(self, topic: Topic[Any], record: Record) -> None:
-        """Take in a record of one of the five topics."""
+        """Take in a record of one of the six topics."""
         position = Position(topic.name, record.partition, record.offset)
         told = facts.told(topic, record)
         reader = _READERS.get(topic.name)
@@ -121,12 +145,13 @@ class Versions:
         for sent_back in self._sent_back:
             self._owe(*sent_back)
         sealed = self._follow_chains()
+        self._follow_revisions()
         accepted = {_of_batch(batch) for batch in self.batches}
         trained, failed = self._firsts(self._trained, _of_batch), self._firsts(self._failed, _of_batch)
         for batch in self.batches:
             # A batch may end with a repeat of the record that ended the one before it: its number tells the two apart.
             self._check_id(batch, ASSESSOR_SOURCE, ordinals=(0, batch.payload.number))
-            self.datasets.append((batch, self._name_artifact(batch.payload.dataset, batch, f"dataset of {batch.payload.batch_id}")))
+            self.datasets.append(self._held(batch))
             self._judge_batch(batch, trained.get(_of_batch(batch)), failed.get(_of_batch(batch)))
         self._check_versions(trained)
         for subject, result in trained.items():
@@ -163,6 +188,64 @@ class Versions:
                 begins = f"this is number {sealed.number} after {sealed.previous_batch_id} and offset {sealed.after_offset}"
                 self._findings.accuse("chain_broken", told.position, told.event_id, f"{ends}; {begins}")
         return firsts
+
+    def _follow_revisions(self) -> None:
+        """Find the revisions of each dataset. Whoever came second was ignored, as with batches."""
+        batches = {_of_batch(batch): batch.payload for batch in self.batches}
+        firsts: dict[str, Told[DatasetRevised]] = {}
+        for told in self._revised:
+            revised, key = told.payload, _of_batch(told)
+            batch, known = batches.get(key), self.revisions.get(key, [])
+            first = firsts.setdefault(told.event_id, told)
+            current = known[-1].payload.dataset if known else batch.dataset if batch else None
+            if batch is not None and revised.number == batch.number and follows(revised, current, len(known)):
+                self.revisions.setdefault(key, []).append(told)
+                self._check_revision(told)
+            elif first is not told:
+                self._count_again(first, told)
+            elif revised.revision <= len(known):
+                place = f"{told.position.partition}:{told.position.offset}"
+                says = f"{told.position.topic} {place} {revised.batch_id}, revision {revised.revision}"
+                self._findings.set_apart("rivals", says)
+            else:
+                has = "no batch has this id" if batch is None else f"batch {batch.number} has revision {len(known)}"
+                has += "" if current is None else f", dataset {current.sha256[:12]}"
+                detail = f"{has}; this is revision {revised.revision} of batch {revised.number} ({revised.batch_id}) in place of "
+                detail += revised.replaces.sha256[:12]
+                self._findings.accuse("revision_broken", told.position, told.event_id, detail)
+
+    def _check_revision(self, told: Told[DatasetRevised]) -> None:
+        revised = told.payload
+        derived = derive_event_id(
+            tenant=revised.tenant,
+            cause_source=ACCUMULATOR_SOURCE,
+            cause_id=f"{revised.batch_id}/{revised.revision}",
+            topic=DATASET_REVISED.name,
+        )
+        if told.event_id != str(derived):
+            detail = f"it is revision {revised.revision} of {revised.batch_id}, which gives another id"
+            self._findings.accuse("id_not_derived", told.position, told.event_id, detail)
+        for erasure_id in revised.erasure_ids:
+            if self._forgetting.knows(erasure_id):
+                continue
+            if self._snapshot.may_have_lost(ERASURE_REQUESTED.name, told.at_ms):
+                place = f"{told.position.partition}:{told.position.offset}"
+                self._findings.set_apart("older", f"{told.position.topic} {place} follows from {erasure_id}")
+            else:
+                detail = f"nobody asked for {erasure_id}, for which lines have left the dataset of {revised.batch_id}"
+                self._findings.accuse("unknown_cause", told.position, told.event_id, detail)
+
+    def _held(self, batch: Told[TrainingBatchSealed]) -> Held:
+        """The dataset that the batch has by now. The one it was sealed with is gone, and so is each revision but the last."""
+        what = f"dataset of {batch.payload.batch_id}"
+        revisions = tuple(self.revisions.get(_of_batch(batch), ()))
+        if not revisions:
+            return Held(batch, self._name_artifact(batch.payload.dataset, batch, what))
+        last = revisions[-1]
+        artifact = self._name_artifact(last.payload.dataset, last, f"{what}, revision {last.payload.revision}")
+        payload = as_revised(batch.payload, last.payload)
+        told = replace(batch, position=last.position, event_id=last.event_id, at_ms=last.at_ms, payload=payload)
+        return Held(told, artifact, revisions)
 
     def _firsts(self, events: Iterable[Told[P]], subject_of: Callable[[Told[P]], Subject]) -> dict[Subject, Told[P]]:
         """The first event of each subject. What comes under its id later repeats it or is superseded; another id is a fault."""
@@ -216,7 +299,10 @@ class Versions:
 
     def _check_trained(self, result: Told[AdapterTrained], batch: TrainingBatchSealed, *, in_chain: bool) -> None:
         trained = result.payload
-        if (trained.batch_id, trained.dataset.sha256, trained.number) != (batch.batch_id, batch.dataset.sha256, batch.number):
+        # A job that began before an erasure has learned from what the dataset was then.
+        revisions = (told.payload.dataset for told in self.revisions.get((batch.tenant, batch.target_model, batch.batch_id), ()))
+        datasets = {batch.dataset.sha256, *(dataset.sha256 for dataset in revisions)}
+        if (trained.batch_id, trained.number) != (batch.batch_id, batch.number) or trained.dataset.sha256 not in datasets:
             said = f"batch {trained.batch_id}, number {trained.number}, dataset {trained.dataset.sha256[:12]}"
             cause = f"batch {batch.batch_id}, number {batch.number}, dataset {batch.dataset.sha256[:12]}"
             self._contradicts(result, f"{said}; its cause {cause}")

@@ -14,10 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ruminate.accumulator.dataset import Manifest
-from ruminate.command.datasets.columns import features
+from ruminate.accumulator.report import Report
+from ruminate.command.datasets.columns import FORMS, features
 from ruminate.command.datasets.export import Written, puzzling
-from ruminate.command.datasets.measure import SCORES, TEXTS, Judged, Lengths
+from ruminate.command.datasets.files import CHECKS, CONFIGS, PAIRS, Config
+from ruminate.command.datasets.measure import SCORES, TEXTS, Contents, Judged, Lengths
 from ruminate.command.datasets.plots import bars, of_ratios, of_words
+from ruminate.command.datasets.sentences import figures_of, predictor_says, strata_of
 from ruminate.command.terminal import printable
 from ruminate.schemas.batch import TrainingBatchSealed
 
@@ -27,26 +30,50 @@ PLOTS: Final = "card"
 _LISTED: Final = 12
 _ESCAPED: Final = {ord(char): f"&#{ord(char)};" for char in "`|<>[]"}
 _SIZES: Final = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-_COLUMNS: Final = {
-    "prompt": "messages before the answer: `role`, `content`, `reasoning_content`, `tool_calls`, `name`, `tool_call_id`",
-    "completion": "the answer, one message of the same form; only it is trained",
-    "chat_template_kwargs": "`enable_thinking`: whether the chat template is told to think",
-    "origin": "where the row comes from: `batch`, `split`, `line`, `origin`, `recorded_id`, `event_id`, `conversation` (a digest), "
-    "`reasoning`, `sha256` (of the row as it was sealed)",
+_MESSAGES: Final = "`role`, `content`, `reasoning_content`, `tool_calls`, `name`, `tool_call_id`"
+_PROMPT: Final = f"messages before the answer: {_MESSAGES}"
+_TEMPLATE: Final = "`enable_thinking`: whether the chat template is told to think"
+_COLUMNS: Final[dict[Config, dict[str, str]]] = {
+    "default": {
+        "prompt": _PROMPT,
+        "completion": "the answer, one message of the same form; only it is trained",
+        "chat_template_kwargs": _TEMPLATE,
+        "origin": "where the row comes from: `batch`, `split`, `line`; `origin` (`fresh`, or `replay` and `anchor` of what is "
+        "rehearsed), `fresh_batch` and `fresh_line` (where it was fresh, or the anchors' name); `recorded_id`, `event_id`, "
+        "`conversation` (a digest); `reasoning`, `thinking` (`none`, `captured`, `generated` afterwards, `unknown`); `domain`, "
+        "`difficulty`; `sha256` (of the row as it was sealed)",
+    },
+    "preferences": {
+        "prompt": _PROMPT,
+        "chosen": "the better answer, one message of the same form",
+        "rejected": "the worse one",
+        "chat_template_kwargs": _TEMPLATE,
+        "origin": "`batch`, `split`, `line`; `kind` (`correction`, `thumbs`), `chosen_recorded_id` (none of a correction), "
+        "`rejected_recorded_id`, `domain`, `difficulty`, `sha256`",
+    },
+    "verifiable": {
+        "prompt": _PROMPT,
+        "check": "how an answer is checked: `kind` (`reference`, `exact`, `json_schema`, `python_tests`) and `content`",
+        "origin": "`batch`, `split`, `line`, `recorded_id`, `conversation`, `domain`, `difficulty`, `sha256`",
+    },
 }
+_ORIGINS: Final = {"replay": "rows of earlier batches", "anchor": "rows of an operator's own"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """What a card is written from. `manifest` may be without its rows; `origins` counts them."""
+    """What a card is written from. `manifest` may be without its lines; `contents` counts them."""
 
     batch: TrainingBatchSealed
     manifest: Manifest
-    origins: Counter[str]
+    report: Report | None
+    contents: Contents
     indicators: Counter[str]
     lengths: Lengths
     judged: Judged
     files: Sequence[Written] = ()
+    empty: Sequence[str] = ()
+    """Files that were asked for and not written, for there is no line in them."""
     with_origin: bool = True
     names: bool = False
     """Whether the names of agents are shown."""
@@ -58,13 +85,16 @@ class Card:
 
 def markdown(card: Card) -> str:
     """The card as `README.md`."""
-    parts = (_front_matter, _what, _counts, _columns, _distributions, _left_out, _rules, _consent, _hashes)
+    parts = (
+        *(_front_matter, _what, _counts, _origin, _strata, _columns, _preferences, _practice, _distributions),
+        *(_left_out, _validation, _rules, _consent, _hashes),
+    )
     return "\n\n".join("\n".join(part(card)) for part in parts) + "\n"
 
 
 def _front_matter(card: Card) -> Iterator[str]:
     batch = card.batch
-    rows = batch.rows + batch.holdout_rows
+    rows = batch.rows + batch.holdout_rows + batch.replay_rows
     said: dict[str, Any] = {
         "pretty_name": f"{batch.target_model}, batch {batch.number}",
         "license": "other",
@@ -74,32 +104,37 @@ def _front_matter(card: Card) -> Iterator[str]:
         "size_categories": [next((name for limit, name in _SIZES if rows < limit), "n>1M")],
     }
     if configs := _data_files(card):
-        said["configs"] = [{"config_name": "default", "data_files": configs}]
-        said["dataset_info"] = {"config_name": "default", "features": features(with_origin=card.with_origin)}
+        said["configs"] = [{"config_name": config, "data_files": files} for config, files in configs.items()]
+        said["dataset_info"] = [
+            {"config_name": config, "features": features(FORMS[config], with_origin=card.with_origin)} for config in configs
+        ]
     yield "---"
     for name, value in said.items():
         yield f"{name}: {_yaml(value)}"
     yield "---"
 
 
-def _data_files(card: Card) -> list[dict[str, str]]:
-    """One file a split, Parquet where there is one. The library opens no split without rows, so those are not named."""
-    chosen: dict[str, str] = {}
+def _data_files(card: Card) -> dict[Config, list[dict[str, str]]]:
+    """By config one file a split, Parquet where there is one. The library opens no split without rows, so those are not named."""
+    chosen: dict[Config, dict[str, str]] = {}
     for file in card.files:
-        if file.rows and (file.split not in chosen or file.name.endswith(".parquet")):
-            chosen[file.split] = file.name
-    return [{"split": split, "path": path} for split, path in chosen.items()]
+        splits = chosen.setdefault(file.config, {})
+        if file.rows and (file.split not in splits or file.name.endswith(".parquet")):
+            splits[file.split] = file.name
+    return {
+        config: [{"split": split, "path": path} for split, path in splits.items()] for config, splits in chosen.items() if splits
+    }
 
 
 def _yaml(value: Any) -> str:
-    if isinstance(value, dict):
-        return json.dumps({name: _printable(each) for name, each in value.items()}, ensure_ascii=False)
     return json.dumps(_printable(value), ensure_ascii=False)
 
 
 def _printable(value: Any) -> Any:
     if isinstance(value, list):
         return [_printable(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _printable(each) for name, each in value.items()}
     return printable(value) if isinstance(value, str) else value
 
 
@@ -134,27 +169,115 @@ def _counts(card: Card) -> Iterator[str]:
     yield from _table(("rows", "number"), [
         ("to train on", str(batch.rows)),
         ("of these with thinking", f"{batch.reasoning_rows} ({batch.reasoning_ratio:.1%})"),
+        ("of these written and verified afterwards", _share(batch.generated_rows, batch.reasoning_rows)),
         ("of these direct", str(batch.direct_rows)),
+        ("to be trained with them, rehearsed", str(batch.replay_rows)),
         ("held out, never trained", str(batch.holdout_rows)),
         ("direct, though thinking was called for", str(counts.get("thinking_missing", 0))),
-        *((f"origin: {name}", str(count)) for name, count in sorted(card.origins.items())),
         ("with tool calls", str(card.lengths.rows_with_tool_calls)),
     ])  # fmt: skip
     if card.indicators:
         yield ""
         shown = ", ".join(f"{name} {count}" for name, count in sorted(card.indicators.items()))
         yield f"Signs that a question calls for thinking, and the rows that show them: {shown}."
+    yield ""
+    predicted = _text(predictor_says(card.manifest.predictor))
+    yield f"Which questions call for thinking is predicted from what earlier ones needed: {predicted}."
+
+
+def _origin(card: Card) -> Iterator[str]:
+    batch = card.batch
+    yield "## Origin"
+    yield ""
+    rehearsed = card.contents.rehearsed
+    listed = [
+        (f"{origin}: {_ORIGINS.get(origin, origin)}", f"`{_text(named)}`", str(count))
+        for (origin, named), count in sorted(rehearsed.items(), key=lambda each: (each[0][0] != "replay", -each[1], each[0][1]))
+    ]
+    fresh = ("fresh: the interval of this batch", f"`{_text(batch.batch_id)}`", str(batch.rows + batch.holdout_rows))
+    yield from _table(("origin", "where it was fresh", "rows"), [fresh, *listed[:_LISTED]])
+    if len(listed) > _LISTED:
+        yield ""
+        yield f"And {len(listed) - _LISTED} more batches or files of anchors."
+    yield ""
+    yield (
+        "What is rehearsed stands in the split `replay`: it is trained with the rows of this batch so that what was learned stays. "
+        "Each row of an earlier batch is, byte for byte, one of its trained lines."
+        if listed
+        else "Nothing is rehearsed."
+    )
+
+
+def _strata(card: Card) -> Iterator[str]:
+    yield "## Strata"
+    yield ""
+    strata = strata_of(card.manifest.strata)
+    if not strata:
+        yield "Domain, difficulty and mode of the rows were not counted by the release that sealed them."
+        return
+    yield "Of the rows that stood ready, by domain, difficulty and mode:"
+    yield ""
+    yield from _table(
+        ("stratum", "trained", "held out", "left out", "why"),
+        [(_text(each.name), str(each.train), str(each.holdout), str(each.left_out), each.reasons) for each in strata[:_LISTED]],
+    )
+    if len(strata) > _LISTED:
+        yield ""
+        rest = sum(each.train for each in strata[_LISTED:])
+        yield f"And {len(strata) - _LISTED} smaller ones, with {rest} trained rows."
+
+
+def _preferences(card: Card) -> Iterator[str]:
+    yield "## Preferences"
+    yield ""
+    pairs = card.contents.pairs
+    if not pairs:
+        yield "There is no pair of answers of which people prefer one."
+        return
+    yield "Two answers to one question, of which people prefer one. None is of a question that is held out."
+    yield ""
+    yield from _table(
+        ("kind", "what it is", "pairs"), [(kind, what, str(pairs[kind])) for kind, what in PAIRS.items() if kind in pairs]
+    )
+
+
+def _practice(card: Card) -> Iterator[str]:
+    yield "## Practice"
+    yield ""
+    questions, kinds = card.contents.questions, {kind for _, kind in card.contents.questions}
+    if not questions:
+        yield "There is no question whose answers can be checked."
+        return
+    yield (
+        "Questions whose answers can be checked, whatever was answered to them; those of rows that are held out are for measuring, "
+        "and never practised."
+    )
+    yield ""
+    yield from _table(
+        ("check", "what it is", "to practise", "held out"),
+        [
+            (kind, what, str(questions["train", kind]), str(questions["holdout", kind]))
+            for kind, what in CHECKS.items()
+            if kind in kinds
+        ],
+    )
+    if card.contents.aside:
+        yield ""
+        yield f"{card.contents.aside} interactions that have no row give some of these questions, or some of the pairs."
 
 
 def _columns(card: Card) -> Iterator[str]:
     yield "## Columns"
     yield ""
-    names = [name for name in _COLUMNS if card.with_origin or name != "origin"]
-    yield from _table(("column", "what it is"), [(f"`{name}`", _COLUMNS[name]) for name in names])
-    yield ""
+    written: set[Config] = {file.config for file in card.files if file.rows}
+    for config in CONFIGS:
+        if config == "default" or config in written:
+            said = {name: what for name, what in _COLUMNS[config].items() if card.with_origin or name != "origin"}
+            yield from _table((f"column of `{config}`", "what it is"), [(f"`{name}`", what) for name, what in said.items()])
+            yield ""
     yield (
         "Arguments of tool calls are JSON text. In Parquet, what a message does not have is null; in JSONL it is an empty string "
-        "or list, so that types can be guessed from any part of a file, and at most two rows with tool calls come first, because "
+        "or list, so that types can be guessed from any part of a file, and the first rows with tool calls come first, because "
         "they show their type; Parquet has the rows in the order in which they are trained."
     )
     if not card.files:
@@ -163,19 +286,30 @@ def _columns(card: Card) -> Iterator[str]:
     yield "```python"
     yield "from datasets import load_dataset"
     yield ""
-    yield 'load_dataset("this/folder")'
+    for config in _data_files(card):
+        yield 'load_dataset("this/folder")' if config == "default" else f'load_dataset("this/folder", "{config}")'
     for suffix, builder in ((".parquet", "parquet"), (".jsonl", "json")):
-        files = {file.split: file.name for file in card.files if file.name.endswith(suffix) and file.rows}
-        if files:
-            yield f'load_dataset("{builder}", data_files={json.dumps(files)})'
+        for config in _data_files(card):
+            of_config = [file for file in card.files if file.config == config and file.name.endswith(suffix) and file.rows]
+            files = {file.split: file.name for file in of_config}
+            if files:
+                yield f'load_dataset("{builder}", data_files={json.dumps(files)})'
     yield "```"
-    empty = sorted({file.split for file in card.files if not file.rows})
+    yield ""
+    yield (
+        "TRL takes them as they are: the rows for SFT, the pairs for DPO, the questions for GRPO, where `check` reaches the reward "
+        "functions."
+    )
+    empty = sorted({file.name.rpartition(".")[0] for file in card.files if not file.rows})
     if empty:
         yield ""
         yield (
             f"No row is in: {', '.join(empty)}. The file is there, in Parquet with its columns, but `load_dataset` opens no split "
             "without rows unless it streams: leave it out of `data_files`."
         )
+    if card.empty:
+        yield ""
+        yield f"Not written, for there is no line in it: {', '.join(card.empty)}."
     if column := puzzling(list(card.files)):
         yield ""
         yield (
@@ -243,7 +377,39 @@ def _left_out(card: Card) -> Iterator[str]:
         "interactions for which no other record stands."
     )
     yield ""
-    yield from _table(("reason", "records"), [(name, str(count)) for name, count in manifest.left_out_counts.items()])
+    details = card.contents.details
+    yield from _table(
+        ("reason", "records", "in detail"),
+        [
+            (
+                name,
+                str(count),
+                _listed(Counter({detail: number for (reason, detail), number in details.items() if reason == name}), ""),
+            )
+            for name, count in manifest.left_out_counts.items()
+        ],
+    )
+    if details:
+        yield ""
+        yield (
+            "A contaminated row gives away what the model is measured on: the detail names the protected set, `holdout` for what "
+            "this chain holds out itself, and how: `exact` the question, `near` another wording of it, `ngram` words in a row, "
+            "`split` a conversation that is on the other side."
+        )
+
+
+def _validation(card: Card) -> Iterator[str]:
+    yield "## Validation"
+    yield ""
+    if card.report is None:
+        yield "The release that sealed it wrote no report."
+        return
+    yield "Each check looked at the lines themselves before the batch was sealed; one that does not pass blocks a batch."
+    yield ""
+    yield from _table(
+        ("check", "passed", "figures"),
+        [(check.name, "yes" if check.passed else "**no**", _text(figures_of(check))) for check in card.report.checks],
+    )
 
 
 def _rules(card: Card) -> Iterator[str]:
@@ -271,10 +437,17 @@ def _consent(card: Card) -> Iterator[str]:
         "consent to train, not to publish: the texts belong to whoever wrote them and are under no public licence unless the "
         "tenant gives one. Secrets and personal data are removed as far as they were recognised when the interaction was recorded."
     )
+    if card.contents.rehearsed and any(origin == "anchor" for origin, _ in card.contents.rehearsed):
+        yield ""
+        yield "Anchors are rows of an operator's own, from no interaction: who wrote their file knows what may be done with them."
     yield ""
     yield (
         "A copy of this dataset is out of reach of erasures: whoever keeps one removes the rows of an interaction that is erased "
-        + ("later (`origin.recorded_id`)." if card.with_origin else "later. Without the column `origin` they cannot be told apart.")
+        + (
+            "later (`origin.recorded_id`, and its like of pairs)."
+            if card.with_origin
+            else "later. Without the column `origin` they cannot be told apart."
+        )
     )
 
 
@@ -297,8 +470,15 @@ def _hashes(card: Card) -> Iterator[str]:
 
 def _plots(card: Card) -> Iterator[tuple[str, str]]:
     batch, judged = card.batch, card.judged
-    kinds = (("reasoning", batch.reasoning_rows), ("direct", batch.direct_rows), ("held out", batch.holdout_rows))
+    kinds = [("reasoning", batch.reasoning_rows), ("direct", batch.direct_rows), ("held out", batch.holdout_rows)]
+    if batch.replay_rows:
+        kinds.append(("rehearsed", batch.replay_rows))
     yield "rows.svg", bars("Rows by kind", kinds)
+    if strata := strata_of(card.manifest.strata):
+        yield (
+            "strata.svg",
+            bars("Trained rows by stratum", _most(Counter({each.name: each.train for each in strata if each.train}))),
+        )
     if card.manifest.left_out_counts:
         yield "left-out.svg", bars("Records left out, by reason", list(card.manifest.left_out_counts.items()))
     for name in TEXTS:
@@ -315,8 +495,12 @@ def _most(counts: Counter[str]) -> list[tuple[str, int]]:
     return [(printable(name), count) for name, count in ranked[:_LISTED]] + ([("others", rest)] if rest else [])
 
 
-def _listed(counts: Counter[str]) -> str:
-    return ", ".join(f"{_text(name)} ({count})" for name, count in _most(counts)) or "none"
+def _listed(counts: Counter[str], nothing: str = "none") -> str:
+    return ", ".join(f"{_text(name)} ({count})" for name, count in _most(counts)) or nothing
+
+
+def _share(rows: int, of: int) -> str:
+    return f"{rows} ({rows / of:.1%})" if of else str(rows)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The columns of an exported dataset: one Arrow schema for every file, and each row in the form of either format.
+"""The columns of an exported dataset: one Arrow schema for every file of a config, and each line in the form of either format.
 
     Parquet   what a row does not have is null; the schema is declared, so that a file of no rows has it, too
     JSONL     every field is there in every row, the empty string or list in place of null: readers guess types from
@@ -10,12 +10,14 @@ Readers guess the type of the tool calls from the first that they see. `leading`
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic import ValidationError
 
-from ruminate.accumulator.dataset import RowOrigin
+from ruminate.accumulator.report import Pairing, Practice
 from ruminate.accumulator.rows import Call, Row, Turn
+from ruminate.command.datasets.files import Config
 
 Kind = str | tuple["Field", ...] | list["Field"]
 """A type by its name, a struct as the tuple of its fields, or a list of structs as the list of theirs."""
@@ -34,25 +36,74 @@ _TURN: Final[list[Field]] = [
     ("name", "string"),
     ("tool_call_id", "string"),
 ]
-_COLUMNS: Final[tuple[Field, ...]] = (
-    ("prompt", _TURN),
-    ("completion", _TURN),
-    ("chat_template_kwargs", (("enable_thinking", "bool"),)),
-)
-_ORIGIN: Final[Field] = (
-    "origin",
+_TEMPLATE: Final[Field] = ("chat_template_kwargs", (("enable_thinking", "bool"),))
+_PLACE: Final[tuple[Field, ...]] = (("batch", "string"), ("split", "string"), ("line", "int64"))
+
+Sealed = Row | Pairing | Practice
+"""A line of a dataset, parsed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the lines of a config are."""
+
+    model: type[Row] | type[Pairing] | type[Practice]
+    messages: tuple[str, ...]
+    """The columns of messages."""
+    columns: tuple[Field, ...]
+    origin: tuple[Field, ...]
+    """What is said in the column `origin` of where a line comes from."""
+
+
+ROWS: Final = Form(
+    Row,
+    ("prompt", "completion"),
+    (("prompt", _TURN), ("completion", _TURN), _TEMPLATE),
     (
-        ("batch", "string"),
-        ("split", "string"),
-        ("line", "int64"),
+        *_PLACE,
         ("origin", "string"),
+        ("fresh_batch", "string"),
+        ("fresh_line", "int64"),
         ("recorded_id", "string"),
         ("event_id", "string"),
         ("conversation", "string"),
         ("reasoning", "bool"),
+        ("thinking", "string"),
+        ("domain", "string"),
+        ("difficulty", "string"),
         ("sha256", "string"),
     ),
 )
+FORMS: Final[dict[Config, Form]] = {
+    "default": ROWS,
+    "preferences": Form(
+        Pairing,
+        ("prompt", "chosen", "rejected"),
+        (("prompt", _TURN), ("chosen", _TURN), ("rejected", _TURN), _TEMPLATE),
+        (
+            *_PLACE,
+            ("kind", "string"),
+            ("chosen_recorded_id", "string"),
+            ("rejected_recorded_id", "string"),
+            ("domain", "string"),
+            ("difficulty", "string"),
+            ("sha256", "string"),
+        ),
+    ),
+    "verifiable": Form(
+        Practice,
+        ("prompt",),
+        (("prompt", _TURN), ("check", (("kind", "string"), ("content", "string")))),
+        (
+            *_PLACE,
+            ("recorded_id", "string"),
+            ("conversation", "string"),
+            ("domain", "string"),
+            ("difficulty", "string"),
+            ("sha256", "string"),
+        ),
+    ),
+}
 
 _CALLS: Final = b'"tool_calls"'
 
@@ -61,13 +112,13 @@ class NotARow(ValueError):
     """A line of a dataset is not the row that this release knows; the message says where, never what is in it."""
 
 
-def columns(*, with_origin: bool) -> tuple[Field, ...]:
+def columns(form: Form = ROWS, *, with_origin: bool) -> tuple[Field, ...]:
     """Every column of an export."""
-    return (*_COLUMNS, _ORIGIN) if with_origin else _COLUMNS
+    return (*form.columns, ("origin", form.origin)) if with_origin else form.columns
 
 
-def schema(*, with_origin: bool) -> Any:
-    """The columns as `pyarrow.Schema`, the same for every file."""
+def schema(form: Form = ROWS, *, with_origin: bool) -> Any:
+    """The columns as `pyarrow.Schema`, the same for every file of a config."""
     import pyarrow as pa  # noqa: PLC0415 - 45 MB that only an export needs
 
     def arrow(kind: Kind) -> Any:
@@ -79,12 +130,12 @@ def schema(*, with_origin: bool) -> Any:
             case tuple():
                 return pa.struct([(name, arrow(each)) for name, each in kind])
 
-    return pa.schema([(name, arrow(kind)) for name, kind in columns(with_origin=with_origin)])
+    return pa.schema([(name, arrow(kind)) for name, kind in columns(form, with_origin=with_origin)])
 
 
-def features(*, with_origin: bool) -> list[dict[str, Any]]:
+def features(form: Form = ROWS, *, with_origin: bool) -> list[dict[str, Any]]:
     """The columns as `dataset_info.features` of a dataset card."""
-    return [_feature(name, kind) for name, kind in columns(with_origin=with_origin)]
+    return [_feature(name, kind) for name, kind in columns(form, with_origin=with_origin)]
 
 
 def _feature(name: str, kind: Kind) -> dict[str, Any]:
@@ -93,43 +144,48 @@ def _feature(name: str, kind: Kind) -> dict[str, Any]:
     return {"name": name, "list" if isinstance(kind, list) else "struct": [_feature(*field) for field in kind]}
 
 
-def parse(line: bytes, *, where: str) -> Row:
+def parse_row(line: bytes, *, where: str) -> Row:
     """The row in a line. Raises NotARow."""
+    row = parse(line, where=where)
+    if not isinstance(row, Row):
+        raise NotARow(f"{where}: no row")
+    return row
+
+
+def parse(line: bytes, form: Form = ROWS, *, where: str) -> Sealed:
+    """What is in a line. Raises NotARow."""
     try:
-        return Row.model_validate_json(line)
+        return form.model.model_validate_json(line)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         field = ".".join(map(str, first["loc"])) or "the row"
         raise NotARow(f"{where}: {field}: {first['type']}; export it with a release that knows this row") from None
 
 
-def origin_of(row: RowOrigin, *, batch: str, line: int) -> dict[str, Any]:
-    """Where a row comes from; `line` counts from 1 in the split's own file of the dataset."""
-    return {
-        "batch": batch,
-        "split": row.split,
-        "line": line,
-        "origin": row.origin,
-        "recorded_id": str(row.recorded_id),
-        "event_id": row.event_id,
-        "conversation": row.conversation,
-        "reasoning": row.reasoning,
-        "sha256": row.sha256,
-    }
-
-
-def for_parquet(row: Row) -> dict[str, Any]:
-    """A row with nulls."""
+def for_parquet(row: Sealed) -> dict[str, Any]:
+    """A line with nulls."""
     return row.model_dump(mode="json")
 
 
-def for_json_lines(row: Row) -> dict[str, Any]:
-    """A row without a null."""
-    return {
-        "prompt": [_turn(turn) for turn in row.prompt],
-        "completion": [_turn(turn) for turn in row.completion],
-        "chat_template_kwargs": {"enable_thinking": row.chat_template_kwargs.enable_thinking},
-    }
+def for_json_lines(row: Sealed) -> dict[str, Any]:
+    """A line without a null."""
+    match row:
+        case Row():
+            said: dict[str, Any] = {"prompt": _turns(row.prompt), "completion": _turns(row.completion)}
+        case Pairing():
+            said = {"prompt": _turns(row.prompt), "chosen": _turns(row.chosen), "rejected": _turns(row.rejected)}
+        case Practice():
+            return {"prompt": _turns(row.prompt), "check": {"kind": row.check.kind, "content": row.check.content}}
+    return said | {"chat_template_kwargs": {"enable_thinking": row.chat_template_kwargs.enable_thinking}}
+
+
+def origin_for_json_lines(origin: dict[str, Any]) -> dict[str, Any]:
+    """What is said of where a line comes from, without a null."""
+    return {name: "" if value is None else value for name, value in origin.items()}
+
+
+def _turns(turns: Iterable[Turn]) -> list[dict[str, Any]]:
+    return [_turn(turn) for turn in turns]
 
 
 def _turn(turn: Turn) -> dict[str, Any]:
@@ -148,15 +204,14 @@ def _call(call: Call) -> dict[str, Any]:
     return {"type": call.type, "id": call.id or "", "function": function}
 
 
-def leading(lines: Iterable[bytes], *, where: str) -> Iterator[tuple[int, str]]:
-    """Numbers from 1 of the first line with tool calls in the prompt and of the first with some in the completion, and which."""
-    wanted = {"prompt", "completion"}
+def leading(lines: Iterable[bytes], form: Form = ROWS, *, where: str) -> Iterator[tuple[int, str]]:
+    """Numbers from 1 of the first line with tool calls in each column of messages, and which column that is."""
+    wanted = set(form.messages)
     for number, line in enumerate(lines, start=1):
         if not wanted:
             return
         if _CALLS in line:
-            row = parse(line, where=f"{where} line {number}")
-            sides = {"prompt": row.prompt, "completion": row.completion}
-            for side in [name for name in sorted(wanted) if any(turn.tool_calls for turn in sides[name])]:
-                wanted.discard(side)
-                yield number, side
+            row = parse(line, form, where=f"{where} line {number}")
+            for column in [name for name in sorted(wanted) if any(turn.tool_calls for turn in getattr(row, name))]:
+                wanted.discard(column)
+                yield number, column

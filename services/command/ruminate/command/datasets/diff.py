@@ -1,7 +1,8 @@
 """`diff`: the rows of one version of a dataset beside those of another. Pure; whoever calls has read the manifests.
 
 A row is an interaction (`recorded_id`): one that stands in the second version alone was *added*, in the first alone has
-*left*, and in both under another SHA-256, in another split or of another origin has *changed*.
+*left*, and in both under another SHA-256, in another split or of another origin has *changed*. What stands beside the rows,
+rehearsed rows, pairs and questions, is compared by its bytes alone.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from uuid import UUID
 
 from ruminate.accumulator.dataset import Manifest
 from ruminate.accumulator.replay import ReplayManifest
+from ruminate.command.datasets.files import DATA_FILES, FileName
 
 Kind = Literal["added", "left", "changed"]
 KINDS: Final[tuple[Kind, ...]] = ("added", "left", "changed")
 
 COUNTED: Final = ("split", "reasoning", "origin", "left_out")
+BESIDE: Final[tuple[FileName, ...]] = ("replay", "preferences", "verifiable", "verifiable-holdout")
+"""The files of what stands beside the rows."""
 
 
 class Line(NamedTuple):
@@ -40,6 +44,8 @@ class Version:
     left_out: Counter[str] = field(default_factory=Counter)
     values: dict[str, list[Any]] = field(default_factory=dict)
     """Policy, seed apart, and the versions of what judged and cut: each value that a dataset of this side has."""
+    beside: dict[FileName, Counter[bytes]] = field(default_factory=dict)
+    """By file of what stands beside the rows: how often each line is there, by its SHA-256."""
 
     def add(self, manifest: Manifest | ReplayManifest) -> None:
         """Take in a dataset."""
@@ -53,6 +59,8 @@ class Version:
             scorers, policies = [manifest.scorer_version], [manifest.assessor_policy_version]
         self.lines |= lines
         self.left_out.update(manifest.left_out_counts)
+        for file in BESIDE:
+            self.beside.setdefault(file, Counter()).update(_hashes(manifest, file))
         said: dict[str, list[Any]] = {
             "policy_version": [manifest.policy_version],
             "scorer_versions": scorers,
@@ -74,6 +82,21 @@ class Version:
         return {name: dict(sorted(counts.items())) for name, counts in found.items()}
 
 
+def _hashes(manifest: Manifest | ReplayManifest, name: FileName) -> Iterator[bytes]:
+    """The lines of a file that stands beside the rows."""
+    file = DATA_FILES[name]
+    told = getattr(manifest, file.told_in)
+    return (bytes.fromhex(each.sha256) for each in told if getattr(each, "split", file.split) == file.split)
+
+
+class Moved(NamedTuple):
+    """How many lines of a file are in both, and which are in one alone, by SHA-256."""
+
+    same: int
+    added: tuple[bytes, ...]
+    left: tuple[bytes, ...]
+
+
 class Difference(NamedTuple):
     """A row that the two sides do not share, with its SHA-256 on either; `changed` names what is another."""
 
@@ -93,11 +116,12 @@ class Diff:
     differences: tuple[Difference, ...]
     same: int
     values: Mapping[str, tuple[list[Any], list[Any]]]
+    beside: Mapping[FileName, Moved]
 
     @property
     def equal(self) -> bool:
-        """Whether both hold the same rows, whatever led to them."""
-        return not self.differences
+        """Whether both hold the same rows, and the same beside them, whatever led to them."""
+        return not self.differences and not any(moved.added or moved.left for moved in self.beside.values())
 
     def of_kind(self, kind: Kind) -> list[Difference]:
         """The rows that were added, have left or have changed."""
@@ -111,6 +135,14 @@ class Diff:
             "equal": self.equal,
             "same_rows": self.same,
             **{kind: [_as_json(each) for each in self.of_kind(kind)] for kind in KINDS},
+            "beside": {
+                name: {
+                    "same": moved.same,
+                    "added": [each.hex() for each in moved.added],
+                    "left": [each.hex() for each in moved.left],
+                }
+                for name, moved in self.beside.items()
+            },
             "counts": {"first": self.first.counts(), "second": self.second.counts()},
             "values": {name: {"first": first, "second": second} for name, (first, second) in self.values.items()},
         }
@@ -122,7 +154,13 @@ def compare(first: Version, second: Version) -> Diff:
     same = len(first.lines) - sum(each.kind != "added" for each in differences)
     names = dict.fromkeys(joined(first.values, second.values))
     values = {name: (_sorted(first.values.get(name, [])), _sorted(second.values.get(name, []))) for name in names}
-    return Diff(first, second, differences, same, {name: both for name, both in values.items() if both[0] != both[1]})
+    changed = {name: both for name, both in values.items() if both[0] != both[1]}
+    beside = {name: _moved_lines(first.beside.get(name, Counter()), second.beside.get(name, Counter())) for name in BESIDE}
+    return Diff(first, second, differences, same, changed, beside)
+
+
+def _moved_lines(first: Counter[bytes], second: Counter[bytes]) -> Moved:
+    return Moved((first & second).total(), tuple((second - first).elements()), tuple((first - second).elements()))
 
 
 def _sorted(values: Iterable[Any]) -> list[Any]:
@@ -158,6 +196,9 @@ def sentences(diff: Diff, *, shown: int) -> Iterator[str]:
         both = dict.fromkeys(joined(first[name], second[name]))
         says = ", ".join(f"{each} {_moved(first[name].get(each, 0), second[name].get(each, 0))}" for each in both)
         yield f"  by {name.replace('_', ' ')}: {says or 'nothing'}"
+    for file, moved in diff.beside.items():
+        if moved.same or moved.added or moved.left:
+            yield f"  {DATA_FILES[file].path}: {moved.same} lines are the same, {len(moved.added)} added, {len(moved.left)} left"
     for name, (one, two) in diff.values.items():
         yield f"  {name}: {_listed(one)}  ->  {_listed(two)}"
     for kind in KINDS:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from ruminate.accumulator.chain import digest_of
-from ruminate.accumulator.dataset import MANIFEST, Manifest, load_manifest
+from ruminate.accumulator.dataset import REPORT, Manifest, load_manifest
 from ruminate.accumulator.rebuild import Artifact, SealedChain, artifact_of, read_chains
+from ruminate.accumulator.report import Report
+from ruminate.command.datasets.files import files_of, has_report
+from ruminate.command.datasets.soundness import ChainSoundness, Dataset, announced_counts
 from ruminate.schemas.batch import TrainingBatchSealed
+from ruminate.schemas.payload import ArtifactReference
 from ruminate.shared.bus import Bus
-from ruminate.shared.store import Store, StoreError
+from ruminate.shared.store import ArtifactDamaged, Store, StoreError
 
 _SHOWN_CHAINS: Final = 10
 DIGITS: Final = 8
 """So many digits of a SHA-256 are asked for at least."""
-FILES: Final = {"train": "train.jsonl", "holdout": "holdout.jsonl"}
 
 
 class NotFound(Exception):
@@ -91,17 +94,20 @@ def _means(text: str, batch: TrainingBatchSealed) -> bool:
     return text in (batch.batch_id, dataset.uri) or (len(text) >= DIGITS and dataset.sha256.startswith(text.lower()))
 
 
-def described(batch: TrainingBatchSealed, manifest: Manifest) -> dict[str, Any]:
-    """Everything about a batch but its single rows."""
-    rows = manifest.model_dump(mode="json", exclude={"rows", "left_out"})
-    indicators: dict[str, int] = {}
-    for row in manifest.rows:
-        for name in row.indicators:
-            indicators[name] = indicators.get(name, 0) + 1
-    return rows | {
+def described(batch: TrainingBatchSealed, manifest: Manifest, report: Report | None) -> dict[str, Any]:
+    """Everything about a batch but its single rows, pairs and questions, which are counted."""
+    said = manifest.model_dump(mode="json", exclude={"rows", "rehearsed", "pairs", "questions", "aside", "left_out"})
+    details = Counter((left.reason, left.detail) for left in manifest.left_out if left.detail is not None)
+    return said | {
         "rejected_interactions": manifest.rejected_interactions,
-        "indicators": dict(sorted(indicators.items())),
+        "left_out_details": _nested(details),
+        "rehearsed": _nested(Counter((each.origin, each.named) for each in manifest.rehearsed)),
+        "pairs": _counted(pair.kind for pair in manifest.pairs),
+        "questions": _nested(Counter((asked.split, asked.kind) for asked in manifest.questions)),
+        "aside": len(manifest.aside),
+        "indicators": _counted(name for row in manifest.rows for name in row.indicators),
         "conversations": len({row.conversation for row in manifest.rows}),
+        "report": None if report is None else [check.model_dump(mode="json") for check in report.checks],
         "sealed_at": batch.sealed_at.isoformat(),
         "reason": batch.reason,
         "explanation": batch.explanation,
@@ -109,17 +115,46 @@ def described(batch: TrainingBatchSealed, manifest: Manifest) -> dict[str, Any]:
     }
 
 
+def _counted(names: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))
+
+
+def _nested(counts: Counter[tuple[Any, Any]]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for (outer, inner), count in sorted(counts.items()):
+        found.setdefault(outer, {})[inner] = count
+    return found
+
+
+async def load_report(store: Store, dataset: ArtifactReference, manifest: Manifest) -> Report | None:
+    """The report on a dataset; None where it has none. Raises ArtifactMissing, ArtifactDamaged."""
+    if not has_report(manifest):
+        return None
+    try:
+        return Report.model_validate_json(await store.read_file(dataset, REPORT))
+    except ValueError as error:
+        raise ArtifactDamaged(f"{dataset.uri} holds no {REPORT} that can be read ({type(error).__name__})") from None
+
+
+async def read_dataset(store: Store, dataset: ArtifactReference) -> Dataset:
+    """A dataset with all its lines. Raises ArtifactMissing, ArtifactDamaged."""
+    manifest = await load_manifest(store, dataset)
+    contents = {file.name: await store.read_file(dataset, file.path) for file in files_of(manifest)}
+    report = await store.read_file(dataset, REPORT) if has_report(manifest) else None
+    return Dataset(manifest, contents, report)
+
+
 async def verify(store: Store, chain: SealedChain) -> AsyncIterator[tuple[TrainingBatchSealed, list[str]]]:
     """Every batch of a chain with what is wrong with it: its bytes, its account of them, and its place in the chain."""
     fresh: dict[bytes, str] = {}
-    held_out: dict[str, bool] = {}
+    soundness = ChainSoundness()
     for batch in chain.batches:
         try:
-            manifest = await load_manifest(store, batch.dataset)
+            dataset = await read_dataset(store, batch.dataset)
             problems = [
-                *_not_as_sealed(batch, manifest),
-                *[problem async for problem in _lines(store, batch, manifest)],
-                *_across(batch, manifest, fresh, held_out),
+                *_not_as_sealed(batch, dataset.manifest),
+                *(problem.says for problem in soundness.take(dataset)),
+                *_across(batch, dataset.manifest, fresh),
             ]
         except StoreError as error:
             problems = [str(error)]
@@ -140,29 +175,16 @@ def _not_as_sealed(batch: TrainingBatchSealed, manifest: Manifest) -> Iterator[s
     for name, value in said.items():
         if getattr(manifest, name) != value:
             yield f"{name} is {getattr(manifest, name)} in the manifest and {value} in the sealed record"
-    for name, rows in (("train", batch.rows), ("reasoning", batch.reasoning_rows), ("holdout", batch.holdout_rows)):
-        if manifest.counts[name] != rows:
-            yield f"{name} counts {manifest.counts[name]} in the manifest and {rows} in the sealed record"
+    for name, sealed, found in announced_counts(batch, manifest):
+        if found != sealed:
+            yield f"{name} are {found} in the manifest and {sealed} in the sealed record"
 
 
-async def _lines(store: Store, batch: TrainingBatchSealed, manifest: Manifest) -> AsyncIterator[str]:
-    for split, path in FILES.items():
-        lines = (await store.read_file(batch.dataset, path)).splitlines(keepends=True)
-        rows = [row for row in manifest.rows if row.split == split]
-        if len(lines) != len(rows):
-            yield f"{path} has {len(lines)} lines, {MANIFEST} names {len(rows)}"
-        for number, (line, row) in enumerate(zip(lines, rows, strict=False), start=1):
-            if hashlib.sha256(line).hexdigest() != row.sha256:
-                yield f"line {number} of {path} (offset {row.offset}) is not the one that {MANIFEST} names"
-
-
-def _across(batch: TrainingBatchSealed, manifest: Manifest, fresh: dict[bytes, str], held_out: dict[str, bool]) -> Iterator[str]:
+def _across(batch: TrainingBatchSealed, manifest: Manifest, fresh: dict[bytes, str]) -> Iterator[str]:
     for row in manifest.rows:
         first = fresh.setdefault(row.recorded_id.bytes, batch.batch_id)
         if first != batch.batch_id:
             yield f"the interaction of offset {row.offset} is fresh in {first}, too"
-        if held_out.setdefault(row.conversation, row.split == "holdout") != (row.split == "holdout"):
-            yield f"the conversation of offset {row.offset} is both trained and held out"
     repeated = len(manifest.rows) - len({digest_of(row.event_id) for row in manifest.rows})
     if repeated:
         yield f"{repeated} rows repeat an event"

@@ -15,8 +15,8 @@ from ruminate.accumulator.chain import contradicts_itself, digest_of
 from ruminate.accumulator.digests import DigestSet
 from ruminate.accumulator.rebuild import reading
 from ruminate.accumulator.rows import Row
-from ruminate.command.datasets.columns import parse
-from ruminate.command.datasets.fetched import SPLITS, Fetched
+from ruminate.command.datasets.columns import parse_row
+from ruminate.command.datasets.fetched import ROWS, Fetched
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.shared.bus import Bus
@@ -126,12 +126,37 @@ class Judged:
         self.combiners[verdict.combiner] += 1
 
 
+@dataclass(slots=True)
+class Contents:
+    """What a manifest says of its lines and of what is left out, counted."""
+
+    rehearsed: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By origin, and by the batch or the file of anchors."""
+    pairs: Counter[str] = field(default_factory=Counter)
+    questions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By split and by how they are checked."""
+    aside: int = 0
+    details: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Of records left out, by reason, where it has details."""
+
+
+def contents_of(dataset: Fetched) -> Contents:
+    """Count a dataset. Raises ArtifactDamaged."""
+    return Contents(
+        rehearsed=Counter((each.origin, each.named) for each in dataset.rehearsed()),
+        pairs=Counter(pair.kind for pair in dataset.pairs()),
+        questions=Counter((asked.split, asked.kind) for asked in dataset.questions()),
+        aside=sum(1 for _ in dataset.aside()),
+        details=Counter((reason, detail) for reason, detail in dataset.left_out() if detail is not None),
+    )
+
+
 def lengths_of(dataset: Fetched) -> Lengths:
-    """Measure every row of a dataset. Raises NotARow."""
+    """Measure every row of a dataset that is of its own interval. Raises NotARow."""
     lengths = Lengths()
-    for split in SPLITS:
-        for number, line in enumerate(dataset.lines(split), start=1):
-            lengths.add(parse(line, where=f"{split} line {number}"))
+    for file in ROWS:
+        for number, line in enumerate(dataset.lines(file), start=1):
+            lengths.add(parse_row(line, where=f"{file.path} line {number}"))
     return lengths
 
 

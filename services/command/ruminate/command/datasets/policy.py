@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,9 @@ from typing import Any, Final
 import orjson
 from pydantic import ValidationError
 
+from ruminate.accumulator.anchors import AnchorSets, NotAnchored, read_anchors
 from ruminate.accumulator.dataset import POLICY_VERSION
+from ruminate.accumulator.protect import NotProtected, ProtectedSets, read_protected
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.assessor.decide import SCORER_VERSION
 from ruminate.assessor.policy import Policy
@@ -51,6 +53,10 @@ class ReplayPolicy:
     assessment: Policy
     batch: AccumulatorSettings
     given_name: str | None = None
+    protected: ProtectedSets = field(default_factory=ProtectedSets)
+    """What the files of `batch.protected_sets` hold."""
+    anchors: AnchorSets = field(default_factory=AnchorSets)
+    """What those of `batch.anchor_rows` hold."""
 
     @property
     def name(self) -> str:
@@ -67,7 +73,9 @@ class ReplayPolicy:
 
     @property
     def _identity(self) -> bytes:
-        return orjson.dumps([self.values, SCORER_VERSION, POLICY_VERSION], option=orjson.OPT_SORT_KEYS)
+        return orjson.dumps(
+            [self.values, self.protected.sha256, self.anchors.sha256, SCORER_VERSION, POLICY_VERSION], option=orjson.OPT_SORT_KEYS
+        )
 
 
 def read_policy(path: Path, *, name: str | None = None) -> ReplayPolicy:
@@ -81,11 +89,16 @@ def read_policy(path: Path, *, name: str | None = None) -> ReplayPolicy:
     if unknown := batch.keys() - set(BATCH_VALUES):
         raise PolicyError(f"{path}: [batch] has no {', '.join(sorted(unknown))}; it has {', '.join(BATCH_VALUES)}")
     try:
+        settings = AccumulatorSettings.written_down(batch)
         return ReplayPolicy(
             assessment=Policy.model_validate(sections.get("assessment", {})),
-            batch=AccumulatorSettings.written_down(batch),
+            batch=settings,
             given_name=name,
+            protected=read_protected(settings.protected_sets),
+            anchors=read_anchors(settings.anchor_rows),
         )
+    except (NotProtected, NotAnchored) as error:
+        raise PolicyError(f"{path}: {error}") from error
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
         raise PolicyError(f"{path}: {'; '.join(problems)}") from None

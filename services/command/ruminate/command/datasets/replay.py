@@ -23,7 +23,9 @@ from typing import Final
 import orjson
 
 from ruminate.accumulator.dataset import in_a_folder
+from ruminate.accumulator.names import Forgotten
 from ruminate.accumulator.rebuild import read_chains
+from ruminate.accumulator.register import Register
 from ruminate.accumulator.replay import (
     KIND,
     Batch,
@@ -86,6 +88,8 @@ async def replay(
     """
     sealed = await read_chains(bus, tenant=tenant, target=target)
     taught = {(chain.tenant, chain.target): await taught_by(store, chain) for chain in sealed}
+    register = Register(bus)
+    await register.read()
     with Spool() as spool, Mathematician() as equal, Checker(policy.assessment) as checks:
         intake = Intake(spool)
         there = await _take_in(bus, intake, policy, tenant, target, told, equal, checks)
@@ -95,7 +99,9 @@ async def replay(
         chains, differences, datasets = [], [], {}
         for key in sorted(judged.keys() | taught.keys()):
             known = taught.get(key, Taught())
-            chain, comparison, datasets[key] = await _replay_chain(key, judged.get(key, []), known, spool, store, policy, told)
+            chain, comparison, datasets[key] = await _replay_chain(
+                key, judged.get(key, []), known, spool, store, policy, told, forgotten=register.of(*key)
+            )
             chains.append(chain)
             differences.append(comparison.differences)
         conflicts = sorted(intake.conflicts)
@@ -147,22 +153,34 @@ async def _take_in(
 
 
 async def _replay_chain(
-    key: Key, judged: Sequence[Judged], taught: Taught, spool: Spool, store: Store, policy: ReplayPolicy, told: Told
+    key: Key,
+    judged: Sequence[Judged],
+    taught: Taught,
+    spool: Spool,
+    store: Store,
+    policy: ReplayPolicy,
+    told: Told,
+    *,
+    forgotten: Forgotten,
 ) -> tuple[ReplayedChain, Comparison, list[ArtifactReference]]:
     tenant, target = key
     # What the chain is going to hold out must not be trained here, either.
     holdout_ratio = max(policy.batch.holdout_ratio, taught.holdout_ratio)
     replaying = ChainReplay(
         judged,
+        store,
         spool,
         policy.batch.model_copy(update={"holdout_ratio": holdout_ratio}),
         tenant=tenant,
         target=target,
         assessment=policy.values["assessment"],
-        held_out=taught.held_out,
+        known=taught.known,
+        protected=policy.protected,
+        anchors=policy.anchors,
+        forgotten=forgotten,
     )
     comparison, batches, references = Comparison(taught), [], []
-    for batch in replaying.batches():
+    async for batch in replaying.batches():
         references.append(await keep_batch(store, batch, replay=policy.name))
         batches.append(_batch(batch, judged, references[-1]))
         comparison.take(batch.manifest)

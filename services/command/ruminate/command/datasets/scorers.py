@@ -53,14 +53,15 @@ class KnownScorers:
 
 
 async def read_feedback(bus: Bus) -> dict[UUID, tuple[EvidenceRecorded, ...]]:
-    """What people said of each interaction, by recorded id, in the order of (said_at, event id), each said once.
+    """What people said of each interaction, and what was thought for it afterwards, by recorded id, in the order of (said_at,
+    event id), each said once.
 
     What other answers say is left out: how many there were when depends on the order of arrival. Raises BrokerUnavailable.
     """
     found: defaultdict[UUID, dict[str, EvidenceRecorded]] = defaultdict(dict)
     async with aclosing(bus.read(EVIDENCE_RECORDED)) as deliveries:
         async for delivery in deliveries:
-            if delivery.payload.kind == "feedback":
+            if delivery.payload.kind in ("feedback", "thinking"):
                 found[delivery.payload.recorded_id].setdefault(delivery.envelope.id, delivery.payload)
     return {
         recorded_id: tuple(each for _, each in sorted(said.items(), key=lambda entry: (entry[1].said_at, entry[0])))

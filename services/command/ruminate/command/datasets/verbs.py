@@ -14,13 +14,18 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ruminate.accumulator.dataset import load_manifest
+from ruminate.accumulator.anchors import NotAnchored, read_anchors
+from ruminate.accumulator.dataset import Manifest, load_manifest
+from ruminate.accumulator.protect import NotProtected, read_protected
 from ruminate.accumulator.rebuild import Rebuilt, rebuild_chain
+from ruminate.accumulator.report import Report
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.command.connection import read_settings
-from ruminate.command.datasets.look import Listed, chains_of, described, find, listed, verify
+from ruminate.command.datasets.look import Listed, chains_of, described, find, listed, load_report, verify
 from ruminate.command.datasets.policy import read_policy
 from ruminate.command.datasets.replay import replay
+from ruminate.command.datasets.seal import seal_command
+from ruminate.command.datasets.sentences import figures_of, shown, strata_of
 from ruminate.command.datasets.session import StoreUri, Target, Tenant, open_parts, run_verb, say, telling
 from ruminate.command.datasets.versions import card_command, diff_command, export_command
 from ruminate.command.terminal import DEFAULT_STATE, AsJson, Kafka, State, console, printable, refuse, write_json
@@ -32,7 +37,7 @@ _SHOWN: Final = 20
 _RANGE: Final = re.compile(r"(\d+)(?:\.\.(\d+))?")
 
 app = typer.Typer(
-    help="The batches of each chain: list, show, verify and rebuild them; compare two, hand one on, say what is in it.",
+    help="The batches of each chain: list, show, verify, rebuild; compare two, hand one on, say what is in it; ask for one.",
     epilog="Begin with:  ruminate datasets list   (docs/runbooks/datasets.md says what each answer means, and what to do)",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -76,18 +81,21 @@ def show_command(
     store_uri: StoreUri = None,
     as_json: AsJson = False,
 ) -> None:
-    """One batch: counts, what was left out and why, policy, lineage."""
+    """One batch: counts, what is rehearsed, what was left out and why, strata, the report on it, policy, lineage."""
 
     async def work() -> int:
         async with open_parts(state, kafka, store_uri) as (bus, store):
             batch = find(await chains_of(bus), batch_id)
-            shown = described(batch, await load_manifest(store, batch.dataset))
+            manifest = await load_manifest(store, batch.dataset)
+            report = await load_report(store, batch.dataset, manifest)
+        found = described(batch, manifest, report)
         if as_json:
-            write_json(shown)
+            write_json(found)
         else:
-            for name, value in shown.items():
-                says = ", ".join(f"{key} {each}" for key, each in value.items()) if isinstance(value, dict) else value
-                say(f"{name}: {says}")
+            for sentence in shown(found):
+                say(sentence)
+            _say_strata(manifest)
+            _say_report(report)
         return 0
 
     raise typer.Exit(run_verb(work()))
@@ -159,6 +167,12 @@ def rebuild_command(
 
     async def work() -> int:
         settings = read_settings(AccumulatorSettings)
+        try:
+            protected, anchors = read_protected(settings.protected_sets), read_anchors(settings.anchor_rows)
+        except NotProtected as error:
+            refuse(f"{error} (RUMINATE_PROTECTED_SETS)")
+        except NotAnchored as error:
+            refuse(f"{error} (RUMINATE_ANCHOR_ROWS)")
         found: list[Rebuilt] = []
         async with open_parts(state, kafka, store_uri) as (bus, store), telling() as told:
             for chain in await chains_of(bus, tenant=tenant, target=target):
@@ -167,6 +181,8 @@ def rebuild_command(
                     store,
                     chain,
                     settings=settings,
+                    protected=protected,
+                    anchors=anchors,
                     numbers=numbers,
                     without_manifests=without_manifests,
                     told=lambda: told("records"),
@@ -212,6 +228,37 @@ async def _replay(
     return 0
 
 
+def _say_strata(manifest: Manifest) -> None:
+    strata = strata_of(manifest.strata)
+    if not strata:
+        return
+    say("strata: domain/difficulty/mode of the rows that stood ready")
+    table = Table("stratum", "trained", "held out", "left out", "why", box=None, header_style="dim")
+    for each in strata[:_SHOWN]:
+        table.add_row(
+            Text(printable(each.name), overflow="fold"), str(each.train), str(each.holdout), str(each.left_out), each.reasons
+        )
+    console.print(table)
+    if len(strata) > _SHOWN:
+        say(f"    and {len(strata) - _SHOWN} more; --json has all of them")
+
+
+def _say_report(report: Report | None) -> None:
+    if report is None:
+        say("report: none; its release made none")
+        return
+    failed = [check.name for check in report.checks if not check.passed]
+    says = f"{len(failed)} of {len(report.checks)} checks did not pass: {', '.join(failed)}" if failed else "every check passed"
+    say(f"report: {says}", bad=bool(failed))
+    for check in report.checks:
+        figures = figures_of(check)
+        say(
+            f"    {check.name}: {'passed' if check.passed else 'did not pass'}{f'  {figures}' if figures else ''}",
+            bad=not check.passed,
+        )
+        _say_some(check.problems)
+
+
 def _table(batches: Collection[Listed]) -> Table:
     table = Table("batch", "rows", "reasoning", "held out", "sealed by", "dataset", "is", box=None, header_style="dim")
     for each in batches:
@@ -243,7 +290,10 @@ def _say_rebuilt(rebuilt: Rebuilt) -> None:
     say("  ".join(part for part in parts if part), bad=rebuilt.outcome != "identical" or not rebuilt.whole_now)
     _say_some(rebuilt.differences)
     _say_some(
-        [f"gone from the log: {'row' if v.had_row else 'left out'} of offset {v.offset}, event {v.event}" for v in rebuilt.vanished]
+        [
+            f"gone from the log: {'taught' if v.taught else 'left out'} of offset {v.offset}, event {v.event}"
+            for v in rebuilt.vanished
+        ]
     )
     if rebuilt.unaccounted:
         say(f"    {rebuilt.unaccounted} records of the interval are in no account: their reader gave them up as dead letters")
@@ -268,3 +318,4 @@ def _numbers(text: str) -> Collection[int] | None:
 app.command("diff")(diff_command)
 app.command("export")(export_command)
 app.command("card")(card_command)
+app.command("seal")(seal_command)

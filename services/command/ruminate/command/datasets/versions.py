@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, get_args
 
@@ -18,9 +19,10 @@ from ruminate.command.datasets.card import CARD, PLOTS, Card, markdown
 from ruminate.command.datasets.columns import NotARow
 from ruminate.command.datasets.diff import Version, compare, sentences
 from ruminate.command.datasets.export import Export, Format, Written, puzzling
-from ruminate.command.datasets.fetched import SPLITS, Fetched, Split, fetched
-from ruminate.command.datasets.look import DIGITS, NotFound, chains_of, pick
-from ruminate.command.datasets.measure import judged, lengths_of
+from ruminate.command.datasets.fetched import ROWS, Fetched, fetched
+from ruminate.command.datasets.files import DATA_FILES, DataFile, FileName
+from ruminate.command.datasets.look import DIGITS, NotFound, chains_of, load_report, pick
+from ruminate.command.datasets.measure import contents_of, judged, lengths_of
 from ruminate.command.datasets.session import StoreUri, Target, Tenant, open_parts, run_verb, say, telling
 from ruminate.command.terminal import DEFAULT_STATE, AsJson, Kafka, State, fail, refuse, write_json
 from ruminate.schemas.batch import TrainingBatchSealed
@@ -35,7 +37,8 @@ CANNOT: Final = 2
 _SHOWN: Final = 20
 
 FormatAsked = Literal["parquet", "jsonl", "both"]
-SplitAsked = Literal["train", "holdout", "all"]
+SplitAsked = Literal["train", "replay", "holdout", "all"]
+ConfigAsked = Literal["default", "preferences", "verifiable", "all"]
 FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 
 Batch = Annotated[
@@ -73,7 +76,8 @@ def diff_command(
 ) -> None:
     """Which rows were added, have left or changed from A to B. Exit 0: equal, 1: they differ, 2: it could not be said.
 
-    Two batches of one chain share rows only where one replays the other; a batch and its replay under another policy
+    Rehearsed rows, pairs and questions are compared by their lines, and policies by their values.
+    Two batches of one chain share no row, but what the later one rehearses; a batch and its replay under another policy
     (`rebuild --policy`) share most. Examples:
 
     `ruminate datasets diff 3 4 --target qwen3:8b`
@@ -173,7 +177,13 @@ def export_command(
     batch: Batch,
     to: To,
     kind: Annotated[FormatAsked, typer.Option("--format", help="What to write.")] = "parquet",
-    split: Annotated[SplitAsked, typer.Option("--split", help="Rows to train on, held out, or all of them in two files.")] = "all",
+    split: Annotated[
+        SplitAsked,
+        typer.Option("--split", help="What is to be trained, what is rehearsed with it, what is held out, or all of it."),
+    ] = "all",
+    config: Annotated[
+        ConfigAsked, typer.Option("--config", help="Rows (default), pairs of answers, questions for practice, or all of them.")
+    ] = "all",
     with_origin: Annotated[
         bool, typer.Option("--with-origin/--without-origin", help="A column that says where each row comes from.")
     ] = True,
@@ -188,8 +198,10 @@ def export_command(
 ) -> None:
     """Write a batch as files that `datasets.load_dataset` opens as they are, with a dataset card beside them.
 
-    FOLDER then has train.parquet and holdout.parquet (and, or, .jsonl), README.md and card/*.svg.
-    Load it with `load_dataset("FOLDER")`: prompt (messages), completion, chat_template_kwargs, origin.
+    FOLDER then has train.parquet, replay.parquet and holdout.parquet, preferences.parquet, verifiable.parquet and
+    verifiable-holdout.parquet (and, or, .jsonl), README.md and card/*.svg; what has no line has no file.
+    `load_dataset("FOLDER")` gives the rows: prompt (messages), completion, chat_template_kwargs, origin;
+    `load_dataset("FOLDER", "preferences")` prompt, chosen, rejected; `load_dataset("FOLDER", "verifiable")` prompt, check.
     Rows are written one by one: a large dataset needs no more memory than a small one.
     Ruminate never trains what is held out; keep it so elsewhere, or what is measured on it means nothing. Examples:
 
@@ -198,13 +210,22 @@ def export_command(
     `ruminate datasets export qwen3_8b-000004 --to batch-4 --format both --split train`
     """
     kinds = FORMATS if kind == "both" else (kind,)
-    splits = SPLITS if split == "all" else (split,)
+    asked = [file for file in DATA_FILES.values() if split in (file.split, "all") and config in (file.config, "all")]
+    if not asked:
+        refuse(f"--config {config} has no split {split}; {_splits()}")
     raise typer.Exit(
         _write(
             state, kafka, store_uri, tenant, target, batch, to,
-            kinds=kinds, splits=splits, with_origin=with_origin, names=names, overwrite=overwrite, as_json=as_json,
+            kinds=kinds, asked=asked, with_origin=with_origin, names=names, overwrite=overwrite, as_json=as_json,
         )
     )  # fmt: skip
+
+
+def _splits() -> str:
+    splits: dict[str, list[str]] = {}
+    for file in DATA_FILES.values():
+        splits.setdefault(file.config, []).append(file.split)
+    return ", ".join(f"{config} has {' and '.join(names)}" for config, names in splits.items())
 
 
 def card_command(
@@ -229,7 +250,7 @@ def card_command(
     raise typer.Exit(
         _write(
             state, kafka, store_uri, tenant, target, batch, to,
-            kinds=(), splits=(), with_origin=True, names=names, overwrite=overwrite, as_json=as_json,
+            kinds=(), asked=(), with_origin=True, names=names, overwrite=overwrite, as_json=as_json,
         )
     )  # fmt: skip
 
@@ -244,7 +265,7 @@ def _write(
     to: Path,
     *,
     kinds: Collection[Format],
-    splits: Collection[Split],
+    asked: Collection[DataFile],
     with_origin: bool,
     names: bool,
     overwrite: bool,
@@ -252,25 +273,33 @@ def _write(
 ) -> int:
     async def work() -> int:
         async with open_parts(state, kafka, store_uri) as (bus, store), telling() as told:
-            _, batch = pick(await chains_of(bus, tenant=tenant, target=target), name)
-            _make_room(to, [CARD, *(f"{split}.{kind}" for split in splits for kind in kinds)], overwrite=overwrite)
+            chain, batch = pick(await chains_of(bus, tenant=tenant, target=target), name)
+            _make_room(to, [CARD, *(f"{file.name}.{kind}" for file in asked for kind in kinds)], overwrite=overwrite)
             async with fetched(store, batch.dataset) as dataset:
-                export = Export(dataset, batch_id=batch.batch_id, with_origin=with_origin, told=lambda: told("rows"))
-                files = [await asyncio.to_thread(export.write, split, kind, to) for kind in kinds for split in splits]
-                card = await _card(bus, batch, dataset, files, with_origin, names, told)
+                generated = await _generated(store, chain, dataset) if with_origin and kinds else {}
+                export = Export(
+                    dataset, batch_id=batch.batch_id, with_origin=with_origin, generated=generated, told=lambda: told("rows")
+                )
+                there = [file.name for file in asked if _is_written(file, dataset)]
+                empty = [file.name for file in asked if file.name not in there] if kinds else []
+                files = [await asyncio.to_thread(export.write, file, kind, to) for kind in kinds for file in there]
+                for path in (to / f"{file}.{kind}" for kind in kinds for file in empty):
+                    path.unlink(missing_ok=True)  # of an export that lay there before
+                card = await _card(bus, store, batch, dataset, Asked(files, empty, with_origin, names), told)
             await asyncio.to_thread(write_card, card, to)
         if as_json:
             write_json({
                 "batch_id": batch.batch_id,
                 "dataset": batch.dataset.model_dump(mode="json"),
                 "files": {file.name: {"rows": file.rows, "bytes": file.size_bytes, "sha256": file.sha256} for file in files},
+                "left_out_without_lines": empty,
                 "card": CARD,
                 "plots": [f"{PLOTS}/{plot}" for plot in card.plots],
                 "records_in_the_log": card.judged.rows,
                 "records_gone_from_the_log": card.judged.missing,
             })  # fmt: skip
         else:
-            _say_written(to, files, card)
+            _say_written(to, files, empty, card)
         return 0
 
     try:
@@ -288,37 +317,61 @@ def _make_room(folder: Path, names: Collection[str], *, overwrite: bool) -> None
     folder.mkdir(parents=True, exist_ok=True)
 
 
+def _is_written(file: DataFile, dataset: Fetched) -> bool:
+    """Whether it has a line; rows are written even where there are none, for their columns."""
+    return file in ROWS or next(dataset.lines(file), None) is not None
+
+
+async def _generated(store: Store, chain: SealedChain, dataset: Fetched) -> dict[int, frozenset[str]]:
+    """Of the batches from which rows are rehearsed, the hashes of trained lines whose thinking was written afterwards; a batch that
+    is gone is not among them."""
+    numbers = await asyncio.to_thread(lambda: {each.number for each in dataset.rehearsed() if each.number is not None})
+    found = {}
+    for batch in chain.batches:
+        if batch.number in numbers:
+            try:
+                manifest = await load_manifest(store, batch.dataset)
+            except StoreError:
+                continue  # then it is not known, and the export says so
+            found[batch.number] = frozenset(row.sha256 for row in manifest.rows if row.split == "train" and row.generated_thinking)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a card is to speak of: the files beside it, those that have no line, and whether the names of agents are shown."""
+
+    files: Sequence[Written] = ()
+    empty: Sequence[FileName] = ()
+    with_origin: bool = True
+    names: bool = False
+
+
 async def _card(
-    bus: Bus,
-    batch: TrainingBatchSealed,
-    dataset: Fetched,
-    files: Sequence[Written],
-    with_origin: bool,
-    names: bool,
-    told: Callable[[str], None],
+    bus: Bus, store: Store, batch: TrainingBatchSealed, dataset: Fetched, asked: Asked, told: Callable[[str], None]
 ) -> Card:
-    origins: Counter[str] = Counter()
     indicators: Counter[str] = Counter()
 
     def event_ids() -> Iterator[str]:
-        for split in SPLITS:
-            for line in dataset.rows(split):
-                origins[line.origin.origin] += 1
-                indicators.update(line.origin.indicators)
-                yield line.origin.event_id
+        for row in dataset.fresh():
+            indicators.update(row.indicators)
+            yield row.event_id
 
     found = await judged(bus, batch, event_ids(), told=lambda: told("records"))
     lengths = await asyncio.to_thread(lengths_of, dataset)
+    manifest = await asyncio.to_thread(dataset.head)
     return Card(
         batch=batch,
-        manifest=await asyncio.to_thread(dataset.head),
-        origins=origins,
+        manifest=manifest,
+        report=await load_report(store, batch.dataset, manifest),
+        contents=await asyncio.to_thread(contents_of, dataset),
         indicators=indicators,
         lengths=lengths,
         judged=found,
-        files=files,
-        with_origin=with_origin,
-        names=names,
+        files=asked.files,
+        empty=asked.empty,
+        with_origin=asked.with_origin,
+        names=asked.names,
     )
 
 
@@ -331,11 +384,13 @@ def write_card(card: Card, folder: Path) -> None:
         out.write(markdown(card).encode())
 
 
-def _say_written(to: Path, files: Sequence[Written], card: Card) -> None:
+def _say_written(to: Path, files: Sequence[Written], empty: Sequence[str], card: Card) -> None:
     for file in files:
         say(f"{to / file.name}  {file.rows} rows  {file.size_bytes} bytes  sha256 {file.sha256[:12]}")
         if not file.rows:
             say("    it has no row, and load_dataset opens no such split: it is not among the data files of the card")
+    if empty:
+        say(f"not written, for there is no line in it: {', '.join(empty)}")
     if column := puzzling(list(files)):
         say(f"    JSONL: {column} has tool calls in a later file and none in the first; README.md says how to open both")
     say(f"{to / CARD}  with {len(card.plots)} plots in {to / PLOTS}")

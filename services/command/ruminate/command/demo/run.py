@@ -73,6 +73,8 @@ TINY_SETTINGS = {
     "RUMINATE_SEAL_AFTER_SECONDS": "10",
     "RUMINATE_SEAL_AFTER_MIN_ROWS": "500",
     "RUMINATE_HOLDOUT_RATIO": "0",
+    # Each fact is told in nine wordings; which eight would be kept depends on their order in the log.
+    "RUMINATE_CLUSTER_MOST_ROWS": "16",
     "RUMINATE_LEARNING_RATE": "2e-3",
     "RUMINATE_WARMUP_RATIO": "0.1",
     "RUMINATE_TRAINING_EPOCHS": "5",

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -14,7 +11,6 @@ from typing import Annotated, Any, Final, TypeVar
 import typer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
-from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from ruminate.command.connection import find_settings, open_bus_at
@@ -38,16 +34,18 @@ from ruminate.command.terminal import (
     FAILED,
     Kafka,
     State,
+    checked,
     complaints,
     console,
     fail,
     line,
     refuse,
     run,
+    who,
     write_json_lines,
 )
 from ruminate.schemas.flow import DEAD_LETTER_SETTLED, SIDE_TOPICS
-from ruminate.schemas.payload import Name, Text
+from ruminate.schemas.payload import Text
 from ruminate.shared.bus import BrokerUnavailable, BusError
 from ruminate.shared.connection import aiokafka_options
 from ruminate.shared.decoding import now
@@ -189,7 +187,7 @@ def replay_command(
     the same key is not promised.
     """
     wanted = _filter(topic, reader, reason, since, until)
-    decided_by, decided_why = _who(by), _checked(Text, why, "--why")
+    decided_by, decided_why = who(by), checked(Text, why, "--why")
     out = complaints if as_json else console
     known, letters = _run(_choose(state, kafka, ids, wanted, limit, "replayed", out=out))
     if dry_run or not letters or not _agreed(letters, known, "send back", yes=yes):
@@ -231,7 +229,7 @@ def drop_command(
 ) -> None:
     """Take dead letters away for good. Who did it and why is kept on dead-letter-settled-v1."""
     wanted = _filter(topic, reader, reason, since, until)
-    decided_by, decided_why = _who(by), _checked(Text, why.strip(), "--why")
+    decided_by, decided_why = who(by), checked(Text, why.strip(), "--why")
     if not decided_why:
         refuse("--why is empty; say why these letters may go, for whoever asks later")
     known, letters = _run(_choose(state, kafka, ids, wanted, limit, "dropped", out=console))
@@ -470,23 +468,6 @@ async def _check_topics(settings: ServiceSettings) -> None:
         raise BrokerUnavailable(
             f"{settings.kafka_bootstrap} has no topic {missing[0]}{more}. Is it the right broker? Type:  ruminate topics plan"
         )
-
-
-def _who(by: str | None) -> str:
-    if by is not None:
-        return _checked(Name, by, "--by")
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user need not have a name
-        user = f"uid-{os.getuid()}"
-    return f"{user}@{socket.gethostname()}"[:200]
-
-
-def _checked(kind: Any, text: str, option: str) -> str:
-    try:
-        return TypeAdapter[str](kind).validate_python(text)
-    except ValidationError as error:
-        refuse(f"{option}: {error.errors(include_input=False, include_url=False)[0]['msg']}")
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

@@ -14,11 +14,12 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
 from ruminate.accumulator.chain import digest_of
-from ruminate.accumulator.dataset import Manifest, RowOrigin
+from ruminate.accumulator.dataset import Manifest, PairOrigin, Rehearsed, RowOrigin
 from ruminate.accumulator.rows import LeftOut
+from ruminate.command.datasets.files import DATA_FILES, FileName, Origin, origins
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.batch import TrainingBatchSealed
-from ruminate.schemas.erasure import ErasureRequested
+from ruminate.schemas.erasure import ErasureRequested, Erasures, names_of
 from ruminate.schemas.interaction import InteractionCompleted, InteractionRecorded
 from ruminate.schemas.model import ModelRegistered, ModelRolledBack, NodeStatus
 from ruminate.schemas.payload import Payload
@@ -63,6 +64,28 @@ class RowPlace(NamedTuple):
         return f"{self.batch.batch_id}:{split}{self.line}"
 
 
+class Named(NamedTuple):
+    """A record that a line comes from, by the names that its manifest has for it."""
+
+    recorded_id: UUID
+    event_id: str
+
+
+class LinePlace(NamedTuple):
+    """A line that is no fresh row; `line` counts from 1 in its file. `records` are those that it comes from, none of an anchor."""
+
+    batch: TrainingBatchSealed
+    file: FileName
+    line: int
+    origin: Origin
+    records: tuple[Named, ...]
+
+    @property
+    def name(self) -> str:
+        """As `why` takes it."""
+        return f"{self.batch.batch_id}:{self.file}:{self.line}"
+
+
 class Omitted(NamedTuple):
     """A record that a batch accounts for and has no row for. `event` is the digest of its id, in hexadecimal."""
 
@@ -71,6 +94,7 @@ class Omitted(NamedTuple):
     event: str
     recorded_id: UUID
     reason: LeftOut
+    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +168,10 @@ class Interaction:
     """The first record of each event id, in the order of the log."""
     rows: tuple[RowPlace, ...] = ()
     omitted: tuple[Omitted, ...] = ()
+    rehearsed: tuple[LinePlace, ...] = ()
+    """The lines of later batches that train it once more."""
+    given: tuple[LinePlace, ...] = ()
+    """The pairs and questions that come from it."""
     erasures: tuple[Heard[ErasureRequested], ...] = ()
     tombstones: tuple[Tombstone, ...] = ()
     chain: Chain | None = None
@@ -159,7 +187,18 @@ class Interaction:
     @property
     def spoken_of(self) -> bool:
         """Whether anything speaks of it: a record, the account of a batch, or the place where it was erased."""
-        return self.known is not None or bool(self.rows or self.omitted or self.tombstones or self.erasures)
+        accounted = self.rows or self.omitted or self.rehearsed
+        return self.known is not None or bool(accounted or self.tombstones or self.erasures)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneLine:
+    """A line that is no fresh row, wherever it is, and the interactions that it comes from."""
+
+    places: tuple[LinePlace, ...]
+    """The one that was asked for first, then those with the same bytes."""
+    chain: Chain
+    interactions: tuple[Interaction, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,18 +266,14 @@ def firsts(heard: Iterable[Heard[P]]) -> tuple[Heard[P], ...]:
 
 
 def asks_to_forget(request: ErasureRequested, interaction: InteractionCompleted | None, recorded_id: UUID) -> bool:
-    """Whether this request names the interaction, by whichever of its names."""
-    if request.scope == "interaction" and request.subject == str(recorded_id):
-        return True
-    if interaction is None or request.tenant != interaction.tenant or request.target_model not in ("*", interaction.target_model):
-        return False
-    names = {
-        "interaction": interaction.interaction_id,
-        "conversation": interaction.conversation_id,
-        "agent": interaction.agent,
-        "tenant": interaction.tenant,
-    }
-    return request.subject == names[request.scope]
+    """Whether this request, or withdrawal of consent, is of the interaction, by whichever of its names."""
+    if interaction is None:
+        return request.scope == "interaction" and request.subject == str(recorded_id)
+    register = Erasures()
+    register.take("asked", request)
+    source = interaction.source if isinstance(interaction, InteractionRecorded) else None
+    names = names_of(interaction, source=source, recorded_id=recorded_id, seen_at=interaction.occurred_at)
+    return register.withdrawn(names) is not None
 
 
 def places(batch: TrainingBatchSealed, rows: Iterable[RowOrigin]) -> Iterator[RowPlace]:
@@ -247,6 +282,27 @@ def places(batch: TrainingBatchSealed, rows: Iterable[RowOrigin]) -> Iterator[Ro
     for row in rows:
         numbers[row.split] += 1
         yield RowPlace(batch, row.split, numbers[row.split], row)
+
+
+def line_places(batch: TrainingBatchSealed, manifest: Manifest) -> Iterator[LinePlace]:
+    """The lines of a dataset that are no fresh rows."""
+    records = {row.offset: Named(row.recorded_id, row.event_id) for row in manifest.rows}
+    records |= {aside.offset: Named(aside.recorded_id, aside.event_id) for aside in manifest.aside}
+    for file in DATA_FILES.values():
+        if file.told_in == "rows":
+            continue
+        for number, origin in enumerate(origins(manifest, file), start=1):
+            yield LinePlace(batch, file.name, number, origin, tuple(_records(origin, records)))
+
+
+def _records(origin: Origin, records: Mapping[int, Named]) -> Iterator[Named]:
+    """Of a pair the chosen one first."""
+    if isinstance(origin, Rehearsed):
+        if origin.recorded_id is not None and origin.event_id is not None:
+            yield Named(origin.recorded_id, origin.event_id)
+        return
+    offsets = (origin.chosen, origin.rejected) if isinstance(origin, PairOrigin) else (origin.offset,)
+    yield from (records[offset] for offset in offsets if offset is not None and offset in records)
 
 
 def row_of(interaction: Interaction, assessed: Heard[ReasoningAssessed]) -> RowPlace | None:

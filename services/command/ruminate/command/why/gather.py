@@ -21,18 +21,22 @@ import orjson
 from ruminate.accumulator.chain import digest_of
 from ruminate.accumulator.dataset import Manifest, load_manifest
 from ruminate.accumulator.rebuild import SealedChain, artifact_of, read_chains
+from ruminate.command.datasets.files import DATA_FILES
 from ruminate.command.datasets.look import NotFound
 from ruminate.command.why.facts import (
     Chain,
     Heard,
     Interaction,
+    LinePlace,
     Omitted,
+    OneLine,
     RowPlace,
     Tombstone,
     Version,
     asks_to_forget,
     chain_of,
     firsts,
+    line_places,
     places,
 )
 from ruminate.command.why.subject import FORMS, LineAsked, Subject
@@ -76,7 +80,7 @@ class OfBatch(NamedTuple):
     batch: TrainingBatchSealed
 
 
-Found = Interaction | Version | OfBatch
+Found = Interaction | OneLine | Version | OfBatch
 """What the subject is."""
 
 
@@ -162,9 +166,10 @@ class _Gathering:
             if (known := await self._named(subject.text)) is not None:
                 return known
             if (line := subject.line) is not None and (batch := self._batch(line.batch)) is not None:
-                return await self._of_row(await self._line(batch, line))
-            if (sha256 := subject.sha256) is not None and (place := await self._by_hash(sha256)) is not None:
-                return await self._of_row(place)
+                found = await self._line(batch, line)
+                return await self._of_row(found) if isinstance(found, RowPlace) else await self._of_line((found,))
+            if (sha256 := subject.sha256) is not None and (known := await self._by_hash(sha256)) is not None:
+                return known
         return await self._by_id(subject)
 
     # Versions and batches.
@@ -245,25 +250,48 @@ class _Gathering:
             self._log.unreadable[batch.batch_id] = str(error)
             return None
 
-    async def _line(self, batch: TrainingBatchSealed, line: LineAsked) -> RowPlace:
+    async def _line(self, batch: TrainingBatchSealed, line: LineAsked) -> RowPlace | LinePlace:
         manifest = await self._manifest(batch)
         if manifest is None:
             raise StoreError(f"{self._log.unreadable[batch.batch_id]}. Type:  ruminate datasets rebuild --batch {batch.number}")
-        rows = [place for place in places(batch, manifest.rows) if place.split == line.split]
-        if line.line > len(rows):
-            raise NotFound(f"{batch.batch_id} has {len(rows)} lines in {line.split}.jsonl, and none of number {line.line}")
-        return rows[line.line - 1]
+        lines: list[RowPlace | LinePlace] = [place for place in places(batch, manifest.rows) if place.split == line.file]
+        lines += [place for place in line_places(batch, manifest) if place.file == line.file]
+        if line.line > len(lines):
+            path = DATA_FILES[line.file].path
+            raise NotFound(f"{batch.batch_id} has {len(lines)} lines in {path}, and none of number {line.line}")
+        return lines[line.line - 1]
 
-    async def _by_hash(self, sha256: str) -> RowPlace | None:
-        found = []
+    async def _by_hash(self, sha256: str) -> Interaction | OneLine | None:
+        """A fresh row, before what has its bytes once more; else a line that is none."""
+        rows: list[RowPlace] = []
+        lines: list[LinePlace] = []
         for chain in self._log.chains:
             for batch in chain.batches:
                 if (manifest := await self._manifest(batch)) is not None:
-                    found += [place for place in places(batch, manifest.rows) if place.row.sha256.startswith(sha256)]
-        if len({place.row.recorded_id for place in found}) > 1:
-            several = ", ".join(f"{place.name} ({place.row.sha256[:16]})" for place in found[:_SHOWN])
-            raise NotFound(f"{len(found)} rows have a SHA-256 that begins with {sha256}: {several}. Say more of it, or BATCH:LINE")
-        return found[0] if found else None
+                    rows += [place for place in places(batch, manifest.rows) if place.row.sha256.startswith(sha256)]
+                    lines += [place for place in line_places(batch, manifest) if place.origin.sha256.startswith(sha256)]
+        found = {place.row.sha256: place.name for place in rows} | {place.origin.sha256: place.name for place in lines}
+        if len(found) > 1 or len({place.row.recorded_id for place in rows}) > 1:
+            named = [(place.name, place.row.sha256) for place in rows] + [(place.name, place.origin.sha256) for place in lines]
+            several = ", ".join(f"{name} ({whole[:16]})" for name, whole in named[:_SHOWN])
+            raise NotFound(f"{len(named)} rows have a SHA-256 that begins with {sha256}: {several}. Say more of it, or BATCH:LINE")
+        if rows:
+            return await self._of_row(rows[0])
+        return await self._of_line(tuple(lines)) if lines else None
+
+    async def _of_line(self, found: tuple[LinePlace, ...]) -> OneLine:
+        batch, *_ = (place.batch for place in found)
+        interactions = []
+        for named in found[0].records:
+            interaction = await self._interaction(
+                _Names({named.recorded_id}),
+                partitions={batch.assessed_partition},
+                tenant=batch.tenant,
+                target=batch.target_model,
+            )
+            if interaction is not None:
+                interactions.append(interaction)
+        return OneLine(places=found, chain=self._log.chain(batch.tenant, batch.target_model), interactions=tuple(interactions))
 
     async def _of_row(self, place: RowPlace) -> Interaction:
         batch, row = place.batch, place.row
@@ -340,9 +368,10 @@ class _Gathering:
         origin = next((each for each in completed if _recorded_id(each) == recorded_id), None)
         known = known or (origin.payload if origin else None)
         tenant, target = (known.tenant, known.target_model) if known else (tenant, target)
-        rows, omitted = await self._accounts(recorded_id, tenant, target)
+        rows, omitted, lines = await self._accounts(recorded_id, tenant, target)
         if tenant is None or target is None:
-            batch = next((place.batch for place in rows), None) or next((left.batch for left in omitted), None)
+            batches = [place.batch for place in rows] + [left.batch for left in omitted] + [place.batch for place in lines]
+            batch = next(iter(batches), None)
             tenant, target = (batch.tenant, batch.target_model) if batch else (None, None)
         event_ids = {str(recorded_id), *(place.row.event_id for place in rows), *(each.event_id for each in mine)}
         return Interaction(
@@ -352,6 +381,8 @@ class _Gathering:
             assessed=tuple(mine),
             rows=tuple(rows),
             omitted=tuple(omitted),
+            rehearsed=tuple(place for place in lines if place.file == "replay"),
+            given=tuple(place for place in lines if place.file != "replay"),
             erasures=tuple(each for each in self._log.erasures if asks_to_forget(each.payload, known, recorded_id)),
             tombstones=tuple(each for each in tombstones if each.event_id in event_ids),
             chain=self._log.chain(tenant, target) if tenant is not None and target is not None else None,
@@ -376,7 +407,9 @@ class _Gathering:
         for chain in self._log.chains:
             for batch in chain.batches:
                 if (manifest := await self._manifest(batch)) is not None:
-                    found = {row.recorded_id for row in manifest.rows if row.recorded_id in names.ids or row.event_id == names.text}
+                    told = [(row.recorded_id, row.event_id) for row in manifest.rows]
+                    told += [(each.recorded_id, each.event_id) for each in manifest.rehearsed if each.recorded_id and each.event_id]
+                    found = {recorded_id for recorded_id, event_id in told if recorded_id in names.ids or event_id == names.text}
                     left_out = manifest.left_out
                     found |= {left.recorded_id for left in left_out if left.recorded_id in names.ids or left.event == event}
                     if found:
@@ -384,19 +417,28 @@ class _Gathering:
                         partitions.add(batch.assessed_partition)
         return partitions
 
-    async def _accounts(self, recorded_id: UUID, tenant: str | None, target: str | None) -> tuple[list[RowPlace], list[Omitted]]:
-        rows, omitted = [], []
+    async def _accounts(
+        self, recorded_id: UUID, tenant: str | None, target: str | None
+    ) -> tuple[list[RowPlace], list[Omitted], list[LinePlace]]:
+        rows: list[RowPlace] = []
+        omitted: list[Omitted] = []
+        lines: list[LinePlace] = []
         for chain in self._log.chains:
             if tenant in (None, chain.tenant) and target in (None, chain.target):
                 for batch in chain.batches:
                     if (manifest := await self._manifest(batch)) is not None:
                         rows += [place for place in places(batch, manifest.rows) if place.row.recorded_id == recorded_id]
                         omitted += [
-                            Omitted(batch, left.offset, left.event, left.recorded_id, left.reason)
+                            Omitted(batch, left.offset, left.event, left.recorded_id, left.reason, left.detail)
                             for left in manifest.left_out
                             if left.recorded_id == recorded_id
                         ]
-        return rows, omitted
+                        lines += [
+                            place
+                            for place in line_places(batch, manifest)
+                            if any(named.recorded_id == recorded_id for named in place.records)
+                        ]
+        return rows, omitted, lines
 
     async def _completed(
         self, names: _Names, conversations: Collection[str], tombstones: list[Tombstone]

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 from uuid import UUID
 
-_LINE: Final = re.compile(r"(?P<batch>.+?):(?:(?P<split>train|holdout):)?(?P<line>[1-9][0-9]*)")
+from ruminate.command.datasets.files import DATA_FILES, FileName
+
+_FILES: Final = "|".join(DATA_FILES)
+_LINE: Final = re.compile(rf"(?P<batch>.+?):(?:(?P<file>{_FILES}):)?(?P<line>[1-9][0-9]*)")
 _SHA256: Final = re.compile(r"[0-9a-f]{8,64}")
 
 FORMS: Final = (
-    "a row (BATCH:LINE, BATCH:holdout:LINE, or 8 digits or more of its SHA-256), an interaction (its recorded id, or its "
-    "interaction id with --source), an event id, a batch id, a version (v4) or the name of a model"
+    "a row (BATCH:LINE, BATCH:FILE:LINE, FILE being holdout, replay, preferences, verifiable or verifiable-holdout, or 8 digits "
+    "or more of its SHA-256), an interaction (its recorded id, or its interaction id with --source), an event id, a batch id, a "
+    "version (v4) or the name of a model"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class LineAsked:
-    """A line of the file of a split, by batch id or number."""
+    """A line of a file, by batch id or number."""
 
     batch: str
-    split: Literal["train", "holdout"]
+    file: FileName
     line: int
 
 
@@ -39,12 +43,11 @@ class Subject:
         match = None if self.source else _LINE.fullmatch(self.text)
         if match is None:
             return None
-        split: Literal["train", "holdout"] = "holdout" if match["split"] == "holdout" else "train"
-        return LineAsked(match["batch"], split, int(match["line"]))
+        return LineAsked(match["batch"], next((name for name in DATA_FILES if name == match["file"]), "train"), int(match["line"]))
 
     @property
     def sha256(self) -> str | None:
-        """As the beginning of a row's SHA-256."""
+        """As the beginning of a line's SHA-256."""
         lowered = self.text.lower()
         return lowered if not self.source and _SHA256.fullmatch(lowered) else None
 

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from ruminate.accumulator.chain import digest_of
-from ruminate.accumulator.dataset import Manifest
-from ruminate.command.why.facts import Chain, Heard, Interaction, Omitted, RowPlace, Version, omission_of, places, row_of
+from ruminate.accumulator.dataset import Manifest, PairOrigin, QuestionOrigin, Rehearsed
+from ruminate.command.datasets.files import CHECKS, DATA_FILES, PAIRS
+from ruminate.command.why.facts import (
+    Chain,
+    Heard,
+    Interaction,
+    LinePlace,
+    Omitted,
+    OneLine,
+    RowPlace,
+    Version,
+    line_places,
+    omission_of,
+    places,
+    row_of,
+)
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.flow import INTERACTION_COMPLETED, INTERACTION_RECORDED, REASONING_ASSESSED
 from ruminate.schemas.interaction import InteractionCompleted
 from ruminate.shared.bus import Position
+
+_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +96,7 @@ def interaction_tree(interaction: Interaction, *, contents: bool = False) -> Nod
             *(_contents(known) if contents and known else ()),
             *_assessments(interaction, contents=contents),
             *_unheard(interaction),
+            *_rehearsed(interaction, None),
             *_not_known(interaction.chain),
         ],
     )
@@ -110,7 +128,7 @@ def _recorded(interaction: Interaction) -> Iterator[Node]:
         )
     elif interaction.completed is not None and not interaction.assessed and not interaction.rows:
         says = "not recorded: the collector has not read it yet, or it is a dead letter (ruminate dlq list)"
-        yield Node("recorded", says, gone=not interaction.erasures)
+        yield Node("recorded", says, gone=not _asked_to_forget(interaction))
     else:
         yield Node("recorded", f"recorded: no longer in {INTERACTION_RECORDED.name}{_why_gone(interaction)}", gone=True)
 
@@ -118,15 +136,20 @@ def _recorded(interaction: Interaction) -> Iterator[Node]:
 def _erased(interaction: Interaction) -> Iterator[Node]:
     for request in interaction.erasures:
         said = request.payload
-        says = f"erasure of this {said.scope} asked for {_time(said.requested_at)} by {said.requested_by}"
+        asked = "erasure" if said.what == "everything" else "no more training on what is there"
+        says = f"{asked} of this {said.scope} asked for {_time(said.requested_at)} by {said.requested_by}"
         yield _heard("erasure_requested", says, request, scope=said.scope)
     for tombstone in interaction.tombstones:
         place = _place(tombstone.position)
         yield Node("erased", f"erased: a tombstone at {place}", {"event_id": tombstone.event_id, "place": place}, gone=True)
 
 
+def _asked_to_forget(interaction: Interaction) -> bool:
+    return any(request.payload.what == "everything" for request in interaction.erasures)
+
+
 def _why_gone(interaction: Interaction) -> str:
-    if interaction.tombstones or interaction.erasures:
+    if interaction.tombstones or _asked_to_forget(interaction):
         return ", for it was erased"
     return " (erased, or the log begins later)"
 
@@ -165,6 +188,7 @@ def _assessments(interaction: Interaction, *, contents: bool) -> Iterator[Node]:
                 *(Node("reason", f"because: {reason if contents else _word(reason)}") for reason in verdict.reasons),
                 *(_evidence(each, contents=contents) for each in assessed.evidence),
                 _fate(interaction, heard),
+                *_gave(interaction, digest_of(heard.event_id).hex()),
             ],
         )
     if not interaction.assessed and not interaction.rows and not interaction.omitted and interaction.recorded is not None:
@@ -183,10 +207,12 @@ def _evidence(evidence: EvidenceRecorded, *, contents: bool) -> Node:
         "outcome": evidence.outcome,
         "agreeing": evidence.agreeing,
         "disagreeing": evidence.disagreeing,
+        "model": evidence.model,
     }
-    texts = {"correction": evidence.correction, "comment": evidence.comment}
+    texts = {"correction": evidence.correction, "comment": evidence.comment, "thinking": evidence.thinking}
     shown = [f"{name} {value}" for name, value in said.items() if value is not None]
-    shown += [f"{name}: {value}" if contents else f"a {name}" for name, value in texts.items() if value is not None]
+    hidden = {"correction": "a correction", "comment": "a comment", "thinking": "written thinking"}
+    shown += [f"{name}: {value}" if contents else hidden[name] for name, value in texts.items() if value is not None]
     facts: dict[str, Any] = {"kind": evidence.kind, "said_by": evidence.said_by, "said_at": evidence.said_at.isoformat()}
     facts |= {name: value for name, value in said.items() if value is not None}
     facts |= {name: value if contents else True for name, value in texts.items() if value is not None}
@@ -198,7 +224,7 @@ def _fate(interaction: Interaction, heard: Heard[ReasoningAssessed]) -> Node:
     """What a batch made of this record."""
     chain = interaction.chain
     if (place := row_of(interaction, heard)) is not None:
-        return _row(place, chain)
+        return _row(place, interaction)
     if (left := omission_of(interaction, heard)) is not None:
         return _left(left)
     offset, batches = heard.position.offset, chain.batches if chain else ()
@@ -215,15 +241,16 @@ def _fate(interaction: Interaction, heard: Heard[ReasoningAssessed]) -> Node:
 
 
 def _left(left: Omitted) -> Node:
+    detail = {} if left.detail is None else {"detail": left.detail}
     return Node(
         "left_out",
-        f"left out of {left.batch.batch_id}: {left.reason}",
-        {"batch_id": left.batch.batch_id, "number": left.batch.number, "reason": left.reason, "offset": left.offset},
+        f"left out of {left.batch.batch_id}: {left.reason}{f' ({left.detail})' if left.detail else ''}",
+        {"batch_id": left.batch.batch_id, "number": left.batch.number, "reason": left.reason, "offset": left.offset} | detail,
     )
 
 
-def _row(place: RowPlace, chain: Chain | None) -> Node:
-    row, batch = place.row, place.batch
+def _row(place: RowPlace, interaction: Interaction) -> Node:
+    row, batch, chain = place.row, place.batch, interaction.chain
     facts = {
         "row": place.name,
         "batch_id": batch.batch_id,
@@ -233,15 +260,118 @@ def _row(place: RowPlace, chain: Chain | None) -> Node:
         "sha256": row.sha256,
         "origin": row.origin,
         "reasoning": row.reasoning,
+        "generated_thinking": row.generated_thinking,
+        "domain": row.domain,
+        "difficulty": row.difficulty,
         "event_id": row.event_id,
         "place": f"{REASONING_ASSESSED.name} {row.partition}:{row.offset}",
     }
     kind = "reasoning" if row.reasoning else "direct"
+    if row.generated_thinking:
+        kind += ", its thinking written afterwards"
     if place.split == "holdout":
         says = f"held out in {batch.batch_id}: line {place.line} of holdout.jsonl, {kind}; measured on, never trained"
         return Node("row", says, facts)
     says = f"in {batch.batch_id}: line {place.line} of train.jsonl, {kind}, {row.origin}, sha256 {row.sha256[:12]}"
-    return Node("row", says, facts, [_taught(chain, batch)] if chain else [])
+    return Node("row", says, facts, [*([_taught(chain, batch)] if chain else ()), *_rehearsed(interaction, place)])
+
+
+def _rehearsed(interaction: Interaction, fresh: RowPlace | None) -> Iterator[Node]:
+    """The later batches that train this row once more; without one, of rows whose fresh place is not known."""
+    # An interaction is fresh in one batch of a chain at most.
+    known = {place.batch.batch_id: place for place in interaction.rows if place.split == "train"}
+    for place in interaction.rehearsed:
+        origin = place.origin
+        if isinstance(origin, Rehearsed) and known.get(origin.named) == fresh:
+            says = f"rehearsed in {_where(place)}{'' if fresh else f', fresh as {origin.named}:{origin.line + 1}'}"
+            version, became = _became(interaction.chain, place.batch)
+            yield Node("rehearsed", f"{says}; {became}", _of_line(place) | {"version": version})
+
+
+def _gave(interaction: Interaction, event: str) -> Iterator[Node]:
+    """The pairs and questions that come from a record, by the digest of its event."""
+    for place in interaction.given:
+        mine = [number for number, named in enumerate(place.records) if digest_of(named.event_id).hex() == event]
+        if not mine:
+            continue
+        origin = place.origin
+        version, became = _became(interaction.chain, place.batch)
+        if isinstance(origin, PairOrigin):
+            part = "chosen" if origin.chosen is not None and mine[0] == 0 else "rejected"
+            says = f"gave a pair, {_where(place)}, its answer {part}: {PAIRS[origin.kind]}; {became}"
+        elif place.file == "verifiable-holdout":
+            version, says = None, f"gave a question, {_where(place)}, {_checked(origin)}; measured on, never practised"
+        else:
+            says = f"gave a question, {_where(place)}, {_checked(origin)}; {became}"
+        yield Node("gave", says, _of_line(place) | {"version": version})
+
+
+def _where(place: LinePlace) -> str:
+    return f"{place.batch.batch_id}: line {place.line} of {DATA_FILES[place.file].path}"
+
+
+def _became(chain: Chain | None, batch: TrainingBatchSealed) -> tuple[str | None, str]:
+    """In a few words, what was trained on a batch: a row's own place tells the rest, however often it is rehearsed."""
+    if chain is None:
+        return None, "what was trained on it is not known"
+    if (trained := chain.trained.get(batch.batch_id)) is not None:
+        version = trained.payload.version
+        return version, f"{version}: {_standing(chain, version)}"
+    return None, "training failed" if batch.batch_id in chain.failed else "no version was trained on it yet"
+
+
+def _checked(origin: object) -> str:
+    return f"checked by {CHECKS[origin.kind]}" if isinstance(origin, QuestionOrigin) else "checked"
+
+
+def _of_line(place: LinePlace) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "line_name": place.name,
+        "batch_id": place.batch.batch_id,
+        "number": place.batch.number,
+        "file": DATA_FILES[place.file].path,
+        "line": place.line,
+        "sha256": place.origin.sha256,
+        "recorded_ids": [str(named.recorded_id) for named in place.records],
+    }
+    if isinstance(place.origin, Rehearsed):
+        return facts | {"origin": place.origin.origin, "fresh_in": place.origin.named, "fresh_line": place.origin.line + 1}
+    return facts | {"kind": getattr(place.origin, "kind", None)}
+
+
+def line_tree(found: OneLine, *, contents: bool = False) -> Node:
+    """A line that is no fresh row: what it is, the interactions that it comes from, and the version that it taught."""
+    place, *others = found.places
+    shown = [
+        Node(
+            "place",
+            f"the same bytes are line {other.line} of {DATA_FILES[other.file].path} of {other.batch.batch_id}",
+            _of_line(other),
+        )
+        for other in others[:_SHOWN]
+    ]
+    if len(others) > _SHOWN:
+        shown.append(Node("place", f"and {len(others) - _SHOWN} more lines have the same bytes"))
+    children = [
+        *shown,
+        *(interaction_tree(interaction, contents=contents) for interaction in found.interactions),
+        *([] if place.file == "verifiable-holdout" else [_taught(found.chain, place.batch)]),
+    ]
+    return Node("line", f"{_where(place)}, {_what(place)}", _of_line(place), children)
+
+
+def _what(place: LinePlace) -> str:
+    origin = place.origin
+    match origin:
+        case Rehearsed(origin="replay"):
+            return f"rehearsed, fresh as {origin.named}:{origin.line + 1}, {'reasoning' if origin.reasoning else 'direct'}"
+        case Rehearsed():
+            return f"an anchor, row {origin.line + 1} of {origin.named}, {'reasoning' if origin.reasoning else 'direct'}"
+        case PairOrigin():
+            return f"a pair: {PAIRS[origin.kind]}"
+        case _:
+            held_out = place.file == "verifiable-holdout"
+            return f"a question {'to measure on, never practised' if held_out else 'for practice'}, {_checked(origin)}"
 
 
 def _unheard(interaction: Interaction) -> Iterator[Node]:
@@ -250,7 +380,13 @@ def _unheard(interaction: Interaction) -> Iterator[Node]:
     for place in interaction.rows:
         if place.row.event_id not in heard:
             says = f"assessed: event {place.row.event_id} is no longer in {REASONING_ASSESSED.name}{_why_gone(interaction)}"
-            yield Node("assessed", says, {"event_id": place.row.event_id}, [_row(place, interaction.chain)], gone=True)
+            yield Node(
+                "assessed",
+                says,
+                {"event_id": place.row.event_id},
+                [_row(place, interaction), *_gave(interaction, digest_of(place.row.event_id).hex())],
+                gone=True,
+            )
     told = {(left.batch.batch_id, left.offset) for each in interaction.assessed if (left := omission_of(interaction, each))}
     events = {digest_of(event_id).hex() for event_id in heard}
     for left in interaction.omitted:
@@ -262,7 +398,7 @@ def _unheard(interaction: Interaction) -> Iterator[Node]:
             )
         else:
             says = f"assessed: the record at offset {left.offset} is no longer in {REASONING_ASSESSED.name}{_why_gone(interaction)}"
-            yield Node("assessed", says, {"offset": left.offset}, [_left(left)], gone=True)
+            yield Node("assessed", says, {"offset": left.offset}, [_left(left), *_gave(interaction, left.event)], gone=True)
 
 
 def _taught(chain: Chain, batch: TrainingBatchSealed) -> Node:
@@ -409,7 +545,8 @@ def batch_node(
     """A batch and what its dataset holds; with `rows`, every line and the interaction that it is of."""
     says = (
         f"batch {batch.batch_id}, number {batch.number}, sealed {_time(batch.sealed_at)} by {batch.reason}: {batch.rows} rows "
-        f"({batch.reasoning_rows} reasoning, {batch.direct_rows} direct), {batch.holdout_rows} held out"
+        f"({batch.reasoning_rows} reasoning, {batch.direct_rows} direct), {batch.holdout_rows} held out, "
+        f"{batch.replay_rows} rehearsed, {batch.preference_pairs} pairs, {batch.verifiable_questions} questions for practice"
     )
     children = []
     if manifest is None:
@@ -417,7 +554,11 @@ def batch_node(
             Node("dataset", f"its manifest is not to be had: {chain.unreadable.get(batch.batch_id, artifact)}", gone=True)
         )
     else:
-        left = ", ".join(f"{reason} {count}" for reason, count in manifest.left_out_counts.items()) or "nothing"
+        details = Counter((left.reason, left.detail) for left in manifest.left_out if left.detail is not None)
+        left = ", ".join(
+            f"{reason} {count}{_in_detail({detail: number for (why, detail), number in details.items() if why == reason})}"
+            for reason, count in manifest.left_out_counts.items()
+        )
         scorers = ", ".join(manifest.scorer_versions)
         says_dataset = f"dataset {batch.dataset.sha256[:12]} is {artifact or 'not looked at'} in the store"
         children.append(
@@ -425,10 +566,19 @@ def batch_node(
         )
         rules = f"rules {manifest.policy_version}, scorer {scorers}, policy {', '.join(manifest.assessor_policy_versions)}"
         children.append(Node("rules", rules, {"policy": manifest.policy, "seed": manifest.seed}))
-        children.append(Node("left_out", f"left out: {left}", dict(manifest.left_out_counts)))
+        children.append(Node("left_out", f"left out: {left or 'nothing'}", dict(manifest.left_out_counts)))
+        children.append(_all_rehearsed(manifest))
         if rows:
             listed = [_listed(place) for place in places(batch, manifest.rows)]
             children.append(Node("rows", "rows, each to be asked for:  ruminate why RECORDED_ID", {}, listed))
+            lines = [
+                Node("line", f"{place.file}:{place.line}  {_what(place)}", _of_line(place))
+                for place in line_places(batch, manifest)
+            ]
+            if lines:
+                children.append(
+                    Node("lines", f"beside the rows, each to be asked for:  ruminate why {batch.batch_id}:FILE:LINE", {}, lines)
+                )
     facts = {
         "batch_id": batch.batch_id,
         "number": batch.number,
@@ -437,10 +587,28 @@ def batch_node(
         "reasoning_rows": batch.reasoning_rows,
         "direct_rows": batch.direct_rows,
         "holdout_rows": batch.holdout_rows,
+        "replay_rows": batch.replay_rows,
+        "generated_rows": batch.generated_rows,
+        "preference_pairs": batch.preference_pairs,
+        "verifiable_questions": batch.verifiable_questions,
         "interval": [batch.after_offset + 1, batch.to_offset],
         "partition": batch.assessed_partition,
     }
     return Node("batch", says, facts, children)
+
+
+def _all_rehearsed(manifest: Manifest) -> Node:
+    """The rows of earlier batches and the anchors that were trained with a batch, counted."""
+    counts = Counter((each.origin, each.named) for each in manifest.rehearsed)
+    replayed = {named: count for (origin, named), count in counts.items() if origin == "replay"}
+    anchors = {named: count for (origin, named), count in counts.items() if origin == "anchor"}
+    says = f"rehearsed: {sum(replayed.values())} rows of earlier batches{_in_detail(replayed)}, {sum(anchors.values())} anchors"
+    return Node("rehearsed", f"{says}{_in_detail(anchors)}", {"replay": replayed, "anchors": anchors})
+
+
+def _in_detail(counts: Mapping[str, int]) -> str:
+    listed = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    return f" ({listed})" if listed else ""
 
 
 def _listed(place: RowPlace) -> Node:
@@ -461,12 +629,16 @@ def _parents(chain: Chain, version: str) -> Iterator[Node]:
             yield Node("parent", f"parent {name}: its training or its batch is not in the log", {"version": name}, gone=True)
             continue
         rows += batch.rows
-        says = f"parent {name}: batch {batch.batch_id}, {batch.rows} rows; {_standing(chain, name)}"
+        says = f"parent {name}: batch {batch.batch_id}, {batch.rows} rows{_and_rehearsed(batch)}; {_standing(chain, name)}"
         yield Node("parent", says, {"version": name, "batch_id": batch.batch_id, "rows": batch.rows})
     if not ancestors:
         yield Node("parent", "no parent: it begins at the base")
     elif len(ancestors) > 1:
         yield Node("inherited", f"{rows} rows taught its {len(ancestors)} parents", {"rows": rows})
+
+
+def _and_rehearsed(batch: TrainingBatchSealed) -> str:
+    return f" and {batch.replay_rows} rehearsed" if batch.replay_rows else ""
 
 
 def _heard(kind: str, says: str, heard: Heard[Any], *, children: Sequence[Node] = (), **facts: Any) -> Node:

@@ -11,10 +11,10 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from ruminate.command.datasets.session import StoreUri, Target, Tenant, open_parts, run_verb
 from ruminate.command.terminal import DEFAULT_STATE, AsJson, Kafka, State, complaints, console, line, write_json
-from ruminate.command.why.facts import Interaction, Version
+from ruminate.command.why.facts import Interaction, OneLine, Version
 from ruminate.command.why.gather import Found, OfBatch, gather
 from ruminate.command.why.subject import Subject
-from ruminate.command.why.tree import Node, batch_tree, interaction_tree, version_tree
+from ruminate.command.why.tree import Node, batch_tree, interaction_tree, line_tree, version_tree
 
 _TOLD_EVERY_RECORDS = 500
 
@@ -24,8 +24,9 @@ def why(
         str,
         typer.Argument(
             metavar="SUBJECT",
-            help="A row (BATCH:LINE, BATCH:holdout:LINE, or 8 digits or more of its SHA-256), an interaction (recorded id, or "
-            "interaction id with --source), an event id, a batch id, a version (v4) or the name of a model.",
+            help="A row (BATCH:LINE, BATCH:FILE:LINE, FILE being holdout, replay, preferences, verifiable or verifiable-holdout, "
+            "or 8 digits or more of its SHA-256), an interaction (recorded id, or interaction id with --source), an event id, a "
+            "batch id, a version (v4) or the name of a model.",
         ),
     ],
     source: Annotated[
@@ -45,11 +46,14 @@ def why(
     """Walk a lineage: what came of an interaction, or what made a model. From topics and store alone.
 
     Forward, from an interaction: its judgements and who spoke for or against it, its batch and line
-    or why it was left out, the versions that were trained on it, where they serve.
-    Backward, from a version: its batch, dataset, rows and parents.
+    or why it was left out, the pairs and questions that it gave, the batches that rehearse it, the
+    versions that were trained on it, where they serve.
+    Backward, from a version: its batch, dataset, rows, what it rehearsed, and parents.
     What the log or the store no longer has is said. Examples:
 
     `ruminate why qwen3_8b-000004:17`      what is line 17 of that batch, and what came of it?
+
+    `ruminate why 4:replay:2`      where was the second rehearsed row fresh?
 
     `ruminate why chat-42 --source /agents/helper`      what became of what my agent reported?
 
@@ -76,6 +80,8 @@ def tree_of(found: Found, *, rows: bool = False, contents: bool = False) -> Node
     match found:
         case Interaction():
             return interaction_tree(found, contents=contents)
+        case OneLine():
+            return line_tree(found, contents=contents)
         case Version():
             return version_tree(found, rows=rows)
         case OfBatch(version, batch):

@@ -1,0 +1,309 @@
+"""What has to be forgotten leaves every dataset, and a crash at any step leaves nothing but work for the next look."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from ruminate.accumulator.accumulate import Accumulator
+from ruminate.accumulator.dataset import load_manifest
+from ruminate.accumulator.rebuild import SealedChain
+from ruminate.accumulator.replay import KIND as REPLAYS
+from ruminate.accumulator.revise import salted
+from ruminate.accumulator.settings import AccumulatorSettings
+from ruminate.command.datasets.policy import ReplayPolicy
+from ruminate.command.datasets.replay import replay
+from ruminate.schemas.erasure import ErasureRequested
+from ruminate.schemas.flow import DATASET_REVISED, ERASURE_REQUESTED, REASONING_ASSESSED
+from ruminate.schemas.interaction import InteractionRecorded, Message, Response
+from ruminate.schemas.payload import ArtifactReference, Payload
+from ruminate.schemas.topic import Topic
+from ruminate.shared.bus import Bus
+from ruminate.shared.memory import MemoryBroker, MemoryBus
+from ruminate.shared.store import FileStore
+from tests.integration.recorded_log import (
+    LENIENT,
+    START,
+    TARGET,
+    accumulating,
+    assess,
+    chain_of,
+    interaction,
+    rebuild,
+    seal,
+    until,
+)
+from tests.integration.recorded_log import (
+    record as write_down,
+)
+
+MARKER = "Xylokarp-7731"
+SETTINGS = AccumulatorSettings(
+    seal_at_rows=8,
+    seal_after_min_rows=4,
+    seal_check_seconds=0.01,
+    seal_retry_seconds=0.05,
+    holdout_ratio=0.25,
+    seal_false_alarm_ratio=0,
+)
+PLANTED = (3, 11, 12, 30)
+"""Interactions of the conversation that is to be forgotten, in several batches."""
+
+
+def told(number: int, **changed: Any) -> InteractionRecorded:
+    """Interaction `number`; those that are planted hold the marker in every text."""
+    if number in PLANTED:
+        changed = {
+            "conversation_id": "c-planted",
+            "messages": (Message(role="user", content=f"Where does the {MARKER} number {number} live, and on what?"),),
+            "response": Response(content=f"The {MARKER} lives on bark {number}.", thinking=f"{MARKER}: bark, surely, {number}."),
+            "reference_answer": f"{MARKER} {number}",
+        } | changed
+    return interaction(number, **changed)
+
+
+def erasure(**changed: Any) -> ErasureRequested:
+    fields: dict[str, Any] = {
+        "scope": "conversation",
+        "subject": "c-planted",
+        "requested_by": "an operator",
+        "requested_at": START + timedelta(days=1),
+    } | changed
+    return ErasureRequested(**fields)
+
+
+async def ask(bus: Bus, request: ErasureRequested) -> str:
+    event_id = str(uuid4())
+    envelope = bus.begin(ERASURE_REQUESTED, request, event_id=event_id, source="/operators")
+    await bus.publish(ERASURE_REQUESTED, request, envelope)
+    return event_id
+
+
+def tombstone(broker: MemoryBroker, *numbers: int) -> None:
+    """Take the assessments of these interactions out of the log, as the eraser and compaction do."""
+    for topic_partition in [place for place in broker._partitions if place[0] == REASONING_ASSESSED.name]:
+        records = broker._partitions[topic_partition]
+        for at, record in enumerate(records):
+            if record.value is not None and any(f'"recorded_id":"{UUID(int=n)}"'.encode() in record.value for n in numbers):
+                records[at] = type(record)(record.topic, record.partition, record.offset, record.timestamp, record.key, None, [])
+
+
+def traces(folder: Path) -> list[str]:
+    """Every file below that holds the marker."""
+    return [str(path) for path in folder.rglob("*") if path.is_file() and MARKER.encode() in path.read_bytes()]
+
+
+def is_clean(store_folder: Path) -> Callable[[], bool]:
+    return lambda: not traces(store_folder)
+
+
+def swept_after(accumulator: Accumulator) -> int:
+    """How many requests the datasets of the target were last looked through for."""
+    return sum(chain.datasets.swept_after for chain in accumulator._chains.values() if chain.target == TARGET)
+
+
+async def sealed_world(
+    folder: Path, broker: MemoryBroker, settings: AccumulatorSettings = SETTINGS
+) -> tuple[FileStore, SealedChain]:
+    """Four batches, the planted interactions in some of them, and rehearsed in later ones."""
+    store = FileStore(folder / "store")
+    await assess(MemoryBus(broker, reader="tester"), *(told(n) for n in range(44)))
+    await seal(MemoryBus(broker, reader="accumulator"), store, 4, settings)
+    assert traces(folder / "store")
+    return store, await chain_of(MemoryBus(broker, reader="tester"))
+
+
+def play(scenario: Callable[[Path, MemoryBroker], Awaitable[None]], folder: Path) -> None:
+    asyncio.run(scenario(folder, MemoryBroker()))  # type: ignore[arg-type]
+
+
+def test_an_erasure_leaves_no_trace_in_the_store_and_rebuilds_equal_what_is_left(tmp_path: Path) -> None:
+    async def scenario(folder: Path, broker: MemoryBroker) -> None:
+        store, before = await sealed_world(folder, broker)
+        bus = MemoryBus(broker, reader="tester")
+        erasure_id = await ask(bus, erasure())
+        async with accumulating(MemoryBus(broker, reader="accumulator"), store, SETTINGS):
+            await until(is_clean(folder / "store"), "the marker is gone")
+        after = await chain_of(bus)
+        assert [batch.number for batch in after.batches] == [batch.number for batch in before.batches]
+        touched = set(after.revisions)
+        assert len(touched) >= 2
+        for was, now in zip(before.batches, after.batches, strict=True):
+            manifest = await load_manifest(store, now.dataset)
+            await store.check(now.dataset)
+            assert UUID(int=3) not in {row.recorded_id for row in manifest.rows}
+            if now.number not in touched:
+                assert now == was
+                continue
+            (revised,) = after.revisions[now.number]
+            assert (revised.revision, revised.replaces, revised.erasure_ids) == (1, was.dataset, (erasure_id,))
+            assert manifest.revision == 1
+            named = {erased.salted_sha256 for erased in manifest.erased}
+            assert named <= {salted(UUID(int=n), batch_id=now.batch_id, erasure_id=erasure_id) for n in PLANTED}
+            assert len(manifest.rows) == was.rows + was.holdout_rows - sum(e.was in ("train", "holdout") for e in manifest.erased)
+        tombstone(broker, *PLANTED)
+        rebuilt = await rebuild(MemoryBus(broker, reader="tester"), store, settings=SETTINGS)
+        assert [each.outcome for each in rebuilt] == ["identical"] * len(rebuilt)
+        assert not traces(folder / "store")
+
+    play(scenario, tmp_path)
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+class CrashingStore(FileStore):
+    """Ends the process at one of its steps: before or after a folder is put in, or while one is taken out."""
+
+    def __init__(self, root: Path, at: int) -> None:
+        super().__init__(root)
+        self.steps_left = at
+        self.armed = False
+
+    def step(self) -> None:
+        if self.armed:
+            self.steps_left -= 1
+            if self.steps_left == 0:
+                raise Crash
+
+    async def put_tree(self, folder: Path, *, kind: str, name: str) -> ArtifactReference:
+        self.step()
+        reference = await super().put_tree(folder, kind=kind, name=name)
+        self.step()
+        return reference
+
+    async def remove_tree(self, reference: ArtifactReference) -> None:
+        self.step()
+        if self.armed and self.steps_left == 1:
+            # One of its files is gone, the first of those that are its alone, and it is still named.
+            others = [each for _, each in self._list_trees("datasets") if each.uri != reference.uri]
+            shared = {file.sha256 for each in others for file in self._files_of(each)}
+            min(self._blob(file.sha256) for file in self._files_of(reference) if file.sha256 not in shared).unlink()
+        self.step()
+        await super().remove_tree(reference)
+        self.step()
+
+
+class CrashingBus(MemoryBus):
+    """Ends the process before or after something is published."""
+
+    store: CrashingStore
+
+    async def publish(self, topic: Topic[Any], payload: Payload, *more: Any, **named: Any) -> None:
+        if topic is DATASET_REVISED:
+            self.store.step()
+        await super().publish(topic, payload, *more, **named)
+        if topic is DATASET_REVISED:
+            self.store.step()
+
+
+@pytest.mark.parametrize("at", range(1, 20))
+def test_a_crash_at_any_step_is_made_good_by_the_next_look(tmp_path: Path, at: int) -> None:
+    async def scenario(folder: Path, broker: MemoryBroker) -> None:
+        _, before = await sealed_world(folder, broker)
+        tester = MemoryBus(broker, reader="tester")
+        await ask(tester, erasure())
+        store = CrashingStore(folder / "store", at)
+        bus = CrashingBus(broker, reader="accumulator")
+        bus.store = store
+        accumulator = Accumulator(bus, store, SETTINGS, clock=lambda: START + timedelta(days=2))
+        store.armed = True
+        serving = asyncio.create_task(accumulator.serve())
+        await asyncio.wait((serving,), timeout=None if at < 12 else 1.0)
+        crashed = serving.done()
+        if not crashed:  # fewer steps than that were needed
+            await bus.stop()
+            serving.cancel()
+        result = await asyncio.gather(serving, return_exceptions=True)
+        assert not crashed or isinstance(result[0], Crash)
+        whole = FileStore(folder / "store")
+        async with accumulating(MemoryBus(broker, reader="accumulator"), whole, SETTINGS):
+            await until(is_clean(folder / "store"), "the marker is gone")
+        after = await chain_of(tester)
+        for was, now in zip(before.batches, after.batches, strict=True):
+            await whole.check(now.dataset)
+            revisions = after.revisions.get(was.number, ())
+            assert len(revisions) <= 1
+            assert (now == was) is (not revisions)
+        tombstone(broker, *PLANTED)
+        rebuilt = await rebuild(MemoryBus(broker, reader="tester"), whole, settings=SETTINGS)
+        assert [each.outcome for each in rebuilt] == ["identical"] * len(rebuilt)
+
+    play(scenario, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [erasure(), erasure(what="training"), erasure(scope="interaction", subject="i-3"), erasure(scope="agent", subject="tester")],
+)
+def test_what_is_taken_back_before_the_cut_is_in_no_batch(tmp_path: Path, request_: ErasureRequested) -> None:
+    async def scenario(folder: Path, broker: MemoryBroker) -> None:
+        store, tester = FileStore(folder / "store"), MemoryBus(broker, reader="tester")
+        await ask(tester, request_)
+        await assess(tester, *(told(n, **({"agent": "other"} if n not in PLANTED else {})) for n in range(20)))
+        await seal(MemoryBus(broker, reader="accumulator"), store, 1)
+        (batch,) = (await chain_of(tester)).batches[:1]
+        manifest = await load_manifest(store, batch.dataset)
+        assert {left.recorded_id.int for left in manifest.left_out if left.reason == "withdrawn"} >= {3}
+        assert 3 not in {each.recorded_id.int for each in (*manifest.rows, *manifest.aside)}
+        (rebuilt,) = await rebuild(tester, store, settings=SETTINGS, numbers={1})
+        assert (rebuilt.outcome, rebuilt.decided) == ("identical", "anew")
+
+    play(scenario, tmp_path)
+
+
+def test_a_withdrawal_takes_nothing_out_of_what_is_sealed(tmp_path: Path) -> None:
+    async def scenario(folder: Path, broker: MemoryBroker) -> None:
+        store, before = await sealed_world(folder, broker)
+        tester = MemoryBus(broker, reader="tester")
+        await ask(tester, erasure(what="training"))
+        await ask(tester, erasure(subject="c-nobody"))
+        async with accumulating(MemoryBus(broker, reader="accumulator"), store, SETTINGS) as accumulator:
+            await until(lambda: swept_after(accumulator) == 2, "the datasets are looked through")
+        assert (await chain_of(tester)).batches == before.batches
+        assert traces(folder / "store")
+
+    play(scenario, tmp_path)
+
+
+def test_what_came_after_the_request_is_kept(tmp_path: Path) -> None:
+    async def scenario(folder: Path, broker: MemoryBroker) -> None:
+        store, _ = await sealed_world(folder, broker)
+        tester = MemoryBus(broker, reader="tester")
+        # Of those planted, 3 occurred before; the others are new things under an old name.
+        await ask(tester, erasure(requested_at=START + timedelta(seconds=5)))
+        async with accumulating(MemoryBus(broker, reader="accumulator"), store, SETTINGS) as accumulator:
+            await until(lambda: swept_after(accumulator) == 1, "the datasets are looked through")
+        chain = await chain_of(tester)
+        held = set()
+        for batch in chain.batches:
+            manifest = await load_manifest(store, batch.dataset)
+            held |= {each.recorded_id.int for each in (*manifest.rows, *manifest.aside)}
+        assert 3 not in held
+        assert held & {11, 12, 30}
+
+    play(scenario, tmp_path)
+
+
+def test_of_a_replay_the_datasets_go_and_its_report_is_not_in_the_way(tmp_path: Path) -> None:
+    async def scenario(folder: Path, broker: MemoryBroker) -> None:
+        store, _ = await sealed_world(folder, broker)
+        tester = MemoryBus(broker, reader="tester")
+        await write_down(tester, *(told(n) for n in range(44)))
+        made = await replay(tester, store, ReplayPolicy(LENIENT, SETTINGS, "stricter"))
+        assert len([name for name, _ in await store.list_trees(kind=REPLAYS)]) > len(made.datasets)
+        await ask(tester, erasure())
+        async with accumulating(MemoryBus(broker, reader="accumulator"), store, SETTINGS) as accumulator:
+            await until(lambda: swept_after(accumulator) == 1, "the store is swept")
+        left = [reference.sha256 for _, reference in await store.list_trees(kind=REPLAYS)]
+        assert made.summary.sha256 in left
+        assert not traces(folder / "store")
+
+    play(scenario, tmp_path)

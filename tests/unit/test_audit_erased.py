@@ -17,6 +17,7 @@ from ruminate.command.audit.findings import Report
 from ruminate.command.audit.forgotten import WITHIN_MS
 from ruminate.command.audit.snapshot import CouldNotJudge, Snapshot
 from ruminate.command.datasets.look import verify
+from ruminate.schemas.batch import DatasetRevised
 from ruminate.schemas.flow import (
     ADAPTER_TRAINED,
     DATASET_REVISED,
@@ -100,7 +101,10 @@ def edit(history: History, change: Callable[[dict[str, Any], Path], None], **ann
 
 def problems(history: History) -> list[list[str]]:
     async def verified() -> list[list[str]]:
-        chain = SealedChain(0, "default", TARGET, tuple(history.batches()))
+        revisions: dict[int, tuple[DatasetRevised, ...]] = {}
+        for told in history.told(DATASET_REVISED):
+            revisions[told.payload.number] = (*revisions.get(told.payload.number, ()), told.payload)
+        chain = SealedChain(0, "default", TARGET, tuple(history.batches()), revisions)
         return [found async for _, found in verify(history.store, chain)]
 
     return asyncio.run(verified())
@@ -193,6 +197,7 @@ def test_a_second_erasure_revises_what_is_left(tmp_path: Path) -> None:
     history.ask_to_forget("erasure-9", scope="interaction", subject=str(first.rows[0].recorded_id))
     history.revise()
     hours_pass(history)
+    assert problems(history) == [[], []]
     report = history.audit()
     assert report.faults == ()
     assert report.revisions == 3

@@ -116,7 +116,8 @@ allow User:ruminate-deployer \
   --operation Read \
   --group deployer \
   --topic adapter-trained-v1 \
-  --topic adapter-trained-v1-deployer-retry
+  --topic adapter-trained-v1-deployer-retry \
+  --topic dataset-revised-v1
 allow User:ruminate-deployer \
   --operation Write \
   --topic adapter-trained-v1-deployer-dlq \
@@ -124,6 +125,7 @@ allow User:ruminate-deployer \
 allow User:ruminate-deployer \
   --operation Read \
   --operation Write \
+  --topic model-marked-v1 \
   --topic model-registered-v1 \
   --topic model-rolled-back-v1
 allow User:ruminate-deployer \
@@ -213,6 +215,7 @@ allow User:ruminate-monitor \
   --topic lesson-noted-v1 \
   --topic lesson-noted-v1-assessor-lessons-dlq \
   --topic lesson-noted-v1-assessor-lessons-retry \
+  --topic model-marked-v1 \
   --topic model-registered-v1 \
   --topic model-rolled-back-v1 \
   --topic node-status-v1 \
@@ -261,6 +264,7 @@ allow User:ruminate-operators \
   --topic interaction-completed-v1 \
   --topic interaction-recorded-v1 \
   --topic lesson-noted-v1 \
+  --topic model-marked-v1 \
   --topic model-registered-v1 \
   --topic model-rolled-back-v1 \
   --topic node-status-v1 \

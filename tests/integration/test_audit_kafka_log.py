@@ -25,9 +25,16 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from infra.real.kafka import KafkaCluster, kafka_cluster
 from ruminate.command.audit.findings import Report
 from ruminate.command.audit.gather import audit
+from ruminate.command.audit.kafka_log import KafkaLog
 from ruminate.command.audit.snapshot import CouldNotJudge
 from ruminate.embedded.broker import embedded_broker
-from ruminate.schemas.flow import INTERACTION_COMPLETED, INTERACTION_RECORDED, REASONING_ASSESSED, TRAINING_BATCH_SEALED
+from ruminate.schemas.flow import (
+    DATASET_REVISED,
+    INTERACTION_COMPLETED,
+    INTERACTION_RECORDED,
+    REASONING_ASSESSED,
+    TRAINING_BATCH_SEALED,
+)
 from ruminate.schemas.topic import Topic
 from ruminate.shared.memory import StoredRecord
 from ruminate.shared.settings import ServiceSettings
@@ -35,6 +42,7 @@ from ruminate.shared.topics import ensure_topics
 from tests.plugins.guarded import GuardedKafka
 from tests.plugins.real import installed
 from tests.unit.audit_history import History, sound, with_fields
+from tests.unit.test_audit_erased import erased
 
 DEADLINE_SECONDS = 60.0
 TIDY = {
@@ -115,6 +123,24 @@ def test_the_embedded_broker_shows_what_memory_shows(tmp_path: Path) -> None:
         settings = settings_of(history, broker.bootstrap, "embedded")
         asyncio.run(pour(history, settings))
         same(asyncio.run(audit(settings)), history.audit())
+
+
+def test_revised_datasets_read_at_the_embedded_broker_as_in_memory_and_a_later_revision_is_noticed(tmp_path: Path) -> None:
+    history = erased(tmp_path)
+    in_memory = history.audit()
+
+    async def scenario(settings: ServiceSettings) -> None:
+        await pour(history, settings)
+        same(await audit(settings), in_memory)
+        async with KafkaLog(settings) as log:
+            snapshot = await log.snapshot()
+            assert not await log.has_grown(DATASET_REVISED.name, snapshot)
+            async with producing(settings) as producer:
+                await write(producer, history.records(DATASET_REVISED.name)[0])
+            assert await log.has_grown(DATASET_REVISED.name, snapshot)
+
+    with embedded_broker() as broker:
+        asyncio.run(scenario(settings_of(history, broker.bootstrap, "embedded")))
 
 
 # Apache Kafka.

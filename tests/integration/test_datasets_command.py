@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,13 +17,17 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from ruminate.accumulator.rebuild import SealedChain
+from ruminate.accumulator.register import Register
+from ruminate.accumulator.reviser import Datasets, Reviser
 from ruminate.command.__main__ import app as whole
 from ruminate.command.datasets.verbs import app
 from ruminate.embedded.broker import embedded_broker
 from ruminate.schemas.batch import TrainingBatchSealed
+from ruminate.schemas.erasure import ErasureRequested
+from ruminate.schemas.flow import ERASURE_REQUESTED
 from ruminate.shared.kafka import KafkaBus
 from ruminate.shared.settings import ServiceSettings
-from ruminate.shared.store import FileStore
+from ruminate.shared.store import FileStore, StoreError
 from ruminate.shared.topics import ensure_topics
 from tests.integration.recorded_log import SETTINGS, Pieces, assess, chain_of, interaction, record, seal
 
@@ -249,3 +255,59 @@ def test_why_is_answered_at_a_broker_for_people_and_for_programs(loop: Loop) -> 
 def test_what_makes_no_sense_is_refused_with_exit_2(tmp_path: Path, words: tuple[str, ...], says: str) -> None:
     said = CliRunner().invoke(app, [*words, "--state", str(tmp_path)])
     assert (said.exit_code, says in said.stderr) == (2, True)
+
+
+def erase(loop: Loop, conversation: str) -> None:
+    """Somebody asks that a conversation is forgotten, and it is taken out of the datasets."""
+    settings = ServiceSettings(
+        kafka_bootstrap=orjson.loads((loop.state / "addresses.json").read_bytes())["kafka"],
+        kafka_profile="embedded",
+        state_dir=loop.state,
+    )
+
+    async def work() -> None:
+        request = ErasureRequested(
+            scope="conversation", subject=conversation, requested_by="an operator", requested_at=datetime.now(UTC)
+        )
+        async with KafkaBus(settings, reader="accumulator") as bus:
+            await bus.publish(ERASURE_REQUESTED, request, bus.begin(ERASURE_REQUESTED, request, event_id="erasure-1"))
+            register = Register(bus)
+            await register.read()
+            datasets = Datasets(loop.chain.partition, loop.chain.tenant, loop.chain.target)
+            for batch in loop.batches:
+                datasets.seal(batch.number, batch.dataset)
+            reviser = Reviser(bus, FileStore(loop.state / "store"), register, clock=lambda: datetime.now(UTC))
+            async with asyncio.timeout(15):
+                while reviser.due(datasets):
+                    with suppress(StoreError):  # what is acknowledged is shown a moment later
+                        await reviser.work(datasets)
+
+    asyncio.run(work())
+
+
+def test_a_revised_dataset_is_listed_shown_verified_and_compared_as_what_is_left(loop: Loop) -> None:
+    before = loop.ask("show", "qwen3_8b-000001")
+    lines = loop.pieces.blob_of(loop.batches[0], "train.jsonl").read_text().splitlines()
+    number = next(n for n in range(8) if any(f"What is {n} plus 1?" in line for line in lines))
+    erase(loop, f"c-{number}")
+    listed = {each["number"]: each for each in loop.ask("list")}
+    assert (listed[1]["artifact"], listed[1]["revision"]) == ("whole", 1)
+    assert (listed[1]["erased_interactions"], listed[1]["erasure_ids"]) == (1, ["erasure-1"])
+    assert listed[1]["rows"] == loop.batches[0].rows - 1
+    assert "revision 1, 1 interaction erased from it" in loop.type("list").stdout
+    shown = loop.ask("show", "qwen3_8b-000001")
+    assert (shown["revision"], shown["erased"], shown["report"]) == (1, {"erasure-1": 1}, None)
+    assert shown["counts"]["train"] == before["counts"]["train"] - 1
+    said = loop.type("show", "qwen3_8b-000001").stdout
+    assert "erased: revision 1; interactions that have left it, by request: erasure-1 1; their lines: train 1" in said
+    assert "what an erasure has left of it is not validated anew" in said
+    verified = loop.type("verify")
+    assert verified.exit_code == 0, verified.stdout
+    assert "qwen3_8b-000001: sound, revision 1, 1 interaction erased from it" in verified.stdout
+    # By the SHA-256 of what was sealed, which versions name that were trained before.
+    diff = loop.ask("diff", loop.batches[0].dataset.sha256[:16], "1")
+    assert diff["equal"]
+    assert diff["first"] == "qwen3_8b-000001, revision 1"
+    assert diff["counts"]["first"]["erased"] == {"erasure-1": 1}
+    assert loop.type("card", "1", "--to", str(loop.state / "card")).exit_code == 0
+    assert "This is revision 1: 1 interaction of this batch has been erased." in (loop.state / "card" / "README.md").read_text()

@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
-from ruminate.command.erase.account import Account, accounts_of, details, forecast, meant, summary
+from ruminate.command.erase.account import Account, accounts_of, details, forecast, meant, reach_of, summary
 from ruminate.schemas.erasure import ErasureRequested, RecordsErased
+from tests.unit.test_marking import revised, trained
 
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
 
@@ -101,3 +102,20 @@ def test_what_is_known_of_one_is_said_line_by_line() -> None:
     assert "x-dlq: 1 record of which nobody can say" in shown
     assert "gone since" in "\n".join(details(account, now=NOON + timedelta(days=4)))
     assert summary(account).endswith("3 records erased, nothing left")
+
+
+def test_an_erasure_names_the_datasets_that_it_revised_and_the_versions_that_learned_before() -> None:
+    account = Account("e-1", request())
+    revisions = [revised(1, 1, "e-1", "e-2", interactions=3), revised(2, 1, "e-2"), revised(2, 2, "e-1", "e-2", interactions=2)]
+    reach = reach_of("e-1", revisions, [trained(1), trained(2, 1)])
+    shown = list(details(account, now=NOON, reach=reach))[4:]
+    assert shown == [
+        "  dataset       b-1 of default, revision 1, 2026-03-14 00:00 UTC: 3 interactions left it, for this and 1 other request",
+        "  dataset       b-2 of default, revision 2, 2026-03-14 00:00 UTC: 1 interaction left it",
+        "  version       v1 of qwen3:8b (default) has learned from it, for it was trained on b-1 before its revision 1",
+        "  version       v2 of qwen3:8b (default) has learned from it, for it was trained on b-2 before its revision 2",
+        "  version       v2 of qwen3:8b (default) has learned from it, by v1, which was trained on b-1 before its revision 1",
+    ]
+    said = orjson.loads(orjson.dumps(reach.as_json()))
+    assert [(each["batch_id"], each["revision"]) for each in said["datasets"]] == [("b-1", 1), ("b-2", 2)]
+    assert [(each["version"], each["inherited_from"]) for each in said["versions"]] == [("v1", None), ("v2", None), ("v2", "v1")]

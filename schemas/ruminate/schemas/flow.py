@@ -18,7 +18,7 @@ from ruminate.schemas.evidence import AnswerNoted, EvidenceRecorded
 from ruminate.schemas.feedback import FeedbackGiven
 from ruminate.schemas.interaction import InteractionCompleted, InteractionRecorded
 from ruminate.schemas.metrics import PipelineMetrics
-from ruminate.schemas.model import ModelRegistered, ModelRolledBack, NodeStatus
+from ruminate.schemas.model import ModelMarked, ModelRegistered, ModelRolledBack, NodeStatus
 from ruminate.schemas.scoring import LessonNoted, ScorerTaught
 from ruminate.schemas.topic import MEBIBYTE, SideTopic, Topic
 from ruminate.schemas.training import AdapterTrained, TrainingFailed, TrainingProgressed
@@ -158,7 +158,7 @@ DATASET_REVISED: Final = Topic(
     partitioned_by=("tenant", "target_model"),
     cleanup="keep",
     written_by=("accumulator",),
-    read_by=("accumulator", "trainer", "operators"),
+    read_by=("accumulator", "trainer", "deployer", "operators"),
 )
 
 TRAINING_PROGRESSED: Final = Topic(
@@ -229,6 +229,17 @@ MODEL_ROLLED_BACK: Final = Topic(
     read_by=("gateway", "trainer", "deployer", "operators"),
 )
 
+MODEL_MARKED: Final = Topic(
+    name="model-marked-v1",
+    says="A version has learned from what was erased since.",
+    carries=ModelMarked,
+    record_key="event_id",
+    partitioned_by=("tenant", "target_model"),
+    cleanup="keep",
+    written_by=("deployer",),
+    read_by=("deployer", "operators"),
+)
+
 ERASURE_REQUESTED: Final = Topic(
     name="erasure-requested-v1",
     says="Something has to be forgotten.",
@@ -294,6 +305,7 @@ FLOW: Final[tuple[Topic[Any], ...]] = (
     NODE_STATUS,
     MODEL_REGISTERED,
     MODEL_ROLLED_BACK,
+    MODEL_MARKED,
     ERASURE_REQUESTED,
     RECORDS_ERASED,
     PIPELINE_METRICS,

@@ -76,6 +76,24 @@ class ModelRolledBack(Payload):
     rolled_back_at: Timestamp
 
 
+class ModelMarked(Payload):
+    """A version has learned from what an erasure has taken out of a dataset since, or goes on from one that has.
+
+    What a version has learned stays in it. Whether it may go on serving is a matter for people.
+    """
+
+    target_model: Target
+    version: Name
+    batch_id: Name = Field(description="The batch whose dataset was revised.")
+    revision: Count = Field(description="The revision with which it left the dataset.")
+    erasure_ids: tuple[Name, ...] = Field(description="Ids of the requests for which that revision was made.")
+    erased_interactions: Count = Field(description="Interactions that left with that revision.")
+    inherited_from: Name | None = Field(
+        default=None, description="The version that was trained on the dataset; null where it is this one."
+    )
+    marked_at: Timestamp
+
+
 class NodeStatus(Payload):
     """What a node is and holds, as the deployer last saw it."""
 

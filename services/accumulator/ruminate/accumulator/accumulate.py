@@ -39,7 +39,7 @@ from ruminate.accumulator.shelf import Shelf
 from ruminate.accumulator.spool import Entry, Spool
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.batch import TrainingBatchSealed
-from ruminate.schemas.flow import DATASET_REVISED, ERASURE_REQUESTED, REASONING_ASSESSED, TRAINING_BATCH_SEALED
+from ruminate.schemas.flow import BATCH_REQUESTED, DATASET_REVISED, ERASURE_REQUESTED, REASONING_ASSESSED, TRAINING_BATCH_SEALED
 from ruminate.schemas.payload import ArtifactReference, Payload
 from ruminate.schemas.topic import Topic
 from ruminate.shared.bus import BrokerUnavailable, Bus, Delivery, Hold, Unavailable, Unprocessable
@@ -129,6 +129,7 @@ class Accumulator:
         self._settings = settings
         self._requests = Requests(bus)
         self._register = Register(bus)
+        self._words = Following(bus, BATCH_REQUESTED, self._requests.take)
         self._following = Following(bus, ERASURE_REQUESTED, self._register.take)
         self._reviser = Reviser(bus, store, self._register, clock=clock)
         protected = protected or ProtectedSets()
@@ -139,7 +140,7 @@ class Accumulator:
 
     async def serve(self) -> None:
         """Accumulate until the bus stops."""
-        async with self._requests, self._following:
+        async with self._words, self._following:
             await self._serve()
 
     async def _serve(self) -> None:
@@ -237,8 +238,8 @@ class Accumulator:
 
     async def look_at_all(self) -> None:
         """Seal what became due without a new record (by age, by a word, after a pause), and show how full every batch is."""
-        self._requests.check()
         with suppress(Unavailable):  # then it is read in a moment; and nothing is cut before it is read once more
+            self._words.check()
             self._following.check()
         for chain in list(self._chains.values()):
             if not chain.lock.locked():  # else its handler is at it, and looks, too

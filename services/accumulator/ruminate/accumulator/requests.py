@@ -7,31 +7,28 @@ A word counts once. Which are answered is said by the batches themselves, so a r
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Iterable
 from contextlib import aclosing
-from typing import Final, Self
+from typing import Final
 
 import structlog
 
 from ruminate.schemas.batch import BatchRequested
 from ruminate.schemas.flow import BATCH_REQUESTED
-from ruminate.shared.bus import BrokerUnavailable, Bus, Delivery
+from ruminate.shared.bus import Bus, Delivery
 
 log = structlog.get_logger()
 
-_AGAIN_SECONDS: Final = 1.0
 _NONE: Final[tuple[str, ...]] = ()
 
 
 class Requests:
-    """What is asked for, of every partition. A context: within it, the topic is followed."""
+    """What is asked for, of every partition; following the topic is its owner's, who hands it every word once or more."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._open: dict[tuple[str, str], dict[str, BatchRequested]] = {}
         self._answered: set[str] = set()
-        self._following: asyncio.Task[None] | None = None
 
     def of(self, tenant: str, target: str) -> Collection[str]:
         """The event ids of the words that no batch has answered, in the order in which they were said."""
@@ -64,27 +61,3 @@ class Requests:
         async with aclosing(self._bus.read(BATCH_REQUESTED, partitions=partitions)) as words:
             async for word in words:
                 self.take(word)
-
-    def check(self) -> None:
-        """Raise whatever has ended the following: it ends the service, and nobody waits for ever."""
-        if self._following is not None and self._following.done():
-            self._following.result()
-
-    async def __aenter__(self) -> Self:
-        self._following = asyncio.create_task(self._follow(), name="follow-requests")
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.gather(self._following, return_exceptions=True)
-
-    async def _follow(self) -> None:
-        while True:
-            try:
-                async with aclosing(self._bus.read(BATCH_REQUESTED, follow=True)) as words:
-                    async for word in words:
-                        self.take(word)
-            except BrokerUnavailable as error:
-                log.warning("requests_not_followed", why=str(error))
-            await asyncio.sleep(_AGAIN_SECONDS)

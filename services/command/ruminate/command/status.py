@@ -19,12 +19,14 @@ from ruminate.command.supervisor import running_supervisor
 from ruminate.command.terminal import console, line, printable
 from ruminate.schemas.flow import (
     ADAPTER_TRAINED,
+    DATASET_REVISED,
     MODEL_REGISTERED,
     MODEL_ROLLED_BACK,
     TRAINING_BATCH_SEALED,
     TRAINING_FAILED,
     TRAINING_PROGRESSED,
 )
+from ruminate.schemas.marking import Mark, marks_by_chain
 from ruminate.shared.bus import Bus, BusError
 from ruminate.shared.kafka import KafkaBus
 from ruminate.shared.lag import LagProbe
@@ -178,6 +180,7 @@ async def _jobs(bus: Bus) -> list[dict[str, Any]]:
 
 async def _versions(bus: Bus) -> list[dict[str, Any]]:
     versions: dict[tuple[str, str], dict[str, Any]] = {}
+    marks = await _marks(bus)
     async for registered in bus.read(MODEL_REGISTERED):
         model = registered.payload
         versions.setdefault(
@@ -192,6 +195,7 @@ async def _versions(bus: Bus) -> list[dict[str, Any]]:
                 "registered_at": model.registered_at.isoformat(),
                 "event_id": registered.envelope.id,
                 "state": "registered",
+                "marks": [mark._asdict() for mark in marks.get((model.tenant, model.target_model, model.version), ())],
             },
         )
     async for rolled_back in bus.read(MODEL_ROLLED_BACK):
@@ -199,6 +203,27 @@ async def _versions(bus: Bus) -> list[dict[str, Any]]:
         fallen = {"target": key[0], "version": key[1], "state": "rolled back", "reason": rolled_back.payload.reason}
         versions[key] = versions.get(key, {}) | fallen
     return list(versions.values())
+
+
+async def _marks(bus: Bus) -> dict[tuple[str, str, str], list[Mark]]:
+    """What versions have learned that was erased since, by tenant, target and version."""
+    trained = [each.payload async for each in bus.read(ADAPTER_TRAINED)]
+    revised = [each.payload async for each in bus.read(DATASET_REVISED)]
+    found: dict[tuple[str, str, str], list[Mark]] = {}
+    for chain, of_chain in marks_by_chain(trained, revised).items():
+        for mark in of_chain:
+            found.setdefault((*chain, mark.version), []).append(mark)
+    return found
+
+
+def _marked(marks: list[dict[str, Any]]) -> str:
+    requests = {erasure_id for mark in marks for erasure_id in mark["erasure_ids"]}
+    by = sorted({mark["inherited_from"] for mark in marks} - {None})
+    how = f" by {', '.join(by)}" if by and not any(mark["inherited_from"] is None for mark in marks) else ""
+    return (
+        f"it has learned{how} from what was erased since, for {len(requests)} request{'s' * (len(requests) != 1)}. "
+        "Type:  ruminate why"
+    )
 
 
 async def _dead_letters(bus: KafkaBus) -> list[dict[str, Any]]:
@@ -220,6 +245,13 @@ def _filled(fill: dict[str, Any]) -> str:
         p_values = ", ".join(f"{test} {p:.2g}" for test, p in sorted(fill["drift_p_values"].items()))
         says.append(f"beside the last batch, p of {p_values} at look {fill['drift_looks']}")
     return "; ".join(says)
+
+
+def _print_version(version: dict[str, Any]) -> None:
+    says = version.get("reason") or version.get("model", "")
+    line(console, f"version {version['version']} of {version['target']}: {version['state']} {says}")
+    if version["state"] == "registered" and version["marks"]:
+        line(console, f"  {_marked(version['marks'])} {version['version']} --target {version['target']}", style="yellow")
 
 
 def print_status(status: dict[str, Any]) -> None:
@@ -256,8 +288,7 @@ def print_status(status: dict[str, Any]) -> None:
         )
         line(console, f"job {job['job']}: {job['state']}{step} {job.get('explanation', job.get('version', ''))}")
     for version in status["versions"]:
-        says = version.get("reason") or version.get("model", "")
-        line(console, f"version {version['version']} of {version['target']}: {version['state']} {says}")
+        _print_version(version)
     for box in status["dead_letters"]:
         reasons = ", ".join(f"{reason} {count}" for reason, count in box["reasons"].items())
         line(

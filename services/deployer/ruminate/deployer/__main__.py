@@ -2,6 +2,7 @@
 
     adapter-trained-v1  ->  upload, create, probe, point the alias  ->  model-registered-v1 | model-rolled-back-v1
     every few seconds   ->  ask each node                           ->  node-status-v1
+    dataset-revised-v1  ->  who has learned from what was erased?   ->  model-marked-v1
 
 One version at a time. At least once: a redelivered version is looked up in the log before anything is done.
 """
@@ -13,6 +14,7 @@ from functools import partial
 
 from ruminate.deployer.deploy import Deployer, deploy_one
 from ruminate.deployer.fleet import Fleet
+from ruminate.deployer.mark import marking
 from ruminate.deployer.settings import DeployerSettings
 from ruminate.deployer.watch import watch
 from ruminate.schemas.flow import ADAPTER_TRAINED
@@ -30,11 +32,12 @@ async def main(settings: DeployerSettings) -> None:
         stop_bus_on_signals(bus)
         fleet = await enter(Fleet(settings))
         nodes_away = await enter(watch(bus, fleet, every_seconds=settings.node_status_seconds))
+        marks_due = await enter(marking(bus, every_seconds=settings.node_status_seconds))
         await enter(
             serve_operations(
                 host=settings.operations_host,
                 port=settings.operations_port,
-                ready=lambda: [*bus.readiness(), *nodes_away()],
+                ready=lambda: [*bus.readiness(), *nodes_away(), *marks_due()],
                 turned_at=bus.turned_at,
             )
         )

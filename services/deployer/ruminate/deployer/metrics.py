@@ -35,3 +35,8 @@ NODE_RESPONSE_SECONDS: Final = Gauge(
     "How long a node took to say what it holds; when it grows, the node is overloaded: add one.",
     ["node"],
 )
+MARKS: Final = Counter(
+    "ruminate_model_marks_total",
+    "Versions marked for having learned from what was erased since; when it grows, decide whether they may go on serving.",
+    ["how"],
+)

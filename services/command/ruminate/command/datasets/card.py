@@ -402,7 +402,10 @@ def _validation(card: Card) -> Iterator[str]:
     yield "## Validation"
     yield ""
     if card.report is None:
-        yield "The release that sealed it wrote no report."
+        if card.manifest.revision:
+            yield "What an erasure has left of a batch is not validated anew: its lines are those that were, without what went."
+        else:
+            yield "The release that sealed it wrote no report."
         return
     yield "Each check looked at the lines themselves before the batch was sealed; one that does not pass blocks a batch."
     yield ""
@@ -431,6 +434,13 @@ def _rules(card: Card) -> Iterator[str]:
 def _consent(card: Card) -> Iterator[str]:
     yield "## Licence and consent"
     yield ""
+    if card.manifest.revision:
+        gone = len({erased.salted_sha256 for erased in card.manifest.erased})
+        yield (
+            f"This is revision {card.manifest.revision}: {gone} interaction{'s' * (gone != 1)} of this batch "
+            f"{'have' if gone != 1 else 'has'} been erased. A copy of an earlier revision holds more than may be kept: remove it."
+        )
+        yield ""
     yield (
         "Each row is from an interaction whose `training_allowed` was true when the batch was cut, which it is only where the "
         f"policy of its tenant (`{_text(card.batch.tenant)}`) grants it; rows of several tenants are never mixed. That is "

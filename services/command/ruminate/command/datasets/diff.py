@@ -16,12 +16,13 @@ from uuid import UUID
 
 from ruminate.accumulator.dataset import Manifest
 from ruminate.accumulator.replay import ReplayManifest
+from ruminate.command.datasets.erased import interactions_by_request
 from ruminate.command.datasets.files import DATA_FILES, FileName
 
 Kind = Literal["added", "left", "changed"]
 KINDS: Final[tuple[Kind, ...]] = ("added", "left", "changed")
 
-COUNTED: Final = ("split", "reasoning", "origin", "left_out")
+COUNTED: Final = ("split", "reasoning", "origin", "left_out", "erased")
 BESIDE: Final[tuple[FileName, ...]] = ("replay", "preferences", "verifiable", "verifiable-holdout")
 """The files of what stands beside the rows."""
 
@@ -42,6 +43,8 @@ class Version:
     name: str
     lines: dict[UUID, Line] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
+    erased: Counter[str] = field(default_factory=Counter)
+    """How many interactions have left its datasets, by the request for which they did."""
     values: dict[str, list[Any]] = field(default_factory=dict)
     """Policy, seed apart, and the versions of what judged and cut: each value that a dataset of this side has."""
     beside: dict[FileName, Counter[bytes]] = field(default_factory=dict)
@@ -59,6 +62,8 @@ class Version:
             scorers, policies = [manifest.scorer_version], [manifest.assessor_policy_version]
         self.lines |= lines
         self.left_out.update(manifest.left_out_counts)
+        if isinstance(manifest, Manifest):
+            self.erased.update(interactions_by_request(manifest))
         for file in BESIDE:
             self.beside.setdefault(file, Counter()).update(_hashes(manifest, file))
         said: dict[str, list[Any]] = {
@@ -72,13 +77,14 @@ class Version:
             known += (value for value in values if value not in known)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """How many rows there are by split, reasoning and origin, and how many records were left out by reason."""
+        """How many rows there are by split, reasoning and origin, how many records were left out by reason, and how many
+        interactions were erased by request."""
         found: dict[str, Counter[str]] = {name: Counter() for name in COUNTED}
         for line in self.lines.values():
             found["split"][line.split] += 1
             found["reasoning"]["reasoning" if line.reasoning else "direct"] += 1
             found["origin"][line.origin] += 1
-        found["left_out"] = self.left_out
+        found["left_out"], found["erased"] = self.left_out, self.erased
         return {name: dict(sorted(counts.items())) for name, counts in found.items()}
 
 

@@ -11,9 +11,10 @@ from ruminate.accumulator.chain import digest_of
 from ruminate.accumulator.dataset import REPORT, Manifest, load_manifest
 from ruminate.accumulator.rebuild import Artifact, SealedChain, artifact_of, read_chains
 from ruminate.accumulator.report import Report
+from ruminate.command.datasets.erased import interactions_by_request
 from ruminate.command.datasets.files import files_of, has_report
 from ruminate.command.datasets.soundness import ChainSoundness, Dataset, announced_counts
-from ruminate.schemas.batch import TrainingBatchSealed
+from ruminate.schemas.batch import DatasetRevised, TrainingBatchSealed
 from ruminate.schemas.payload import ArtifactReference
 from ruminate.shared.bus import Bus
 from ruminate.shared.store import ArtifactDamaged, Store, StoreError
@@ -33,10 +34,17 @@ class Listed:
 
     batch: TrainingBatchSealed
     artifact: Artifact
+    revised: DatasetRevised | None = None
+    """The last of what erasures have made of its dataset."""
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
-        return self.batch.model_dump(mode="json") | {"artifact": self.artifact}
+        return self.batch.model_dump(mode="json") | {
+            "artifact": self.artifact,
+            "revision": self.revised.revision if self.revised else 0,
+            "erased_interactions": self.revised.erased_interactions if self.revised else 0,
+            "erasure_ids": list(self.revised.erasure_ids) if self.revised else [],
+        }
 
 
 async def chains_of(bus: Bus, *, tenant: str | None = None, target: str | None = None) -> list[SealedChain]:
@@ -59,7 +67,13 @@ def not_found(what: str, tenant: str | None, target: str | None, there: Iterable
 async def listed(store: Store, chain: SealedChain) -> AsyncIterator[Listed]:
     """The batches of a chain, each read whole to see whether it is."""
     for batch in chain.batches:
-        yield Listed(batch, await artifact_of(store, batch.dataset))
+        yield Listed(batch, await artifact_of(store, batch.dataset), last_revision(chain, batch))
+
+
+def last_revision(chain: SealedChain, batch: TrainingBatchSealed) -> DatasetRevised | None:
+    """What the last erasure has made of a batch's dataset; None where none has touched it."""
+    revisions = chain.revisions.get(batch.number, ())
+    return revisions[-1] if revisions else None
 
 
 def find(chains: list[SealedChain], batch_id: str) -> TrainingBatchSealed:
@@ -74,7 +88,7 @@ def find(chains: list[SealedChain], batch_id: str) -> TrainingBatchSealed:
 
 def pick(chains: list[SealedChain], text: str) -> tuple[SealedChain, TrainingBatchSealed]:
     """The batch that `text` means: a number, an id, the dataset's address, or the beginning of its SHA-256. Raises NotFound."""
-    found = [(chain, batch) for chain in chains for batch in chain.batches if _means(text, batch)]
+    found = [(chain, batch) for chain in chains for batch in chain.batches if _means(text, chain, batch)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -87,16 +101,19 @@ def pick(chains: list[SealedChain], text: str) -> tuple[SealedChain, TrainingBat
     )
 
 
-def _means(text: str, batch: TrainingBatchSealed) -> bool:
+def _means(text: str, chain: SealedChain, batch: TrainingBatchSealed) -> bool:
     if text.isdecimal() and len(text) < DIGITS:
         return int(text) == batch.number
-    dataset = batch.dataset
-    return text in (batch.batch_id, dataset.uri) or (len(text) >= DIGITS and dataset.sha256.startswith(text.lower()))
+    # What a version says that it was trained on may have been revised since.
+    datasets = (batch.dataset, *(revised.replaces for revised in chain.revisions.get(batch.number, ())))
+    return text == batch.batch_id or any(
+        text == dataset.uri or (len(text) >= DIGITS and dataset.sha256.startswith(text.lower())) for dataset in datasets
+    )
 
 
 def described(batch: TrainingBatchSealed, manifest: Manifest, report: Report | None) -> dict[str, Any]:
     """Everything about a batch but its single rows, pairs and questions, which are counted."""
-    said = manifest.model_dump(mode="json", exclude={"rows", "rehearsed", "pairs", "questions", "aside", "left_out"})
+    said = manifest.model_dump(mode="json", exclude={"rows", "rehearsed", "pairs", "questions", "aside", "left_out", "erased"})
     details = Counter((left.reason, left.detail) for left in manifest.left_out if left.detail is not None)
     return said | {
         "rejected_interactions": manifest.rejected_interactions,
@@ -105,6 +122,8 @@ def described(batch: TrainingBatchSealed, manifest: Manifest, report: Report | N
         "pairs": _counted(pair.kind for pair in manifest.pairs),
         "questions": _nested(Counter((asked.split, asked.kind) for asked in manifest.questions)),
         "aside": len(manifest.aside),
+        "erased": interactions_by_request(manifest),
+        "erased_lines": _counted(erased.was for erased in manifest.erased),
         "indicators": _counted(name for row in manifest.rows for name in row.indicators),
         "conversations": len({row.conversation for row in manifest.rows}),
         "report": None if report is None else [check.model_dump(mode="json") for check in report.checks],
@@ -152,7 +171,7 @@ async def verify(store: Store, chain: SealedChain) -> AsyncIterator[tuple[Traini
         try:
             dataset = await read_dataset(store, batch.dataset)
             problems = [
-                *_not_as_sealed(batch, dataset.manifest),
+                *_not_as_sealed(batch, last_revision(chain, batch), dataset.manifest),
                 *(problem.says for problem in soundness.take(dataset)),
                 *_across(batch, dataset.manifest, fresh),
             ]
@@ -161,7 +180,11 @@ async def verify(store: Store, chain: SealedChain) -> AsyncIterator[tuple[Traini
         yield batch, problems
 
 
-def _not_as_sealed(batch: TrainingBatchSealed, manifest: Manifest) -> Iterator[str]:
+def _not_as_sealed(batch: TrainingBatchSealed, revised: DatasetRevised | None, manifest: Manifest) -> Iterator[str]:
+    if manifest.revision != (revised.revision if revised else 0):
+        yield f"it is revision {manifest.revision} in the manifest and {revised.revision if revised else 0} in the log"
+    if revised is not None and revised.erased_interactions != len({erased.salted_sha256 for erased in manifest.erased}):
+        yield f"{revised.erased_interactions} interactions have left it by the log, and another number by the manifest"
     said = {
         "batch_id": batch.batch_id,
         "number": batch.number,

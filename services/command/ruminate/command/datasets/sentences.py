@@ -103,6 +103,11 @@ def shown(described: Mapping[str, Any]) -> Iterator[str]:
     yield f"practice: {counts.get('verifiable', 0)} questions that can be checked: {counted(questions.get('train', {}))}"
     yield f"practice held out: {counted(questions.get('holdout', {}))}"
     yield f"beside: {described['aside']} records teach without a row"
+    if described["revision"]:
+        yield (
+            f"erased: revision {described['revision']}; interactions that have left it, by request: "
+            f"{counted(described['erased'])}; their lines: {counted(described['erased_lines'])}"
+        )
     yield f"conversations: {described['conversations']}"
     yield f"indicators: {counted(described['indicators'])}"
     yield f"thinking missing: {counts.get('thinking_missing', 0)} direct rows, though it was called for"

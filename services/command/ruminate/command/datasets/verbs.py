@@ -21,7 +21,7 @@ from ruminate.accumulator.rebuild import Rebuilt, rebuild_chain
 from ruminate.accumulator.report import Report
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.command.connection import read_settings
-from ruminate.command.datasets.look import Listed, chains_of, described, find, listed, load_report, verify
+from ruminate.command.datasets.look import Listed, chains_of, described, find, last_revision, listed, load_report, verify
 from ruminate.command.datasets.policy import read_policy
 from ruminate.command.datasets.replay import replay
 from ruminate.command.datasets.seal import seal_command
@@ -29,6 +29,7 @@ from ruminate.command.datasets.sentences import figures_of, shown, strata_of
 from ruminate.command.datasets.session import StoreUri, Target, Tenant, open_parts, run_verb, say, telling
 from ruminate.command.datasets.versions import card_command, diff_command, export_command
 from ruminate.command.terminal import DEFAULT_STATE, AsJson, Kafka, State, console, printable, refuse, write_json
+from ruminate.schemas.batch import DatasetRevised
 
 SOMETHING_DIFFERS: Final = 1
 
@@ -66,6 +67,9 @@ def list_command(
             for chain, batches in zip(chains, found, strict=True):
                 say(f"{chain.target} of {chain.tenant}")
                 console.print(_table(batches))
+                for each in batches:
+                    if each.revised is not None:
+                        say(f"{each.batch.batch_id}: {_revised(each.revised)}")
             if not every:
                 say(_NONE_YET)
         return SOMETHING_DIFFERS if any(each.artifact != "whole" for each in every) else 0
@@ -95,7 +99,7 @@ def show_command(
             for sentence in shown(found):
                 say(sentence)
             _say_strata(manifest)
-            _say_report(report)
+            _say_report(report, manifest)
         return 0
 
     raise typer.Exit(run_verb(work()))
@@ -114,16 +118,19 @@ def verify_command(
 
     async def work() -> int:
         found: dict[str, list[str]] = {}
+        revised: dict[str, str] = {}
         async with open_parts(state, kafka, store_uri) as (bus, store):
             for chain in await chains_of(bus, tenant=tenant, target=target):
                 async for batch, problems in verify(store, chain):
                     found[batch.batch_id] = problems
+                    revised[batch.batch_id] = _revised(last_revision(chain, batch))
         if as_json:
             write_json(found)
         else:
             for batch_id, problems in found.items():
                 says = f"{len(problems)} problem{'s' * (len(problems) != 1)}" if problems else "sound"
-                say(f"{batch_id}: {says}", bad=bool(problems))
+                after = f", {revised[batch_id]}" if revised[batch_id] else ""
+                say(f"{batch_id}: {says}{after}", bad=bool(problems))
                 _say_some(problems)
             if not found:
                 say(_NONE_YET)
@@ -243,9 +250,10 @@ def _say_strata(manifest: Manifest) -> None:
         say(f"    and {len(strata) - _SHOWN} more; --json has all of them")
 
 
-def _say_report(report: Report | None) -> None:
+def _say_report(report: Report | None, manifest: Manifest) -> None:
     if report is None:
-        say("report: none; its release made none")
+        why = "what an erasure has left of it is not validated anew" if manifest.revision else "its release made none"
+        say(f"report: none; {why}")
         return
     failed = [check.name for check in report.checks if not check.passed]
     says = f"{len(failed)} of {len(report.checks)} checks did not pass: {', '.join(failed)}" if failed else "every check passed"
@@ -273,6 +281,14 @@ def _table(batches: Collection[Listed]) -> Table:
             Text(each.artifact, style="" if each.artifact == "whole" else "red"),
         )
     return table
+
+
+def _revised(revised: DatasetRevised | None) -> str:
+    """What erasures have made of a dataset, in words."""
+    if revised is None:
+        return ""
+    count = revised.erased_interactions
+    return f"revision {revised.revision}, {count} interaction{'s' * (count != 1)} erased from it"
 
 
 def _say_rebuilt(rebuilt: Rebuilt) -> None:

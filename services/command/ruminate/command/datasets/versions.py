@@ -122,8 +122,9 @@ def _only(chains: Sequence[SealedChain]) -> SealedChain:
 
 
 async def _batch(store: Store, batch: TrainingBatchSealed) -> Version:
-    version = Version(batch.batch_id)
-    version.add(await load_manifest(store, batch.dataset))
+    manifest = await load_manifest(store, batch.dataset)
+    version = Version(f"{batch.batch_id}, revision {manifest.revision}" if manifest.revision else batch.batch_id)
+    version.add(manifest)
     return version
 
 

@@ -3,14 +3,51 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
+from ruminate.schemas.batch import DatasetRevised
 from ruminate.schemas.erasure import ErasureRequested, RecordsErased
 from ruminate.schemas.flow import DERIVED, ERASABLE, RAW
+from ruminate.schemas.marking import Chain, Mark, Step, marks_by_chain, steps
 from ruminate.schemas.topic import COMPACTION_LAG, SEGMENT_SPAN
+from ruminate.schemas.training import AdapterTrained
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What an erasure has reached beyond the log: datasets that lost lines for it, and versions that learned from those before."""
+
+    revised: tuple[Step, ...] = ()
+    marked: tuple[tuple[Chain, Mark], ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "datasets": [
+                step.revised.model_dump(
+                    mode="json", include={"tenant", "target_model", "batch_id", "number", "revision", "revised_at"}
+                )
+                | {"erasure_ids": step.erasure_ids, "erased_interactions": step.erased_interactions}
+                for step in self.revised
+            ],
+            "versions": [{"tenant": tenant, "target_model": target, **mark._asdict()} for (tenant, target), mark in self.marked],
+        }
+
+
+def reach_of(erasure_id: str, revised: Sequence[DatasetRevised], trained: Sequence[AdapterTrained]) -> Reach:
+    """Where this erasure has taken something out of datasets, and who had learned it; both in the order of the log."""
+    chains = sorted({(each.tenant, each.target_model) for each in revised})
+    of_chains = [steps(each for each in revised if (each.tenant, each.target_model) == chain) for chain in chains]
+    made = [step for by_batch in of_chains for of_batch in by_batch.values() for step in of_batch if erasure_id in step.erasure_ids]
+    found = marks_by_chain(trained, revised)
+    return Reach(
+        tuple(sorted(made, key=lambda step: (step.revised.tenant, step.revised.target_model, step.revised.number))),
+        tuple((chain, mark) for chain, marks in sorted(found.items()) for mark in marks if erasure_id in mark.erasure_ids),
+    )
+
 
 State = Literal["asked", "tombstoned", "finished", "withdrawn"]
 
@@ -121,7 +158,7 @@ def summary(account: Account) -> str:
     return f"{account.id}  {written(request.requested_at)}  {meant(request)}: {says}"
 
 
-def details(account: Account, *, now: datetime) -> Iterator[str]:
+def details(account: Account, *, now: datetime, reach: Reach = Reach()) -> Iterator[str]:
     """Everything that is known of it, a line each."""
     request = account.request
     yield f"{account.id}  {account.state}"
@@ -144,6 +181,23 @@ def details(account: Account, *, now: datetime) -> Iterator[str]:
             yield f"  stays         {name}: until its retention takes it, by {written(ends)}"
     for name, count in (account.told[-1].unreadable if account.told else {}).items():
         yield f"  unreadable    {name}: {_records(count)} of which nobody can say whose they are; they end by retention"
+    yield from _reached(reach)
+
+
+def _reached(reach: Reach) -> Iterator[str]:
+    for step in reach.revised:
+        revised, count, others = step.revised, step.erased_interactions, len(step.erasure_ids) - 1
+        beside = f", for this and {others} other request{'s' * (others != 1)}" if others else ""
+        yield (
+            f"  dataset       {revised.batch_id} of {revised.tenant}, revision {revised.revision}, {written(revised.revised_at)}: "
+            f"{count} interaction{'s' * (count != 1)} left it{beside}"
+        )
+    for (tenant, target), mark in reach.marked:
+        how = f"by {mark.inherited_from}, which was" if mark.inherited_from else "for it was"
+        yield (
+            f"  version       {mark.version} of {target} ({tenant}) has learned from it, {how} trained on {mark.batch_id} "
+            f"before its revision {mark.revision}"
+        )
 
 
 def _records(count: int) -> str:

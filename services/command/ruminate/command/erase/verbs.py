@@ -11,7 +11,7 @@ from uuid import uuid4
 import typer
 
 from ruminate.command.connection import find_settings, open_bus, open_bus_at
-from ruminate.command.erase.account import Account, accounts_of, details, forecast, summary
+from ruminate.command.erase.account import Account, accounts_of, details, forecast, reach_of, summary
 from ruminate.command.terminal import (
     DEFAULT_STATE,
     FAILED,
@@ -29,7 +29,7 @@ from ruminate.command.terminal import (
     write_json,
 )
 from ruminate.schemas.erasure import ANY_TARGET, ErasureRequested, Scope
-from ruminate.schemas.flow import ERASURE_REQUESTED, RECORDS_ERASED
+from ruminate.schemas.flow import ADAPTER_TRAINED, DATASET_REVISED, ERASURE_REQUESTED, RECORDS_ERASED
 from ruminate.schemas.payload import Name, Text
 from ruminate.shared.bus import Bus
 from ruminate.shared.decoding import now
@@ -133,18 +133,21 @@ def show_command(
     kafka: Kafka = None,
     as_json: AsJson = False,
 ) -> None:
-    """One erasure: what each pass has found, and until when the rest is gone."""
+    """One erasure: what each pass has found, until when the rest is gone, which datasets it has revised, who had learned it."""
 
     async def work() -> None:
         async with open_bus(state.resolve(), kafka) as bus:
             accounts = await _accounts(bus)
+            revised = [each.payload async for each in bus.read(DATASET_REVISED)]
+            trained = [each.payload async for each in bus.read(ADAPTER_TRAINED)]
         found = [account for known, account in accounts.items() if known.startswith(erasure_id)]
         if len(found) != 1:
             fail(f"{len(found) or 'no'} erasures begin with {erasure_id}.  See:  ruminate erase list")
+        reach = reach_of(found[0].id, revised, trained)
         if as_json:
-            write_json(found[0].as_json())
+            write_json(found[0].as_json() | reach.as_json())
         else:
-            for each in details(found[0], now=now()):
+            for each in details(found[0], now=now(), reach=reach):
                 line(console, each)
 
     run(work())

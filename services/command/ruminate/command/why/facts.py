@@ -14,13 +14,14 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
 from ruminate.accumulator.chain import digest_of
-from ruminate.accumulator.dataset import Manifest, PairOrigin, Rehearsed, RowOrigin
+from ruminate.accumulator.dataset import Erased, Manifest, PairOrigin, Rehearsed, RowOrigin
 from ruminate.accumulator.rows import LeftOut
 from ruminate.command.datasets.files import DATA_FILES, FileName, Origin, origins
 from ruminate.schemas.assessment import ReasoningAssessed
-from ruminate.schemas.batch import TrainingBatchSealed
+from ruminate.schemas.batch import DatasetRevised, TrainingBatchSealed
 from ruminate.schemas.erasure import ErasureRequested, Erasures, names_of
 from ruminate.schemas.interaction import InteractionCompleted, InteractionRecorded
+from ruminate.schemas.marking import Mark, marks
 from ruminate.schemas.model import ModelRegistered, ModelRolledBack, NodeStatus
 from ruminate.schemas.payload import Payload
 from ruminate.schemas.training import AdapterTrained, TrainingFailed
@@ -62,6 +63,13 @@ class RowPlace(NamedTuple):
         """As `why` takes it."""
         split = "holdout:" if self.split == "holdout" else ""
         return f"{self.batch.batch_id}:{split}{self.line}"
+
+
+class ErasedPlace(NamedTuple):
+    """Where a line stood in a dataset until an erasure took it out: by a salted hash, and nothing else is left of it."""
+
+    batch: TrainingBatchSealed
+    erased: Erased
 
 
 class Named(NamedTuple):
@@ -111,6 +119,8 @@ class Chain:
     """By version."""
     rolled_back: Mapping[str, tuple[Heard[ModelRolledBack], ...]]
     nodes: tuple[NodeStatus, ...] = ()
+    marks: tuple[Mark, ...] = ()
+    """Which versions have learned from what was erased since."""
     unreadable: Mapping[str, str]
     """Batches whose manifest could not be read, and why: what they hold is not known."""
 
@@ -148,6 +158,10 @@ class Chain:
         """Versions that went on from this one, over however many steps."""
         return [version for version in self.versions() if name in self.ancestors(version)]
 
+    def marks_of(self, name: str) -> list[Mark]:
+        """What this version has learned, itself or by those it went on from, that was erased since."""
+        return [mark for mark in self.marks if mark.version == name]
+
     def batch(self, batch_id: str) -> TrainingBatchSealed | None:
         """The batch of this id."""
         return next((batch for batch in self.batches if batch.batch_id == batch_id), None)
@@ -172,6 +186,8 @@ class Interaction:
     """The lines of later batches that train it once more."""
     given: tuple[LinePlace, ...] = ()
     """The pairs and questions that come from it."""
+    erased: tuple[ErasedPlace, ...] = ()
+    """The lines that it had in datasets until they were erased."""
     erasures: tuple[Heard[ErasureRequested], ...] = ()
     tombstones: tuple[Tombstone, ...] = ()
     chain: Chain | None = None
@@ -187,7 +203,7 @@ class Interaction:
     @property
     def spoken_of(self) -> bool:
         """Whether anything speaks of it: a record, the account of a batch, or the place where it was erased."""
-        accounted = self.rows or self.omitted or self.rehearsed
+        accounted = self.rows or self.omitted or self.rehearsed or self.erased
         return self.known is not None or bool(accounted or self.tombstones or self.erasures)
 
 
@@ -223,8 +239,9 @@ def chain_of(
     rolled_back: Iterable[Heard[ModelRolledBack]],
     nodes: Iterable[NodeStatus] = (),
     unreadable: Mapping[str, str] | None = None,
+    revised: Iterable[DatasetRevised] = (),
 ) -> Chain:
-    """What of these events counts for a tenant and target. Each sequence is in the order of the log."""
+    """What of these events counts for a tenant and target. Each sequence is in the order of the log; `revised` is of this chain."""
     by_batch: dict[str, Heard[AdapterTrained]] = {}
     for training in _ours(trained, tenant, target):
         by_batch.setdefault(training.payload.batch_id, training)
@@ -249,6 +266,7 @@ def chain_of(
         registered=versions,
         rolled_back=back,
         nodes=tuple(last_seen[name] for name in sorted(last_seen)),
+        marks=tuple(marks((each.payload for each in by_batch.values()), revised)),
         unreadable=unreadable or {},
     )
 

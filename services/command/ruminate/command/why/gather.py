@@ -21,10 +21,12 @@ import orjson
 from ruminate.accumulator.chain import digest_of
 from ruminate.accumulator.dataset import Manifest, load_manifest
 from ruminate.accumulator.rebuild import SealedChain, artifact_of, read_chains
+from ruminate.command.datasets.erased import Remembered
 from ruminate.command.datasets.files import DATA_FILES
 from ruminate.command.datasets.look import NotFound
 from ruminate.command.why.facts import (
     Chain,
+    ErasedPlace,
     Heard,
     Interaction,
     LinePlace,
@@ -100,7 +102,8 @@ class _Log:
 
     def chain(self, tenant: str, target: str) -> Chain:
         """The facts of one tenant and target."""
-        batches = [batch for chain in self.chains if (chain.tenant, chain.target) == (tenant, target) for batch in chain.batches]
+        chains = [chain for chain in self.chains if (chain.tenant, chain.target) == (tenant, target)]
+        batches = [batch for chain in chains for batch in chain.batches]
         return chain_of(
             tenant,
             target,
@@ -110,6 +113,7 @@ class _Log:
             registered=self.registered,
             rolled_back=self.rolled_back,
             nodes=self.nodes,
+            revised=[revised for chain in chains for revisions in chain.revisions.values() for revised in revisions],
             unreadable={batch.batch_id: self.unreadable[batch.batch_id] for batch in batches if batch.batch_id in self.unreadable},
         )
 
@@ -368,9 +372,10 @@ class _Gathering:
         origin = next((each for each in completed if _recorded_id(each) == recorded_id), None)
         known = known or (origin.payload if origin else None)
         tenant, target = (known.tenant, known.target_model) if known else (tenant, target)
-        rows, omitted, lines = await self._accounts(recorded_id, tenant, target)
+        rows, omitted, lines, erased = await self._accounts(recorded_id, tenant, target)
         if tenant is None or target is None:
             batches = [place.batch for place in rows] + [left.batch for left in omitted] + [place.batch for place in lines]
+            batches += [place.batch for place in erased]
             batch = next(iter(batches), None)
             tenant, target = (batch.tenant, batch.target_model) if batch else (None, None)
         event_ids = {str(recorded_id), *(place.row.event_id for place in rows), *(each.event_id for each in mine)}
@@ -383,6 +388,7 @@ class _Gathering:
             omitted=tuple(omitted),
             rehearsed=tuple(place for place in lines if place.file == "replay"),
             given=tuple(place for place in lines if place.file != "replay"),
+            erased=tuple(erased),
             erasures=tuple(each for each in self._log.erasures if asks_to_forget(each.payload, known, recorded_id)),
             tombstones=tuple(each for each in tombstones if each.event_id in event_ids),
             chain=self._log.chain(tenant, target) if tenant is not None and target is not None else None,
@@ -412,6 +418,8 @@ class _Gathering:
                     found = {recorded_id for recorded_id, event_id in told if recorded_id in names.ids or event_id == names.text}
                     left_out = manifest.left_out
                     found |= {left.recorded_id for left in left_out if left.recorded_id in names.ids or left.event == event}
+                    remembered = Remembered(manifest)
+                    found |= {recorded_id for recorded_id in names.ids if remembered.of(recorded_id)}
                     if found:
                         names.account(found)
                         partitions.add(batch.assessed_partition)
@@ -419,10 +427,11 @@ class _Gathering:
 
     async def _accounts(
         self, recorded_id: UUID, tenant: str | None, target: str | None
-    ) -> tuple[list[RowPlace], list[Omitted], list[LinePlace]]:
+    ) -> tuple[list[RowPlace], list[Omitted], list[LinePlace], list[ErasedPlace]]:
         rows: list[RowPlace] = []
         omitted: list[Omitted] = []
         lines: list[LinePlace] = []
+        erased: list[ErasedPlace] = []
         for chain in self._log.chains:
             if tenant in (None, chain.tenant) and target in (None, chain.target):
                 for batch in chain.batches:
@@ -438,7 +447,8 @@ class _Gathering:
                             for place in line_places(batch, manifest)
                             if any(named.recorded_id == recorded_id for named in place.records)
                         ]
-        return rows, omitted, lines
+                        erased += [ErasedPlace(batch, line) for line in Remembered(manifest).of(recorded_id)]
+        return rows, omitted, lines, erased
 
     async def _completed(
         self, names: _Names, conversations: Collection[str], tombstones: list[Tombstone]

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from ruminate.accumulator.chain import digest_of
-from ruminate.accumulator.dataset import Manifest, PairOrigin, QuestionOrigin, Rehearsed
+from ruminate.accumulator.dataset import Manifest, PairOrigin, QuestionOrigin, Rehearsed, Was
+from ruminate.command.datasets.erased import interactions_by_request
 from ruminate.command.datasets.files import CHECKS, DATA_FILES, PAIRS
 from ruminate.command.why.facts import (
     Chain,
@@ -97,6 +98,7 @@ def interaction_tree(interaction: Interaction, *, contents: bool = False) -> Nod
             *_assessments(interaction, contents=contents),
             *_unheard(interaction),
             *_rehearsed(interaction, None),
+            *_erased_rows(interaction),
             *_not_known(interaction.chain),
         ],
     )
@@ -142,6 +144,61 @@ def _erased(interaction: Interaction) -> Iterator[Node]:
     for tombstone in interaction.tombstones:
         place = _place(tombstone.position)
         yield Node("erased", f"erased: a tombstone at {place}", {"event_id": tombstone.event_id, "place": place}, gone=True)
+
+
+_WAS: Final[Mapping[Was, str]] = {
+    "train": "a row to train on",
+    "holdout": "a row that was held out, measured on and never trained",
+    "replay": "a rehearsed row",
+    "aside": "a record that gave pairs or questions without a row",
+}
+
+
+def _erased_rows(interaction: Interaction) -> Iterator[Node]:
+    """The lines that it had in datasets until they were erased, and who had learned them by then."""
+    chain = interaction.chain
+    for batch, erased in interaction.erased:
+        facts = {
+            "batch_id": batch.batch_id,
+            "number": batch.number,
+            "was": erased.was,
+            "offset": erased.offset,
+            "erasure_id": erased.erasure_id,
+            "salted_sha256": erased.salted_sha256,
+        }
+        says = (
+            f"was in {batch.batch_id}, {_WAS[erased.was]}: erased from its dataset for {erased.erasure_id}; a salted hash is left"
+        )
+        yield Node("erased_row", says, facts, _learned(chain, batch, erased.erasure_id) if chain else (), gone=True)
+
+
+def _learned(chain: Chain, batch: TrainingBatchSealed, erasure_id: str) -> list[Node]:
+    """Who was trained on a batch before this erasure, and who went on from there."""
+    trained = chain.trained.get(batch.batch_id)
+    if trained is None:
+        return [_taught(chain, batch)]
+    version = trained.payload.version
+    of_batch = [mark for mark in chain.marks if mark.batch_id == batch.batch_id and erasure_id in mark.erasure_ids]
+    if not any(mark.version == version for mark in of_batch):
+        return [Node("not_learned", f"{version} was trained on what was left of it", {"version": version})]
+    heirs = sorted({mark.version for mark in of_batch} - {version})
+    after = f", and so have {', '.join(heirs)}, which went on from it" if heirs else ""
+    says = f"{version} had been trained on it by then and has learned from it{after}: {_standing(chain, version)}"
+    return [Node("learned", says, {"version": version, "heirs": heirs})]
+
+
+def _marks(chain: Chain, version: str, manifest: Manifest | None) -> Iterator[Node]:
+    """What a version has learned that was erased since."""
+    for mark in chain.marks_of(version):
+        count, requests = mark.erased_interactions, ", ".join(mark.erasure_ids)
+        what = f"{count} interaction{'s' * (count != 1)} that {'have' if count != 1 else 'has'} been erased since, for {requests}"
+        if mark.inherited_from is not None:
+            says = f"has learned by {mark.inherited_from} from {what}"
+        else:
+            were = Counter(erased.was for erased in manifest.erased if erased.erasure_id in mark.erasure_ids) if manifest else {}
+            says = f"has learned from {what}{_in_detail({f'lines of {was}': lines for was, lines in were.items()})}"
+        says += f": trained before revision {mark.revision} of {mark.batch_id}"
+        yield Node("marked", says, mark._asdict(), gone=True)
 
 
 def _asked_to_forget(interaction: Interaction) -> bool:
@@ -511,6 +568,7 @@ def version_tree(version: Version, *, rows: bool = False) -> Node:
         )
     else:
         children.append(Node("trained", "its training is not in the log", gone=True))
+    children += _marks(chain, name, version.manifest)
     children += _served(chain, name)
     if batch is not None:
         children.append(batch_node(chain, batch, version.manifest, artifact=version.artifact, rows=rows))
@@ -528,6 +586,7 @@ def version_tree(version: Version, *, rows: bool = False) -> Node:
             "batch_id": batch_id,
             "parent_version": chain.parent(name),
             "serves": chain.serving == name,
+            "marked": bool(chain.marks_of(name)),
         },
         children,
     )
@@ -564,6 +623,10 @@ def batch_node(
         children.append(
             Node("dataset", says_dataset, {"uri": batch.dataset.uri, "sha256": batch.dataset.sha256}, gone=artifact == "missing")
         )
+        if manifest.revision:
+            left_it = interactions_by_request(manifest)
+            says_erased = f"revision {manifest.revision} of it: interactions erased from it, by request{_in_detail(left_it)}"
+            children.append(Node("erased", says_erased, {"revision": manifest.revision, "erased": left_it}))
         rules = f"rules {manifest.policy_version}, scorer {scorers}, policy {', '.join(manifest.assessor_policy_versions)}"
         children.append(Node("rules", rules, {"policy": manifest.policy, "seed": manifest.seed}))
         children.append(Node("left_out", f"left out: {left or 'nothing'}", dict(manifest.left_out_counts)))

@@ -81,7 +81,7 @@ async def assess(
         await bus.publish(REASONING_ASSESSED, assessed, envelope)
 
 
-async def until(condition: Callable[[], bool], what: str, *, seconds: float = 15.0) -> None:
+async def until(condition: Callable[[], bool], what: str, *, seconds: float = 60.0) -> None:
     """Return when the condition holds; fail with `what` after the deadline."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -84,7 +84,7 @@ def assessed(number: int, *, target: str = "qwen3:8b", thinks: bool = True, keep
     )
 
 
-async def until(condition: Callable[[], bool], what: str, *, seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], what: str, *, seconds: float = 60.0) -> None:
     """Return when the condition holds; fail with `what` after the deadline."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +27,7 @@ from ruminate.schemas.payload import ArtifactReference, Payload
 from ruminate.schemas.topic import Topic
 from ruminate.shared.bus import Bus
 from ruminate.shared.memory import MemoryBroker, MemoryBus
-from ruminate.shared.store import FileStore
+from ruminate.shared.store import ArtifactMissing, FileStore
 from tests.integration.recorded_log import (
     LENIENT,
     START,
@@ -235,6 +236,28 @@ def test_a_crash_at_any_step_is_made_good_by_the_next_look(tmp_path: Path, at: i
         tombstone(broker, *PLANTED)
         rebuilt = await rebuild(MemoryBus(broker, reader="tester"), whole, settings=SETTINGS)
         assert [each.outcome for each in rebuilt] == ["identical"] * len(rebuilt)
+
+    play(scenario, tmp_path)
+
+
+def test_datasets_of_a_target_whose_name_goes_on_and_replays_that_name_nobody(tmp_path: Path) -> None:
+    async def scenario(folder: Path, broker: MemoryBroker) -> None:
+        store, before = await sealed_world(folder, broker)
+        place = folder / "stray"
+        await store.fetch(before.batches[0].dataset, to=place)
+        manifest = json.loads((place / "manifest.json").read_text())
+        longer = f"{TARGET}/longer"
+        (place / "manifest.json").write_text(json.dumps(manifest | {"target_model": longer}))
+        another = await store.put_tree(place, kind="datasets", name=f"default/{longer}/1")
+        (place / "manifest.json").write_text(json.dumps({"number": 1}))
+        old = await store.put_tree(place, kind="replays", name=f"night/default/{TARGET}/1")
+        # Of one target alone: it says nothing of another's.
+        await ask(MemoryBus(broker, reader="tester"), erasure(target_model=TARGET))
+        async with accumulating(MemoryBus(broker, reader="accumulator"), store, SETTINGS) as accumulator:
+            await until(lambda: swept_after(accumulator) == 1, "the store is swept")
+        await store.check(another)
+        with pytest.raises(ArtifactMissing):
+            await store.check(old)
 
     play(scenario, tmp_path)
 

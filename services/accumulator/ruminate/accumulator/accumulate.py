@@ -238,9 +238,9 @@ class Accumulator:
 
     async def look_at_all(self) -> None:
         """Seal what became due without a new record (by age, by a word, after a pause), and show how full every batch is."""
-        with suppress(Unavailable):  # then it is read in a moment; and nothing is cut before it is read once more
-            self._words.check()
-            self._following.check()
+        for following in (self._words, self._following):
+            with suppress(Unavailable):  # then it is read in a moment; and nothing is cut before it is read once more
+                following.check()
         for chain in list(self._chains.values()):
             if not chain.lock.locked():  # else its handler is at it, and looks, too
                 async with chain.lock:

@@ -10,7 +10,7 @@ is made again, an old dataset that nobody removed is found again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,6 +19,7 @@ from typing import Final
 from uuid import UUID
 
 import structlog
+from pydantic import ValidationError
 
 from ruminate.accumulator import metrics
 from ruminate.accumulator.dataset import KIND, MANIFEST, SIGNATURES, Manifest, in_a_folder, load_manifest, name_of, write_files
@@ -32,7 +33,7 @@ from ruminate.schemas.envelope import derive_event_id
 from ruminate.schemas.flow import DATASET_REVISED
 from ruminate.schemas.payload import ArtifactReference
 from ruminate.shared.bus import Bus, Delivery
-from ruminate.shared.store import ArtifactMissing, Store, StoreError
+from ruminate.shared.store import ArtifactDamaged, ArtifactMissing, Store, StoreError
 
 log = structlog.get_logger()
 
@@ -153,9 +154,10 @@ class Reviser:
         """Remove what no chain names, and holds what has to be forgotten: old revisions, what lost a race, replays."""
         current = {reference.sha256 for reference in datasets.current.values()}
         for name, reference in await self._store.list_trees(kind=KIND):
-            if name.startswith(f"{datasets.tenant}/{datasets.target}/") and reference.sha256 not in current:
+            # The whole name: another target's may begin with this one's.
+            if name.rpartition("/")[0] == f"{datasets.tenant}/{datasets.target}" and reference.sha256 not in current:
                 data = await self._manifest_of(reference)
-                if data is None or gone_from(named_in(Manifest.model_validate_json(data)), forgotten):
+                if data is None or _is_touched(data, reference, datasets, forgotten):
                     await self._remove(reference)
         for name, reference in await self._store.list_trees(kind=REPLAYS):
             if "/" not in name:
@@ -163,7 +165,7 @@ class Reviser:
             _, tenant, *target, _ = name.split("/")
             if (tenant, "/".join(target)) == (datasets.tenant, datasets.target):
                 data = await self._manifest_of(reference)
-                if data is None or gone_from(_named_in_replay(ReplayManifest.model_validate_json(data)), forgotten):
+                if data is None or _is_touched_replay(data, forgotten):
                     await self._remove(reference)
 
     async def _manifest_of(self, reference: ArtifactReference) -> bytes | None:
@@ -178,10 +180,26 @@ class Reviser:
         log.info("dataset_removed", uri=reference.uri)
 
 
-def _named_in_replay(manifest: ReplayManifest) -> Iterator[Named]:
-    yield from manifest.rows
-    yield from manifest.aside
-    yield from manifest.rehearsed
+def _is_touched(data: bytes, reference: ArtifactReference, datasets: Datasets, forgotten: Forgotten) -> bool:
+    """Whether a dataset of the chain holds what has to be forgotten. Raises ArtifactDamaged where its manifest cannot be read."""
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except ValidationError as error:
+        raise ArtifactDamaged(f"{reference.uri} holds no {MANIFEST} that can be read ({type(error).__name__})") from None
+    whose = (manifest.tenant, manifest.target_model)
+    return whose == (datasets.tenant, datasets.target) and bool(gone_from(named_in(manifest), forgotten))
+
+
+def _is_touched_replay(data: bytes, forgotten: Forgotten) -> bool:
+    """Whether a replayed dataset holds it, or is of a release that did not write down whose its rows are: it can be made again."""
+    try:
+        manifest = ReplayManifest.model_validate_json(data)
+    except ValidationError:
+        return True
+    if any(not row.names for row in manifest.rows):
+        return True
+    named: list[Named] = [*manifest.rows, *manifest.aside, *manifest.rehearsed]
+    return bool(gone_from(named, forgotten))
 
 
 def _announcement(revised: Manifest, old: ArtifactReference, new: ArtifactReference, now: datetime) -> DatasetRevised:

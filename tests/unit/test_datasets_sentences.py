@@ -85,16 +85,18 @@ def test_for_people_each_count_has_its_line_and_what_was_contaminated_its_detail
 
 
 def test_a_report_with_a_check_that_did_not_pass_says_which_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    chain = rich(tmp_path)
-    report = chain.made[-1].report
+    made = rich(tmp_path).made[-1]
+    report, manifest = made.report, made.manifest
     failed = Checked(name="leaks", passed=False, figures={"rows": 9}, problems=("row at offset 3: it answers a question",))
-    verbs._say_report(report.model_copy(update={"checks": (*report.checks[:7], failed)}))
+    verbs._say_report(report.model_copy(update={"checks": (*report.checks[:7], failed)}), manifest)
     said_of_it = capsys.readouterr().out.splitlines()
     assert said_of_it[0] == "report: 1 of 8 checks did not pass: leaks"
     assert "    ratio: passed  reasoning 7, rows 9, replayed_reasoning 8, replayed 8" in said_of_it
     assert said_of_it[-2:] == ["    leaks: did not pass  rows 9", "    row at offset 3: it answers a question"]
-    verbs._say_report(None)
+    verbs._say_report(None, manifest)
     assert capsys.readouterr().out == "report: none; its release made none\n"
+    verbs._say_report(None, manifest.model_copy(update={"revision": 1}))
+    assert capsys.readouterr().out == "report: none; what an erasure has left of it is not validated anew\n"
 
 
 def test_strata_are_a_table_with_the_largest_first_and_why_rows_were_left_out(

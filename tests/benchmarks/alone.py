@@ -82,7 +82,7 @@ def _accumulator() -> float:
     def fold_one(numbered: tuple[int, ReasoningAssessed]) -> object:
         number, assessed = numbered
         fold.add(
-            item_of(assessed, event_id=str(number), assessed_at=now, offset=number, row_max_bytes=settings.row_max_bytes),
+            item_of(assessed, event_id=str(number), assessed_at=now, offset=number, limits=settings.row_limits),
         )
         return reason_to_seal(Progress(fold.counts(), None, fold.waiting_since, now, now), policy, now=now)
 

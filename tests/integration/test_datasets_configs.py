@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import Iterator
 from importlib.resources import files as resources
 from pathlib import Path
@@ -28,7 +29,7 @@ from ruminate.command.datasets.fetched import fetched
 from ruminate.command.datasets.files import DATA_FILES, DataFile, FileName
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.batch import TrainingBatchSealed
-from ruminate.schemas.interaction import AnswerCheck, Message, ToolCall
+from ruminate.schemas.interaction import AnswerCheck, Message, ToolCall, ToolDefinition
 from ruminate.shared.memory import MemoryBroker, MemoryBus
 from tests.integration.test_datasets_export import open_with_datasets
 from tests.unit.making import START, Maker, assessed, lines, question, said
@@ -36,6 +37,10 @@ from tests.unit.making import START, Maker, assessed, lines, question, said
 pytest.importorskip("datasets", reason="uv pip install datasets")
 
 ANCHORS = 2
+ADD = ToolDefinition(
+    name="add", description="Adds.", parameters={"type": "object", "properties": {"a": {"type": "integer", "default": 1}}}
+)
+NOW = ToolDefinition(name="now", parameters={"type": "object", "properties": {"zone": {"enum": ["UTC", "CET"]}}})
 
 
 def anchored(folder: Path) -> Sets:
@@ -61,7 +66,7 @@ def records(first: int) -> Iterator[ReasoningAssessed]:
     for number in range(first + 30, first + 46):
         call = Message(role="assistant", tool_calls=(ToolCall(name="add", arguments={"a": 1}),))
         asked = (Message(role="user", content=question(number)), call, Message(role="tool", content="2"))
-        yield assessed(number, messages=asked)
+        yield assessed(number, messages=asked, tools=(ADD, NOW), reference_answer="2" if number % 2 else None)
     yield assessed(first + 21, thinks=False, evidence=[said(first + 21, "thinking", "writer", thinking="So be it.", model="m")])
     yield assessed(first + 22, keep=False, evidence=[said(first + 22, correction="Two miles.")])
     for number in range(first + 50, first + 58, 2):
@@ -251,11 +256,19 @@ def test_trl_takes_rows_pairs_and_questions_as_they_are(exported: tuple[Sealed, 
             rows = sorted(found[name], key=lambda row: row["origin"]["line"])
             assert all(data_utils.is_conversational(row) for row in rows)
             assert all(data_utils.maybe_extract_prompt(row) == row for row in rows)
-            written = [data_utils.maybe_apply_chat_template(row, tokenizer) for row in rows]
+            # Its trainers read the text of the tools so.
+            offered = [json.loads(row["tools"]) if isinstance(row["tools"], str) else row["tools"] for row in rows]
+            written = [
+                data_utils.maybe_apply_chat_template(row, tokenizer, tools) for row, tools in zip(rows, offered, strict=True)
+            ]
             assert all(set(each) == columns for each in written)
+            for each, tools in zip(written, offered, strict=True):
+                names = re.findall(r'"function": {"name": "(\w+)"', each["prompt"])
+                assert names == [tool["function"]["name"] for tool in tools or ()]
             texts.setdefault(name, []).append(written)
     assert all(parquet == jsonl for parquet, jsonl in texts.values())
     pair = next(each for each in texts["preferences"][0] if "Two miles." in each["chosen"])
     assert pair["chosen"].endswith("Two miles.<|im_end|>\n")
     assert pair["rejected"].endswith("It lies 122 miles off.<|im_end|>\n")
     assert all(each["prompt"].endswith("<|im_start|>assistant\n") for each in texts["verifiable"][0])
+    assert all(any("<tools>" in each["prompt"] for each in texts[name][0]) for name in ("train", "replay", "verifiable"))

@@ -128,7 +128,7 @@ def test_every_file_opens_as_it_is_and_has_the_rows_in_their_order(tmp_path: Pat
     assert [row["origin"]["line"] for row in from_folder["train"]] == list(range(1, manifest.counts["train"] + 1))
 
 
-def test_without_the_origin_there_are_three_columns(tmp_path: Path) -> None:
+def test_without_the_origin_there_is_what_is_trained(tmp_path: Path) -> None:
     async def work(bus: MemoryBus, store: FileStore, batch: TrainingBatchSealed) -> None:
         del bus
         await export(store, batch, tmp_path, with_origin=False)
@@ -136,7 +136,7 @@ def test_without_the_origin_there_are_three_columns(tmp_path: Path) -> None:
     one_batch(tmp_path, work)
     for kind, name in (("parquet", "train.parquet"), ("json", "train.jsonl")):
         opened = open_with_datasets(kind, data_files={"train": str(tmp_path / name)}, cache_dir=str(tmp_path / "cache"))
-        assert opened["train"].column_names == ["prompt", "completion", "chat_template_kwargs"]
+        assert opened["train"].column_names == ["prompt", "completion", "chat_template_kwargs", "tools"]
 
 
 def test_an_empty_split_has_its_columns_and_the_folder_opens_beside_it(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_the_card_says_what_is_in_it_and_names_no_agent_unless_asked(tmp_path: P
     assert front["license"] == "other"
     assert [each["path"] for each in front["configs"][0]["data_files"]] == ["train.parquet", "holdout.parquet"]
     assert [each["name"] for each in front["dataset_info"][0]["features"]] == [
-        *("prompt", "completion", "chat_template_kwargs", "origin"),
+        *("prompt", "completion", "chat_template_kwargs", "tools", "origin"),
     ]
     assert f"| to train on | {batch.rows} |" in said
     assert batch.dataset.sha256 in said

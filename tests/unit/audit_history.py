@@ -373,7 +373,7 @@ class History:
                         event_id=each.envelope.id,
                         assessed_at=each.envelope.time,
                         offset=each.position.offset,
-                        row_max_bytes=self.settings.row_max_bytes,
+                        limits=self.settings.row_limits,
                     )
                 )
         batch_id = batch_id_of("default", TARGET, link.number + 1)

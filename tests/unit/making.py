@@ -118,8 +118,7 @@ class Maker:
                 event_id = f"{record.recorded_id}/{record.revision}"
                 entry = spool.add(record, event_id=event_id, assessed_at=record.interaction.occurred_at, offset=offset)
                 entries[offset] = entry
-                limits = {"row_max_bytes": self.settings.row_max_bytes, "context_tokens": self.settings.context_tokens}
-                fold.add(entry.item(offset=offset, **limits))
+                fold.add(entry.item(offset=offset, limits=self.settings.row_limits))
             number = self._link.number + 1
             end = self._offset + len(records) - 1
             making = make(

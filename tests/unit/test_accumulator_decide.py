@@ -38,7 +38,7 @@ from ruminate.accumulator.facts import Facts, Stratum
 from ruminate.accumulator.pauses import Pause, QuietHours
 from ruminate.accumulator.predictor import Predictor
 from ruminate.accumulator.report import Contents, Limits, Report, report_of
-from ruminate.accumulator.rows import REPEATS, Row, TemplateArguments, Turn
+from ruminate.accumulator.rows import REPEATS, Row, RowLimits, TemplateArguments, Turn
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.payload import ArtifactReference
@@ -554,7 +554,9 @@ def test_a_dataset_is_sound_and_accounts_for_every_record_once(log: list[dict[st
     assert sorted(
         each.offset for each in (*selection.train, *selection.holdout, *(left.item for left in selection.left_out))
     ) == list(range(len(log)))
-    report = report_of(Contents(made.candidates, [], [], []), policy, Limits(1_000, 100, 0.9), touched=made.guard.touched)
+    report = report_of(
+        Contents(made.candidates, [], [], []), policy, Limits(RowLimits(1_000, 100), 0.9), touched=made.guard.touched
+    )
     assert report.problems == (() if selection.train else ("ratio: no row to train on",))
 
 
@@ -618,7 +620,7 @@ def sound() -> list[Candidate]:
 
 def problems_of(rows: list[Candidate]) -> tuple[str, ...]:
     """What the report says of these rows."""
-    return report_of(Contents(rows, [], [], []), POLICY, Limits(1_000, 100, 0.9), touched=lambda _: None).problems
+    return report_of(Contents(rows, [], [], []), POLICY, Limits(RowLimits(1_000, 100), 0.9), touched=lambda _: None).problems
 
 
 def broken(**changed: Any) -> list[Candidate]:

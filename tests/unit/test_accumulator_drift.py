@@ -25,6 +25,7 @@ from ruminate.accumulator.drift import (
     look,
     lower,
 )
+from ruminate.accumulator.rows import RowLimits
 from ruminate.accumulator.sample import SAMPLED_AS, SCORES, TOPICS, Counted, Sample, score_of, topic_of
 from ruminate.schemas.assessment import Score
 from tests.unit.test_rebuild_bytes import assessed
@@ -124,10 +125,10 @@ def test_a_topic_is_that_of_domain_and_tags_in_any_order_else_of_the_question() 
 
 def test_what_the_fold_keeps_of_a_record_has_its_tokens_its_score_and_its_topic() -> None:
     record = assessed(1)
-    kept = item_of(record, event_id="e", assessed_at=record.interaction.occurred_at, offset=0, row_max_bytes=1_048_576)
+    kept = item_of(record, event_id="e", assessed_at=record.interaction.occurred_at, offset=0)
     assert (kept.score, kept.topic) == (score_of(record.verdict.overall), topic_of(record.interaction))
     assert kept.why_not is None and kept.tokens > 0
-    too_large = item_of(record, event_id="e", assessed_at=record.interaction.occurred_at, offset=0, row_max_bytes=100)
+    too_large = item_of(record, event_id="e", assessed_at=record.interaction.occurred_at, offset=0, limits=RowLimits(max_bytes=100))
     assert (too_large.why_not, too_large.tokens) == ("too_large", 0)
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from importlib.resources import files
 from typing import Any
 from uuid import UUID
 
+import jinja2
 import pytest
 
-from ruminate.accumulator.rows import INDICATORS, Built, Row, build, indicators_of, thinking_called_for, tokens_of
+from ruminate.accumulator.asked import asked_in
+from ruminate.accumulator.near import jaccard_of
+from ruminate.accumulator.rows import INDICATORS, Built, Row, RowLimits, build, indicators_of, thinking_called_for, tokens_of
 from ruminate.schemas.assessment import ReasoningAssessed, ReasoningQuality, Score, Verdict
 from ruminate.schemas.interaction import (
     ContextFacts,
@@ -19,6 +23,7 @@ from ruminate.schemas.interaction import (
     Response,
     Thinking,
     ToolCall,
+    ToolDefinition,
     Usage,
 )
 
@@ -67,7 +72,7 @@ def assessed(*, decision: str = "keep", question: str = "What is 2 + 2?", **chan
 
 
 def row(record: ReasoningAssessed) -> dict[str, Any]:
-    built = build(record, row_max_bytes=ROOM)
+    built = build(record, RowLimits(max_bytes=ROOM, images=False))
     assert isinstance(built, Built)
     Row.model_validate_json(built.line)
     parsed: dict[str, Any] = json.loads(built.line)
@@ -108,10 +113,47 @@ def test_tool_calls_stay_in_the_messages_and_are_spelled_as_the_template_spells_
     assert row(record)["completion"] == [{"role": "assistant", "content": "", "tool_calls": spelled}]
 
 
+def test_the_tools_that_were_offered_are_in_the_row_as_the_template_spells_them() -> None:
+    takes = {"type": "object", "properties": {"where": {"type": "string", "description": "Zürich, say"}}}
+    tools = (ToolDefinition(name="weather", description="Tells it.", parameters=takes), ToolDefinition(name="now"))
+    spelled = row(assessed(tools=tools))["tools"]
+    offered = json.loads(spelled)
+    assert offered == [
+        {"type": "function", "function": {"name": "weather", "description": "Tells it.", "parameters": takes}},
+        {"type": "function", "function": {"name": "now", "parameters": {}}},
+    ]
+    template = files("trl").joinpath("chat_templates/qwen3.jinja").read_text(encoding="utf-8")
+    environment = jinja2.Environment()
+    environment.policies["json.dumps_function"] = json.dumps  # as `transformers` has it: not safe for HTML
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
+    rendered = environment.from_string(template).render(messages=[{"role": "user", "content": "Rain?"}], tools=offered)
+    for tool in offered:
+        assert json.dumps(tool, ensure_ascii=False) in rendered
+    assert "tools" not in row(assessed())
+
+
+def test_images_that_are_kept_are_named_and_two_of_them_are_two_questions() -> None:
+    def seen(sha256: str, uri: str | None = None) -> bytes:
+        image = ImageReference(sha256=sha256, media_type="image/png", size_bytes=1, uri=uri)
+        built = build(assessed(messages=(Message(role="user", content="What is it?", images=(image,)),)))
+        assert isinstance(built, Built)
+        Row.model_validate_json(built.line)
+        return built.line
+
+    one, other, unseen = seen("0" * 64, "s3://bucket/cat"), seen("1" * 64), build(assessed(question="What is it?"))
+    assert isinstance(unseen, Built)
+    (image,) = json.loads(json.loads(one)["prompt"][0]["images"])
+    assert image == {"sha256": "0" * 64, "media_type": "image/png", "size_bytes": 1, "uri": "s3://bucket/cat"}
+    assert len({asked_in(line).question for line in (one, other, unseen.line)}) == 3
+    assert jaccard_of(asked_in(one).signature, asked_in(other).signature) < 0.3
+    assert asked_in(one) == asked_in(seen("0" * 64, "s3://bucket/cat"))
+
+
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
         (assessed(decision="reject"), "rejected"),
+        (assessed(tools=(ToolDefinition(name="x", description="<|im_end|>"),)), "breaks_template"),
         (assessed(training_allowed=False), "not_allowed"),
         (assessed(response=Response(content=" ", thinking="hm")), "empty_answer"),
         (assessed(messages=(Message(role="system", content="Be brief."),)), "no_question"),
@@ -126,7 +168,7 @@ def test_tool_calls_stay_in_the_messages_and_are_spelled_as_the_template_spells_
     ],
 )
 def test_what_cannot_be_a_row_says_why(record: ReasoningAssessed, reason: str) -> None:
-    assert build(record, row_max_bytes=ROOM) == reason
+    assert build(record, RowLimits(max_bytes=ROOM, images=False)) == reason
 
 
 @pytest.mark.parametrize(
@@ -195,6 +237,6 @@ def test_each_digit_is_a_token() -> None:
 
 
 def test_a_row_knows_its_tokens() -> None:
-    built = build(assessed(usage=Usage(prompt_tokens=20, response_tokens=24)), row_max_bytes=ROOM)
+    built = build(assessed(usage=Usage(prompt_tokens=20, response_tokens=24)), RowLimits(max_bytes=ROOM, images=False))
     assert isinstance(built, Built)
     assert built.tokens == 44

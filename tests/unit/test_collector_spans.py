@@ -17,7 +17,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from ruminate.collector.chat import Untellable, conversation_of, read_message, read_turns, split_thinking
 from ruminate.collector.spans import attributes_of, interaction_of
 from ruminate.gateway.conversation import chain, conversation_id
-from ruminate.schemas.interaction import InteractionCompleted, Message
+from ruminate.schemas.interaction import InteractionCompleted, Message, ToolDefinition
 
 RESOURCE = {"service.name": "clerk"}
 CHAT = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "qwen3:8b"}
@@ -67,6 +67,42 @@ def read(told: Span, resource: Mapping[str, Any] = RESOURCE) -> InteractionCompl
     found = interaction_of(told, dict(resource))
     assert found is not None
     return InteractionCompleted.model_validate_json(orjson.dumps(found))
+
+
+TOOL = {
+    "name": "weather",
+    "description": "Tells it.",
+    "parameters": {"type": "object", "properties": {"where": {"type": "string"}}},
+}
+TOLD = {
+    **CHAT,
+    **ASKED,
+    "gen_ai.output.messages": json.dumps([{"role": "assistant", "parts": [{"type": "text", "content": "Here."}]}]),
+}
+FUNCTION = {
+    f"llm.request.functions.0.{name}": value if isinstance(value, str) else json.dumps(value) for name, value in TOOL.items()
+}
+
+
+@pytest.mark.parametrize(
+    "read_from",
+    [
+        span(TOLD | {"gen_ai.tool.definitions": json.dumps([{"type": "function", **TOOL}])}),
+        span(TOLD | {"gen_ai.tool.definitions": [{"type": "function", **TOOL}]}),
+        span(TOLD, ("gen_ai.client.inference.operation.details", {"gen_ai.tool.definitions": json.dumps([TOOL])})),
+        span(TOLD | {"llm.tools.0.tool.json_schema": json.dumps({"type": "function", "function": TOOL})}),
+        span(TOLD | FUNCTION),
+    ],
+)
+def test_the_tools_that_were_offered_are_told_in_every_way(read_from: Span) -> None:
+    assert read(read_from).tools == (ToolDefinition.model_validate(TOOL),)
+
+
+def test_of_tools_that_cannot_be_told_nothing_is_learned() -> None:
+    consent = {"ruminate.training_allowed": True}
+    assert read(span(TOLD), RESOURCE | consent).training_allowed
+    found = read(span(TOLD | {"gen_ai.tool.definitions": f'[{{"{SECRET}": 1}}]'}), RESOURCE | consent)
+    assert (found.tools, found.training_allowed, found.context.other["prompt_shaped_by"]) == ((), False, ["tools"])
 
 
 def refused(told: Span) -> Untellable:

@@ -30,7 +30,9 @@ def test_json_lines_have_every_field_and_no_null_and_parquet_says_null() -> None
         "tool_calls": [],
         "name": "",
         "tool_call_id": "",
+        "images": "[]",
     }
+    assert lines["tools"] == "[]"
     assert lines["prompt"][1]["tool_calls"] == [CALL | {"id": ""}]
     assert "null" not in json.dumps(lines)
     assert for_parquet(parse(row(), where="line 1"))["completion"][0]["tool_calls"] is None

@@ -13,7 +13,9 @@ from ruminate.accumulator.dataset import HOLDOUT, PREFERENCES, REPLAY, TRAIN, VE
 from ruminate.accumulator.decontaminate import Protected
 from ruminate.accumulator.known import Clusters
 from ruminate.accumulator.make import Sets
-from ruminate.schemas.interaction import AnswerCheck, Message, Response
+from ruminate.accumulator.rebuild import settings_of
+from ruminate.schemas.assessment import ReasoningAssessed
+from ruminate.schemas.interaction import AnswerCheck, ImageReference, Message, Response
 from tests.unit.making import Maker, assessed, lines, question, said, why_left_out
 
 # Rehearsal
@@ -386,3 +388,23 @@ def test_the_report_looks_at_every_file(tmp_path: Path) -> None:
         *("schema", "template", "consent", "ratio", "generated", "lengths", "duplicates", "leaks", "balance")
     ]
     assert all(check.passed for check in made.report.checks)
+
+
+# Images
+
+
+def test_rows_with_images_are_left_out_unless_they_are_kept_and_the_manifest_says_which(tmp_path: Path) -> None:
+    def shown(number: int, image: int) -> ReasoningAssessed:
+        seen = ImageReference(sha256=f"{image:064}", media_type="image/png", size_bytes=1)
+        return assessed(number, messages=(Message(role="user", content="Which bird is it?", images=(seen,)),))
+
+    records = [*(assessed(n) for n in range(6)), *(shown(100 + n, n // 2) for n in range(20))]
+    without, with_them = Maker(tmp_path / "one"), Maker(tmp_path / "two", keep_images=True)
+    left = without.batch(*records).manifest
+    assert (left.counts["train"], left.left_out_counts) == (6, {"images": 20})
+    made = with_them.batch(*records)
+    kept = [json.loads(row["prompt"][0]["images"])[0]["sha256"] for row in lines(made, TRAIN) if "images" in row["prompt"][0]]
+    # Ten pictures are ten questions, none of which has more answers than a question may.
+    assert Counter(kept) == {f"{image:064}": 2 for image in range(10)}
+    assert (left.policy.get("keep_images"), made.manifest.policy["keep_images"]) == (None, True)
+    assert (settings_of(left).keep_images, settings_of(made.manifest).keep_images) == (False, True)

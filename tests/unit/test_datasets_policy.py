@@ -64,6 +64,7 @@ def test_how_often_the_accumulator_looks_shapes_no_batch() -> None:
             "generated_most_ratio",
             "answer_most_ratio",
             "context_tokens",
+            "keep_images",
             "thinking_predicted_at",
             "cluster_most_rows",
             "protected_sets",

@@ -25,7 +25,7 @@ from ruminate.gateway.decide import (
     training_allowed,
 )
 from ruminate.gateway.question import Dialect, Question, Unrepresentable, read_object, read_question
-from ruminate.schemas.interaction import InteractionCompleted, Message
+from ruminate.schemas.interaction import InteractionCompleted, Message, ToolDefinition
 from ruminate.schemas.model import ModelRegistered, ModelRolledBack, NodeDigest
 from ruminate.schemas.payload import ArtifactReference
 
@@ -343,6 +343,25 @@ def test_messages_of_both_dialects_read_the_same() -> None:
     assert ollama is not None
     image = ollama.messages[0].images[0]
     assert (image.media_type, image.size_bytes) == ("image/png", len(PNG))
+
+
+def test_the_tools_of_both_dialects_read_the_same_and_go_with_the_interaction() -> None:
+    asked = {"messages": [{"role": "user", "content": "Rain?"}]}
+    weather = {"name": "weather", "description": "Tells it.", "parameters": {"type": "object", "properties": {}}}
+    dialects: tuple[Dialect, ...] = ("chat", "openai")
+    for dialect in dialects:
+        question = read_question(dialect, {**asked, "tools": [{"type": "function", "function": weather}]})
+        assert question is not None
+        assert question.tools == (ToolDefinition.model_validate(weather),)
+        assert told(question, Answer(dialect, content=["x"])).tools == question.tools
+        assert question.shaped_by == ()
+
+
+def test_tools_that_cannot_be_told_leave_an_answer_from_which_nothing_is_learned() -> None:
+    question = read_question("openai", {"messages": [{"role": "user", "content": "Rain?"}], "tools": [{"type": "web_search"}]})
+    assert question is not None
+    found = told(question, Answer("openai", content=["x"]))
+    assert (found.tools, found.training_allowed, found.context.other["prompt_shaped_by"]) == ((), False, ["tools"])
 
 
 def test_a_request_without_a_question_loads_a_model_and_is_no_interaction() -> None:

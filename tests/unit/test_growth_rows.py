@@ -66,7 +66,7 @@ def test_a_line_is_what_the_model_of_a_row_writes(
         ),
         interaction=interaction,
     )
-    built = build(record, row_max_bytes=1_000_000)
+    built = build(record)
     if isinstance(built, Built):
         assert built.line == Row.model_validate_json(built.line).model_dump_json(exclude_none=True).encode() + b"\n"
     else:

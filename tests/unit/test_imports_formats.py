@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ruminate.collector.chat import Untellable
 from ruminate.command.imports.formats import UnknownFormat, read_record, recognise
 from ruminate.command.imports.told import Found, Options, PassedOver, Refused, Told, interaction_of
-from ruminate.schemas.interaction import InteractionCompleted
+from ruminate.schemas.interaction import InteractionCompleted, ToolDefinition
 
 SECRET = "Rumpelstilzchen"
 TO_QWEN = Options(target="qwen3:8b")
@@ -86,7 +86,7 @@ def test_a_request_with_its_response_is_one_interaction_with_thinking_usage_and_
     assert (found.usage.done_reason, found.conversation_id) == ("stop", "s-1")
     assert found.occurred_at == datetime.fromtimestamp(1724858089, UTC)
     assert found.interaction_id.startswith("chatcmpl-A1-")
-    assert found.context.other == {"tools": ["add"], "model": "gpt-4o-mini"}
+    assert (found.tools, found.context.other) == ((ToolDefinition(name="add"),), {"model": "gpt-4o-mini"})
     assert (found.training_allowed, found.outcome) == (False, "unknown")
 
 
@@ -314,7 +314,7 @@ def test_sharegpt_tells_system_tools_calls_results_and_thinking() -> None:
     assert (second.response.content, second.response.thinking) == ("7", "Four and three.")
     assert second.continues_interaction == first.interaction_id
     assert second.interaction_id.startswith("identity_0-")
-    assert second.context.other == {"tools": ["add"]}
+    assert call.tools == second.tools == (ToolDefinition(name="add"),)
 
 
 def test_calls_and_results_in_the_tags_of_hermes_are_calls_and_results() -> None:

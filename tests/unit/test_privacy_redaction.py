@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ruminate.collector.privacy.policy import PrivacyPolicy
 from ruminate.collector.privacy.redaction import Redactor
 from ruminate.schemas.interaction import (
+    AnswerCheck,
     ContextFacts,
     ImageReference,
     InteractionCompleted,
@@ -21,6 +22,7 @@ from ruminate.schemas.interaction import (
     Response,
     Thinking,
     ToolCall,
+    ToolDefinition,
 )
 
 REDACTOR = Redactor(PrivacyPolicy())
@@ -109,6 +111,17 @@ def test_every_turn_begins_as_the_one_before_it(contents: list[str]) -> None:
         assert later.payload.messages[: len(earlier.payload.messages)] == earlier.payload.messages
 
 
+def test_what_is_offered_in_every_turn_has_the_same_placeholders_in_each() -> None:
+    tools = (ToolDefinition(name="mail", description=f"Writes to {OTHER_MAIL}, never to {MAIL}"),)
+    asked = (Message(role="user", content="To whom?"),)
+    first = completed(tools=tools, messages=asked, response=Response(content=f"Not to {MAIL}."))
+    said = Message(role="assistant", content=first.response.content)
+    later = completed(tools=tools, messages=(*asked, said, Message(role="user", content="Why?")))
+    one, other = (REDACTOR.interaction(each).payload for each in (first, later))
+    assert one.tools == other.tools
+    assert one.response.content == other.messages[1].content == "Not to [EMAIL_2]."
+
+
 def test_a_placeholder_that_somebody_wrote_stays_and_its_number_is_skipped() -> None:
     found = REDACTOR.interaction(completed(messages=(Message(role="user", content=MAIL),), response=Response(content="[EMAIL_1]?")))
     assert found.payload.messages[0].content == "[EMAIL_2]"
@@ -161,6 +174,11 @@ def test_every_string_that_was_written_is_looked_at_and_names_are_not() -> None:
         context=ContextFacts(other={"owner": MAIL, "big": 2**70}),
         tags=(f"owner:{MAIL}",),
         reference_answer=MAIL,
+        answer_check=AnswerCheck(kind="exact", content=f"Write to {MAIL}"),
+        tools=(
+            ToolDefinition(name=MAIL, description=MAIL, parameters={"properties": {"to": {"default": MAIL, "examples": [MAIL]}}}),
+            ToolDefinition(name="now"),
+        ),
     )
     found = REDACTOR.interaction(payload).payload
     kept = found.model_copy(update={"agent": "", "tenant": "", "node": ""})

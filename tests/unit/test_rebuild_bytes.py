@@ -14,6 +14,7 @@ from ruminate.accumulator.chain import Fold, Link, Sealed, item_of
 from ruminate.accumulator.choose import interval_of, seed_of
 from ruminate.accumulator.dataset import POLICY_VERSION, Cut, Made, write_files
 from ruminate.accumulator.make import Sets, make
+from ruminate.accumulator.rows import NO_LIMITS, RowLimits
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.accumulator.shelf import Shelf
 from ruminate.accumulator.spool import Spool
@@ -67,7 +68,7 @@ def test_the_bytes_of_a_dataset_are_those_that_batch_3_has_always_had(tmp_path: 
     fold = Fold(sealed=Sealed())
     for offset, record in records.items():
         moment, event_id = record.interaction.occurred_at, f"event-{record.recorded_id.int}"
-        fold.add(item_of(record, event_id=event_id, assessed_at=moment, offset=offset, row_max_bytes=SETTINGS.row_max_bytes))
+        fold.add(item_of(record, event_id=event_id, assessed_at=moment, offset=offset, limits=SETTINGS.row_limits))
     seed = seed_of("golden_1b-000002", SETTINGS.shuffle_seed)
     interval, known = interval_of(fold), fold.sealed.known
     with Spool() as spool:
@@ -99,9 +100,9 @@ def test_an_entry_of_the_spool_is_what_the_fold_would_have_kept_and_its_row_what
             record = assessed(number)
             moment, event_id = record.interaction.occurred_at, f"event-{number}"
             entry = spool.add(record, event_id=event_id, assessed_at=moment, offset=number)
-            for row_max_bytes in (200, 1_048_576):
-                item = item_of(record, event_id=event_id, assessed_at=moment, offset=7, row_max_bytes=row_max_bytes)
-                assert entry.item(offset=7, row_max_bytes=row_max_bytes) == item
+            for limits in (RowLimits(max_bytes=200), RowLimits(context_tokens=20), RowLimits(images=False), NO_LIMITS):
+                item = item_of(record, event_id=event_id, assessed_at=moment, offset=7, limits=limits)
+                assert entry.item(offset=7, limits=limits) == item
                 if item.why_not is None:
-                    wanted = candidate_of(record, item, event_id=event_id, held_out=True, row_max_bytes=row_max_bytes)
+                    wanted = candidate_of(record, item, event_id=event_id, held_out=True)
                     assert spool.candidate(entry, item, held_out=True) == wanted

@@ -36,6 +36,9 @@ def line(**changes: JsonValue) -> str:
         (line(chat_template_kwargs={"enable_thinking": False}), "enable_thinking is False, but the completion has reasoning"),
         (line(completion=[{"role": "assistant", "content": "So."}]), "enable_thinking is True, but the completion has no"),
         (line(chat_template_kwargs={"enable_thinking": "yes"}), "enable_thinking"),
+        (line(tools="no json"), "tools are no JSON text"),
+        (line(tools='["add"]'), "tools are no JSON text"),
+        (line(prompt=[QUESTION | {"images": '[{"sha256": "0"}]'}]), "only text is taught here"),
     ],
 )
 def test_a_bad_row_is_named_by_its_line_and_field(text: str, says: str) -> None:
@@ -76,7 +79,8 @@ class LetterTokenizer:
     ) -> list[int]:
         """The contents, each turn closed; with `forgets`, the first turn is dropped once an answer follows."""
         turns = conversation[1:] if self._forgets and not add_generation_prompt else conversation
-        text = "".join(f"{turn.get('reasoning_content', '')}{turn['content']}#\n" for turn in turns)
+        text = "".join(f"<{tool['name']}>" for tool in tools or ())
+        text += "".join(f"{turn.get('reasoning_content', '')}{turn['content']}#\n" for turn in turns)
         return [ord(letter) for letter in text]
 
 
@@ -89,6 +93,14 @@ def test_the_answer_alone_is_trained_up_to_its_end_of_turn() -> None:
     tokens = render(row_of(line()), LetterTokenizer())
     assert "".join(map(chr, tokens.input_ids)) == "Why?#\nHm.So.#"
     assert tokens.labels == [-100] * len("Why?#\n") + [ord(letter) for letter in "Hm.So.#"]
+
+
+def test_the_tools_that_were_offered_stand_before_the_question_and_are_not_trained() -> None:
+    offered: JsonValue = json.dumps([{"name": "add"}, {"name": "now"}])
+    tokens = render(row_of(line(tools=offered)), LetterTokenizer())
+    assert "".join(map(chr, tokens.input_ids)) == "<add><now>Why?#\nHm.So.#"
+    assert tokens.labels == [-100] * len("<add><now>Why?#\n") + [ord(letter) for letter in "Hm.So.#"]
+    assert render(row_of(line(tools="[]")), LetterTokenizer()) == render(row_of(line()), LetterTokenizer())
 
 
 def test_a_template_that_renders_the_prompt_in_two_ways_is_refused() -> None:

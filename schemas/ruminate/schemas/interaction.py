@@ -33,6 +33,14 @@ class ToolCall(Part):
     id: Name | None = None
 
 
+class ToolDefinition(Part):
+    """A tool that the model could have called."""
+
+    name: Name
+    description: Text | None = None
+    parameters: dict[str, FiniteJson] = Field(default_factory=dict, description="A JSON Schema of its arguments.")
+
+
 class Message(Part):
     """One message of the conversation, before the answer."""
 
@@ -109,6 +117,7 @@ class InteractionCompleted(Payload):
     node: Name | None = Field(default=None, description="The node that answered, where known.")
     occurred_at: Timestamp = Field(description="When the answer was complete.")
     messages: tuple[Message, ...] = Field(min_length=1)
+    tools: tuple[ToolDefinition, ...] = Field(default=(), description="What was offered beside the messages, in its order.")
     response: Response
     thinking: Thinking
     usage: Usage = Usage()

@@ -84,7 +84,7 @@ class Accumulate:
         settings = AccumulatorSettings()
         self.fold = Fold(sealed=Sealed())
         self._policy = settings.policy
-        self._row_max_bytes = settings.row_max_bytes
+        self._limits = settings.row_limits
 
     def __call__(self, value: bytes, headers: RawHeaders) -> Output | None:
         """None: nothing leaves before a cut."""
@@ -98,7 +98,7 @@ class Accumulate:
                 event_id=cause["ce_id"].decode(),
                 assessed_at=at,
                 offset=len(fold.items),
-                row_max_bytes=self._row_max_bytes,
+                limits=self._limits,
             )
         )
         now = datetime.now(UTC)

@@ -216,8 +216,7 @@ class Accumulator:
                         event_id=delivery.envelope.id,
                         assessed_at=delivery.envelope.time,
                         offset=offset,
-                        row_max_bytes=self._settings.row_max_bytes,
-                        context_tokens=self._settings.context_tokens,
+                        limits=self._settings.row_limits,
                     )
                 )
                 chain.last, chain.folded_at = delivery, self._clock()
@@ -371,12 +370,7 @@ class Accumulator:
             async for delivery in deliveries:
                 offset = delivery.position.offset
                 if offset in chosen:
-                    found[offset] = spool.take(
-                        delivery.payload,
-                        chosen[offset],
-                        event_id=delivery.envelope.id,
-                        row_max_bytes=self._settings.row_max_bytes,
-                    )
+                    found[offset] = spool.take(delivery.payload, chosen[offset], event_id=delivery.envelope.id)
                 if offset >= last:
                     break
         return found, [offset for offset in chosen if offset not in found]

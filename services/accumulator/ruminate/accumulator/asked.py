@@ -38,7 +38,7 @@ def asked_in(line: bytes) -> Asked:
     """What is asked and answered in a row, from its line. Raises ValueError where the line is none."""
     row = orjson.loads(line)
     (answer,) = row["completion"]
-    question = normalised(_asked(row))
+    question = _question(row)
     return Asked(
         question=digest_of_normalised(question),
         signature=signature_of(question),
@@ -52,7 +52,7 @@ def digests_in(line: bytes) -> tuple[bytes, bytes]:
     """Of a row, the digests of its question and of its content, as in `Asked`. Raises ValueError where the line is none."""
     row = orjson.loads(line)
     (answer,) = row["completion"]
-    question = normalised(_asked(row))
+    question = _question(row)
     return digest_of_normalised(question), _content(question, answer)
 
 
@@ -67,6 +67,16 @@ def texts_in(line: bytes) -> tuple[str, ...]:
     (answer,) = row["completion"]
     texts = (_asked(row), _said(answer))
     return texts if _lane(answer) == "direct" else (*texts, answer["reasoning_content"])
+
+
+def _question(row: dict[str, Any]) -> str:
+    """The words of the question, by which it is told from others; with images, of another one each would ask another thing."""
+    words = normalised(_asked(row))
+    shown = "".join(turn["images"] for turn in row["prompt"] if turn.get("images"))
+    if not shown:
+        return words
+    image = hashlib.blake2b(shown.encode(), digest_size=8).hexdigest()
+    return " ".join(f"{image}{word}" for word in ("", *words.split()))
 
 
 def _asked(row: dict[str, Any]) -> str:

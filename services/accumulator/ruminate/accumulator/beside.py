@@ -1,7 +1,7 @@
 """Beside the rows: pairs of answers of which people prefer one, and questions whose answers can be checked. Pure.
 
-    preferences.jsonl  {"prompt": […], "chosen": [answer], "rejected": [answer], "chat_template_kwargs": {…}}
-    verifiable.jsonl   {"prompt": […], "check": {"kind": …, "content": …}}
+    preferences.jsonl  {"prompt": […], "chosen": [answer], "rejected": [answer], "chat_template_kwargs": {…}, "tools": …}
+    verifiable.jsonl   {"prompt": […], "check": {"kind": …, "content": …}, "tools": …}
 
 A *correction* is preferred to the answer that it corrects; of two answers to one question in one mode, the one with thumbs up to
 the one with thumbs down. A question is worth practising whatever was answered, so rejected answers give theirs, too. Nothing here
@@ -117,14 +117,14 @@ def correction_line(source: Source) -> bytes | None:
         return None
     # What was thought belongs to the answer that was wrong: so both are answers without thinking.
     chosen, rejected = ({"role": "assistant", "content": said} for said in (correction, answer["content"]))
-    return _pair_line(row["prompt"], chosen, rejected, thinks=False)
+    return _pair_line(row, chosen, rejected, thinks=False)
 
 
 def thumbs_line(better: Source, worse: Source) -> bytes | None:
     """The pair of two answers to one question; None where they are the same."""
     row, other = orjson.loads(better.line()), orjson.loads(worse.line())
     (chosen,), (rejected,) = row["completion"], other["completion"]
-    return None if chosen == rejected else _pair_line(row["prompt"], chosen, rejected, thinks="reasoning_content" in chosen)
+    return None if chosen == rejected else _pair_line(row, chosen, rejected, thinks="reasoning_content" in chosen)
 
 
 def question_line(source: Source) -> tuple[CheckKind, bytes] | None:
@@ -133,7 +133,8 @@ def question_line(source: Source) -> tuple[CheckKind, bytes] | None:
     if check is None:
         return None
     row = orjson.loads(source.line())
-    return check.kind, _line({"prompt": row["prompt"], "check": {"kind": check.kind, "content": check.content}})
+    practice = {"prompt": row["prompt"], "check": {"kind": check.kind, "content": check.content}}
+    return check.kind, _line(practice | _offered(row))
 
 
 def asked_in_prompt(line: bytes) -> str:
@@ -166,10 +167,14 @@ def _thumbs(sources: Iterable[Source]) -> Iterator[Pair]:
                 yield Pair("thumbs", one.offset, other.offset, line)
 
 
-def _pair_line(prompt: list[Any], chosen: dict[str, Any], rejected: dict[str, Any], *, thinks: bool) -> bytes:
-    return _line(
-        {"prompt": prompt, "chosen": [chosen], "rejected": [rejected], "chat_template_kwargs": {"enable_thinking": thinks}}
-    )
+def _pair_line(row: dict[str, Any], chosen: dict[str, Any], rejected: dict[str, Any], *, thinks: bool) -> bytes:
+    answers = {"chosen": [chosen], "rejected": [rejected], "chat_template_kwargs": {"enable_thinking": thinks}}
+    return _line({"prompt": row["prompt"], **answers, **_offered(row)})
+
+
+def _offered(row: dict[str, Any]) -> dict[str, Any]:
+    """The tools of a row, where it has some: they are part of what is asked."""
+    return {"tools": row["tools"]} if "tools" in row else {}
 
 
 def _line(row: dict[str, Any]) -> bytes:

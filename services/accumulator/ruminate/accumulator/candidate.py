@@ -35,9 +35,9 @@ class Candidate:
     occurred_at: datetime
 
 
-def candidate_of(assessed: ReasoningAssessed, item: Item, *, event_id: str, held_out: bool, row_max_bytes: int) -> Candidate:
+def candidate_of(assessed: ReasoningAssessed, item: Item, *, event_id: str, held_out: bool) -> Candidate:
     """The row of a record that was chosen by its item: that which its answer would have, where it is to teach without one."""
-    built = build(assessed, row_max_bytes=row_max_bytes, as_if_kept=item.gives)
+    built = build(assessed, as_if_kept=item.gives)
     # The same record had a row when it was folded; were it otherwise, validation refuses the empty line.
     line = b"" if isinstance(built, str) else built.line
     return Candidate(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,7 +18,7 @@ from typing import Final, NamedTuple
 from ruminate.accumulator.digests import DIGEST_BYTES, DigestSet
 from ruminate.accumulator.facts import gives_something
 from ruminate.accumulator.known import Known
-from ruminate.accumulator.rows import Built, LeftOut, build
+from ruminate.accumulator.rows import NO_LIMITS, Built, LeftOut, RowLimits, build, shows_something
 from ruminate.accumulator.sample import Counted, Sample, score_of, topic_of
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.batch import TrainingBatchSealed
@@ -95,6 +94,8 @@ class Item:
     score: int | None = None
     """The hundredth that the overall score lies in."""
     topic: int = 0
+    shows: bool = False
+    """Whether it has images."""
 
 
 def contradicts_itself(assessed: ReasoningAssessed) -> bool:
@@ -110,14 +111,11 @@ def item_of(
     event_id: str,
     assessed_at: datetime,
     offset: int,
-    row_max_bytes: int,
-    context_tokens: int = sys.maxsize,
+    limits: RowLimits = NO_LIMITS,
 ) -> Item:
     """Boil one record down to what the fold keeps."""
     interaction = assessed.interaction
-    built: Built | LeftOut = build(assessed, row_max_bytes=row_max_bytes)
-    if isinstance(built, Built) and built.tokens > context_tokens:
-        built = "over_context"
+    built: Built | LeftOut = build(assessed, limits)
     earlier = interaction.continues_interaction
     return Item(
         offset=offset,
@@ -135,6 +133,7 @@ def item_of(
         tokens=0 if isinstance(built, str) else built.tokens,
         score=score_of(assessed.verdict.overall),
         topic=topic_of(interaction),
+        shows=shows_something(interaction),
     )
 
 

@@ -6,7 +6,14 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
-from ruminate.accumulator.rows import asks_something, generated_thinking_of, indicators_of, question_of, thinking_of
+from ruminate.accumulator.rows import (
+    asks_something,
+    generated_thinking_of,
+    indicators_of,
+    question_of,
+    shows_something,
+    thinking_of,
+)
 from ruminate.schemas.assessment import ReasoningAssessed, Verdict
 from ruminate.schemas.interaction import InteractionRecorded
 
@@ -97,7 +104,7 @@ def gives_something(assessed: ReasoningAssessed) -> bool:
         return False
     if check_of(interaction) is None and mark_of(assessed) is None and correction_of(assessed) is None:
         return False
-    return asks_something(interaction)
+    return asks_something(interaction) and not shows_something(interaction)
 
 
 def check_of(interaction: InteractionRecorded) -> Check | None:

@@ -483,7 +483,7 @@ class _Rebuilding:
     ) -> Made:
         fold = Fold(sealed=self._before)
         for offset, entry in entries.items():
-            fold.add(entry.item(offset=offset, row_max_bytes=settings.row_max_bytes, context_tokens=settings.context_tokens))
+            fold.add(entry.item(offset=offset, limits=settings.row_limits))
         link = Link(batch.number - 1, batch.previous_batch_id, batch.after_offset)
         seed = seed_of(batch.batch_id, settings.shuffle_seed)
         made = await make(

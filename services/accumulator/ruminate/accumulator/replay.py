@@ -297,8 +297,7 @@ class ChainReplay:
             # A batch that is due by age is cut before what came later.
             if (seal := self._due(occurred_at)) and (batch := await self._seal(seal, rank - 1, occurred_at)):
                 yield batch
-            limits = {"row_max_bytes": self._settings.row_max_bytes, "context_tokens": self._settings.context_tokens}
-            self._fold.add(each.entry.item(offset=rank, **limits))
+            self._fold.add(each.entry.item(offset=rank, limits=self._settings.row_limits))
             self._looked = look(self._looked, self._fold.sample, self._before.sample, alpha=self._policy.false_alarm_ratio)
             self._last = occurred_at
             if (seal := self._due(occurred_at)) and (batch := await self._seal(seal, rank, occurred_at)):

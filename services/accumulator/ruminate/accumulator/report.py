@@ -18,7 +18,7 @@ from ruminate.accumulator.asked import digests_in
 from ruminate.accumulator.beside import Pair, Question, asked_in_prompt
 from ruminate.accumulator.candidate import Candidate
 from ruminate.accumulator.decide import Policy
-from ruminate.accumulator.rows import Row, TemplateArguments, Turn
+from ruminate.accumulator.rows import Row, RowLimits, TemplateArguments, Turn
 from ruminate.accumulator.wording import words_of
 from ruminate.schemas.payload import FiniteJson, Name, Part, Text
 
@@ -59,6 +59,7 @@ class Pairing(Part):
     chosen: tuple[Turn]
     rejected: tuple[Turn]
     chat_template_kwargs: TemplateArguments
+    tools: str | None = None
 
 
 class Checking(Part):
@@ -77,6 +78,7 @@ class Practice(Part):
 
     prompt: tuple[Turn, ...] = Field(min_length=1)
     check: Checking
+    tools: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +99,7 @@ class Contents:
 class Limits:
     """What the policy allows beside the ratio."""
 
-    row_max_bytes: int
-    context_tokens: int
+    row: RowLimits
     answer_most_ratio: float
 
 
@@ -151,9 +152,19 @@ def _row_problems(line: bytes, *, reasoning: bool | None = None) -> Iterator[str
     (answer,) = row.completion
     if not answer.content.strip() and not answer.tool_calls:
         yield "the answer is empty"
+    if not all(map(_is_list, (row.tools, *(turn.images for turn in row.prompt)))):
+        yield "its tools or images are no JSON list"
     thinks = bool((answer.reasoning_content or "").strip())
     if thinks != row.chat_template_kwargs.enable_thinking or reasoning not in (None, thinks):
         yield "it does not keep the thinking that it is counted for"
+
+
+def _is_list(text: str | None) -> bool:
+    """Whether what is to hold JSON of a list does, or is not there."""
+    try:
+        return text is None or isinstance(orjson.loads(text), list)
+    except orjson.JSONDecodeError:
+        return False
 
 
 def _problems(parse: Callable[[bytes], object], line: bytes) -> Iterator[str]:
@@ -225,16 +236,16 @@ def _generated(contents: Contents, policy: Policy) -> Checked:
 def _lengths(contents: Contents, limits: Limits) -> Checked:
     sizes = sorted(len(candidate.line) for candidate in contents.candidates)
     problems = [
-        f"row at offset {candidate.item.offset}: {len(candidate.line)} bytes; at most {limits.row_max_bytes} "
+        f"row at offset {candidate.item.offset}: {len(candidate.line)} bytes; at most {limits.row.max_bytes} "
         "(RUMINATE_ROW_MAX_BYTES)"
         for candidate in contents.candidates
-        if len(candidate.line) > limits.row_max_bytes
+        if len(candidate.line) > limits.row.max_bytes
     ]
     problems += [
-        f"row at offset {candidate.item.offset}: {candidate.item.tokens} tokens; at most {limits.context_tokens} "
+        f"row at offset {candidate.item.offset}: {candidate.item.tokens} tokens; at most {limits.row.context_tokens} "
         "(RUMINATE_CONTEXT_TOKENS)"
         for candidate in contents.candidates
-        if candidate.item.tokens > limits.context_tokens
+        if candidate.item.tokens > limits.row.context_tokens
     ]
     figures = _spread("bytes", sizes) | _spread("tokens", sorted(candidate.item.tokens for candidate in contents.candidates))
     return _checked("lengths", figures, problems)

@@ -1,6 +1,6 @@
 """Rows: what a kept interaction becomes in a dataset, or the one word that says why it becomes nothing. Pure.
 
-    {"prompt": [message, …], "completion": [answer], "chat_template_kwargs": {"enable_thinking": bool}}
+    {"prompt": [message, …], "completion": [answer], "chat_template_kwargs": {"enable_thinking": bool}, "tools": JSON text}
 
 A row that keeps its captured thinking (`reasoning_content` of the answer) is a *reasoning* row, and so is one whose thinking was
 written and verified afterwards, which says so (*generated*); every other is *direct*.
@@ -12,23 +12,24 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 from pydantic import ConfigDict, Field
 
 from ruminate.accumulator import template
 from ruminate.schemas.assessment import ReasoningAssessed
-from ruminate.schemas.interaction import InteractionRecorded, Message, Role, ToolCall, Usage
+from ruminate.schemas.interaction import ImageReference, InteractionRecorded, Message, Role, ToolCall, ToolDefinition, Usage
 from ruminate.schemas.payload import Part
 
 LeftOut = Literal[
     "rejected",  # the assessor's verdict
     "not_allowed",  # no consent
     "withdrawn",  # it is to be forgotten, or consent was taken back, before the batch was cut
-    "images",  # a text model would learn to invent what it cannot see
+    "images",  # RUMINATE_KEEP_IMAGES: a text model would learn to invent what it cannot see
     "no_question",  # nothing was asked, or the last word before the answer is not the user's or a tool's
     "empty_answer",  # neither an answer nor a tool call
     "too_large",  # RUMINATE_ROW_MAX_BYTES
@@ -77,6 +78,7 @@ class Turn(_Strict):
     tool_calls: tuple[Call, ...] | None = None
     name: str | None = None
     tool_call_id: str | None = None
+    images: str | None = Field(default=None, description="JSON text: a list of what is known of each image, never its bytes.")
 
 
 class TemplateArguments(_Strict):
@@ -91,6 +93,24 @@ class Row(_Strict):
     prompt: tuple[Turn, ...] = Field(min_length=1)
     completion: tuple[Turn] = Field(description="The answer.")
     chat_template_kwargs: TemplateArguments
+    tools: str | None = Field(default=None, description="JSON text: the list of definitions that the template is given.")
+
+
+class RowLimits(NamedTuple):
+    """What a row may be, by policy; of itself, whatever its record says."""
+
+    max_bytes: int = sys.maxsize
+    context_tokens: int = sys.maxsize
+    images: bool = True
+
+    def why_not(self, *, size_bytes: int, tokens: int) -> LeftOut | None:
+        """Why a row of this length is none."""
+        if size_bytes > self.max_bytes:
+            return "too_large"
+        return "over_context" if tokens > self.context_tokens else None
+
+
+NO_LIMITS: Final = RowLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +136,17 @@ def generated_thinking_of(assessed: ReasoningAssessed) -> str | None:
 
 
 def asks_something(interaction: InteractionRecorded) -> bool:
-    """Whether there is a question that a text model can be asked."""
+    """Whether there is a question."""
     messages = interaction.messages
-    return (
-        messages[-1].role in ("user", "tool")
-        and any(message.role == "user" for message in messages)
-        and not any(message.images for message in messages)
-    )
+    return messages[-1].role in ("user", "tool") and any(message.role == "user" for message in messages)
 
 
-def build(assessed: ReasoningAssessed, *, row_max_bytes: int, as_if_kept: bool = False) -> Built | LeftOut:
+def shows_something(interaction: InteractionRecorded) -> bool:
+    """Whether there are images."""
+    return any(message.images for message in interaction.messages)
+
+
+def build(assessed: ReasoningAssessed, limits: RowLimits = NO_LIMITS, *, as_if_kept: bool = False) -> Built | LeftOut:
     """The row of an assessed interaction, or why it has none. Looks at nothing but this one record.
 
     `as_if_kept` is for what a rejected answer is good for beside: its question, and another answer that was preferred.
@@ -135,34 +156,34 @@ def build(assessed: ReasoningAssessed, *, row_max_bytes: int, as_if_kept: bool =
         return "rejected"
     captured = thinking_of(interaction)
     thinking = captured if captured is not None else generated_thinking_of(assessed)
-    if (why_not := _why_not(interaction, thinking)) is not None:
+    offered = _as_text([_definition(tool) for tool in interaction.tools]) if interaction.tools else None
+    if (why_not := _why_not(interaction, thinking, offered, limits)) is not None:
         return why_not
     answer = _turn("assistant", interaction.response.content, thinking, interaction.response.tool_calls)
-    line = orjson.dumps(
-        {
-            "prompt": [_message(message) for message in interaction.messages],
-            "completion": [answer],
-            "chat_template_kwargs": {"enable_thinking": thinking is not None},
-        },
-        option=orjson.OPT_APPEND_NEWLINE,
-    )
-    if len(line) > row_max_bytes:
-        return "too_large"
+    row = {
+        "prompt": [_message(message) for message in interaction.messages],
+        "completion": [answer],
+        "chat_template_kwargs": {"enable_thinking": thinking is not None},
+    }
+    if offered is not None:
+        row["tools"] = offered
+    line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
     generated = captured is None and thinking is not None
     # What the node counted knows nothing of what was written afterwards.
-    return Built(line, thinking is not None, tokens_of(Usage() if generated else interaction.usage, line), generated)
+    tokens = tokens_of(Usage() if generated else interaction.usage, line)
+    return limits.why_not(size_bytes=len(line), tokens=tokens) or Built(line, thinking is not None, tokens, generated)
 
 
-def _why_not(interaction: InteractionRecorded, thinking: str | None) -> LeftOut | None:
+def _why_not(interaction: InteractionRecorded, thinking: str | None, offered: str | None, limits: RowLimits) -> LeftOut | None:
     if not interaction.training_allowed:
         return "not_allowed"
-    if any(message.images for message in interaction.messages):
+    if not limits.images and shows_something(interaction):
         return "images"
     if not asks_something(interaction):
         return "no_question"
     if not interaction.response.content.strip() and not interaction.response.tool_calls:
         return "empty_answer"
-    asked = [message.content for message in interaction.messages]
+    asked = [offered or "", *(message.content for message in interaction.messages)]
     return "breaks_template" if template.breaks(asked, (interaction.response.content, thinking or "")) else None
 
 
@@ -171,7 +192,7 @@ def tokens_of(usage: Usage, line: bytes) -> int:
 
     Qwen3 takes each digit for a token, and 3.6 to 4.9 bytes of other text in a line, with its JSON in place of the template's
     marks; taking 4 errs on the side of too many (docs/experiments.md). A count with which a token has less than 2 bytes or
-    more than 8 is not of this row: agents report what they like, tools that were offered are counted and not trained.
+    more than 8 is not of this row: agents report what they like, images are counted and have no bytes.
     """
     if usage.prompt_tokens is not None and usage.response_tokens is not None:
         counted = usage.prompt_tokens + usage.response_tokens
@@ -196,6 +217,8 @@ def _message(message: Message) -> dict[str, Any]:
         turn["name"] = message.tool_name
     if message.tool_call_id is not None:
         turn["tool_call_id"] = message.tool_call_id
+    if message.images:
+        turn["images"] = _as_text([_image(image) for image in message.images])
     return turn
 
 
@@ -209,10 +232,24 @@ def _turn(role: Role, content: str, thinking: str | None, calls: tuple[ToolCall,
 
 
 def _call(call: ToolCall) -> dict[str, Any]:
-    # json.dumps spells arguments as Qwen's template does, so that the model learns the spelling it is shown.
-    function = {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}
+    function = {"name": call.name, "arguments": _as_text(call.arguments)}
     named = {} if call.id is None else {"id": call.id}
     return {"type": "function", **named, "function": function}
+
+
+def _definition(tool: ToolDefinition) -> dict[str, Any]:
+    described = {} if tool.description is None else {"description": tool.description}
+    return {"type": "function", "function": {"name": tool.name, **described, "parameters": tool.parameters}}
+
+
+def _image(image: ImageReference) -> dict[str, Any]:
+    lies = {} if image.uri is None else {"uri": image.uri}
+    return {"sha256": image.sha256, "media_type": image.media_type, "size_bytes": image.size_bytes, **lies}
+
+
+def _as_text(value: Any) -> str:
+    # json.dumps spells it as Qwen's template does, so that the model learns the spelling it is shown.
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _asks(pattern: str) -> Callable[[InteractionRecorded], bool]:

@@ -16,7 +16,7 @@ from ruminate.accumulator.decontaminate import Protected
 from ruminate.accumulator.near import ClusterIndex
 from ruminate.accumulator.pauses import QuietHours, quiet_hours_of
 from ruminate.accumulator.report import Limits
-from ruminate.accumulator.rows import INDICATORS
+from ruminate.accumulator.rows import INDICATORS, RowLimits
 from ruminate.schemas.payload import FiniteJson
 from ruminate.shared.settings import ServiceSettings
 
@@ -31,6 +31,7 @@ SHAPING: Final = (
     "answer_most_ratio",
     "row_max_bytes",
     "context_tokens",
+    "keep_images",
     "shuffle_seed",
     "indicator_weights",
     "thinking_called_for_at",
@@ -142,6 +143,11 @@ class AccumulatorSettings(ServiceSettings):
         le=1_048_576,
         description="Tokens of the longest row, as the node counted them or estimated from its bytes; longer ones are left out.",
     )
+    keep_images: bool = Field(
+        default=False,
+        description="Whether rows with images stay, with what is known of each image in place of its bytes. For who trains a model "
+        "that sees from exports: the trainer teaches text alone, and refuses them.",
+    )
     indicator_weights: dict[str, float] = Field(
         default_factory=lambda: dict.fromkeys(INDICATORS, 1.0),
         description=f"JSON object, the weight of each sign that thinking was called for: {', '.join(INDICATORS)}.",
@@ -217,12 +223,19 @@ class AccumulatorSettings(ServiceSettings):
     def shaping(self) -> dict[str, FiniteJson]:
         """What shapes a dataset whose cut is given, for its manifest; files are named there by their hashes."""
         values: dict[str, FiniteJson] = {name: getattr(self, name) for name in SHAPING}
+        if not self.keep_images:  # as every manifest was that was written before it could be kept
+            del values["keep_images"]
         return values | {"indicator_weights": dict(sorted(self.indicator_weights.items()))}
 
     @property
     def limits(self) -> Limits:
         """What a dataset must keep to, beside its ratios."""
-        return Limits(self.row_max_bytes, self.context_tokens, self.answer_most_ratio)
+        return Limits(self.row_limits, self.answer_most_ratio)
+
+    @property
+    def row_limits(self) -> RowLimits:
+        """What a row must keep to."""
+        return RowLimits(self.row_max_bytes, self.context_tokens, self.keep_images)
 
     @property
     def policy(self) -> Policy:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -14,6 +13,7 @@ import orjson
 from ruminate.accumulator.candidate import Candidate, candidate_of
 from ruminate.accumulator.chain import Item, item_of
 from ruminate.accumulator.facts import Aside, Check, aside_of
+from ruminate.accumulator.rows import RowLimits
 from ruminate.schemas.assessment import ReasoningAssessed
 
 
@@ -34,13 +34,16 @@ class Entry:
     aside: Slice
     """What it gives beside its row, as JSON; empty where that is nothing."""
 
-    def item(self, *, offset: int, row_max_bytes: int, context_tokens: int = sys.maxsize) -> Item:
+    def item(self, *, offset: int, limits: RowLimits) -> Item:
         """Its item as the fold of a batch with these limits has it, at this place."""
         item = self.row.item
-        if item.why_not is None and self.line.size_bytes > row_max_bytes:
-            item = replace(item, reasoning=False, why_not="too_large", tokens=0)
-        elif item.why_not is None and item.tokens > context_tokens:
-            item = replace(item, reasoning=False, why_not="over_context", tokens=0)
+        why_not = item.why_not
+        if item.shows and not limits.images and why_not not in ("rejected", "not_allowed"):
+            why_not = "images"
+        elif why_not is None:
+            why_not = limits.why_not(size_bytes=self.line.size_bytes, tokens=item.tokens)
+        if why_not != item.why_not:
+            item = replace(item, reasoning=False, why_not=why_not, tokens=0)
         return item if item.offset == offset else replace(item, offset=offset)
 
 
@@ -59,12 +62,12 @@ class Spool:
 
     def add(self, assessed: ReasoningAssessed, *, event_id: str, assessed_at: datetime, offset: int) -> Entry:
         """Boil an assessed interaction down."""
-        item = item_of(assessed, event_id=event_id, assessed_at=assessed_at, offset=offset, row_max_bytes=sys.maxsize)
-        return self.take(assessed, item, event_id=event_id, row_max_bytes=sys.maxsize)
+        item = item_of(assessed, event_id=event_id, assessed_at=assessed_at, offset=offset)
+        return self.take(assessed, item, event_id=event_id)
 
-    def take(self, assessed: ReasoningAssessed, item: Item, *, event_id: str, row_max_bytes: int) -> Entry:
+    def take(self, assessed: ReasoningAssessed, item: Item, *, event_id: str) -> Entry:
         """Take in an assessed interaction whose item is known already."""
-        row = candidate_of(assessed, item, event_id=event_id, held_out=False, row_max_bytes=row_max_bytes)
+        row = candidate_of(assessed, item, event_id=event_id, held_out=False)
         aside = aside_of(assessed) if item.gives else None
         return Entry(replace(row, line=b""), self.keep(row.line), self.keep(b"" if aside is None else orjson.dumps(aside)))
 

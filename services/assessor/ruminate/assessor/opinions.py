@@ -74,8 +74,10 @@ class Given(NamedTuple):
 def asked_of(interaction: InteractionRecorded, found: Findings, *, model: str) -> Asked | None:
     """The question of an interaction; None where it cannot be asked again as it was, or where its answer cannot be compared."""
     messages, response = interaction.messages, interaction.response
-    plain = not response.tool_calls and not any(
-        message.role == "tool" or message.tool_calls or message.images for message in messages
+    plain = (
+        not response.tool_calls
+        and not interaction.tools
+        and not any(message.role == "tool" or message.tool_calls or message.images for message in messages)
     )
     if not plain or messages[-1].role != "user" or sum(len(message.content) for message in messages) > MOST_CHARACTERS:
         return None

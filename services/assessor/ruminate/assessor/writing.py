@@ -63,8 +63,10 @@ def unthought_of(
     # What is known, and never what a model thinks of it, nor what others answered: those could be wrong together.
     if knowledge.turned_out is not True or demand(found.reading, interaction, policy) != "demanding":
         return None
-    plain = not response.tool_calls and not any(
-        message.role == "tool" or message.tool_calls or message.images for message in messages
+    plain = (
+        not response.tool_calls
+        and not interaction.tools
+        and not any(message.role == "tool" or message.tool_calls or message.images for message in messages)
     )
     length = sum(len(message.content) for message in messages) + len(response.content)
     if not plain or messages[-1].role != "user" or not response.content.strip() or length > MOST_CHARACTERS:

@@ -131,9 +131,9 @@ def judge_repeat(
 
 
 def _fingerprint(payload: InteractionCompleted, serialised: bytes) -> bytes:
-    # Our fields have one order; the keys of a tool's arguments may come in another one the second time.
-    free_keys = payload.context.other or payload.response.tool_calls or any(message.tool_calls for message in payload.messages)
-    if free_keys:
+    # Our fields have one order; the keys of what a tool takes may come in another one the second time.
+    calls = payload.response.tool_calls or any(message.tool_calls for message in payload.messages)
+    if calls or payload.tools or payload.context.other:
         serialised = orjson.dumps(orjson.loads(serialised), option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(serialised, digest_size=16).digest()
 

@@ -10,6 +10,8 @@ Four ways in which a span tells what was asked and answered; the first that hold
     OpenInference llm.input_messages.N.message.…, llm.output_messages.N.message.…
     Traceloop     gen_ai.prompt.N.…, gen_ai.completion.N.… (OpenLLMetry)
 
+The tools that were offered are in gen_ai.tool.definitions, llm.tools.N.tool.json_schema or llm.request.functions.N.….
+
 Ours are the spans of a model's answer: gen_ai.operation.name chat, text_completion or generate_content; without that name,
 openinference.span.kind LLM, llm.request.type chat or completion, or a gen_ai.request.model with something said beside it.
 Every other span is none of our business. One of ours without an answer is refused: nothing was completed.
@@ -27,6 +29,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from ruminate.collector.chat import Json, Turn, Untellable, conversation_of, is_part, read_message, read_turns
+from ruminate.shared.tools_offered import UnreadableTools, read_tools
 
 NO_ANSWER: Final = "no_answer"
 NO_MESSAGES: Final = "no_messages"
@@ -105,6 +108,12 @@ def interaction_of(span: Span, resource: Json, *, tenant: str | None = None) -> 
     for key, value in (("provider", _first_text(told, _PROVIDER)), ("response_model", _first_text(told, _RESPONSE_MODEL))):
         if value:
             told_of[key] = value
+    allowed = _allowed(told, resource)
+    try:
+        tools = [tool.model_dump(mode="json") for tool in read_tools(_tools(told, events))]
+    except UnreadableTools:  # what was asked is not known as a whole, so nothing is to be learned from the answer
+        tools, allowed = [], False
+        told_of["prompt_shaped_by"] = ["tools"]
     interaction: Json = {
         "interaction_id": f"{trace}-{name}",
         "conversation_id": conversation or conversation_of(str(owner or tenant or "default"), agent, said.turns),
@@ -113,6 +122,7 @@ def interaction_of(span: Span, resource: Json, *, tenant: str | None = None) -> 
         "node": _node(told),
         "occurred_at": _ended(span),
         "messages": said.turns,
+        "tools": tools,
         "response": {
             "content": answer["content"],
             "thinking": thinking,
@@ -125,7 +135,7 @@ def interaction_of(span: Span, resource: Json, *, tenant: str | None = None) -> 
         "usage": _usage(span, told, said),
         "context": {"other": told_of},
         "outcome": "failed" if span.status.code == Status.STATUS_CODE_ERROR else "unknown",
-        "training_allowed": _allowed(told, resource),
+        "training_allowed": allowed,
     }
     if owner:
         interaction["tenant"] = str(owner)
@@ -385,6 +395,15 @@ def _parts_or_text(value: Any) -> Any:
     """The parts of a message where JSON text is a list of them; a text that happens to be JSON stays text."""
     found = _parsed(value)
     return found if isinstance(found, list) and found and all(is_part(item) for item in found) else value
+
+
+def _tools(told: Json, events: Sequence[tuple[str, Json]]) -> Any:
+    """The definitions of the tools that were offered, as whichever way has them: semantic conventions, OpenInference, Traceloop."""
+    for attributes in (told, *(inner for name, inner in events if name == _DETAILS)):
+        if (defined := attributes.get("gen_ai.tool.definitions")) is not None:
+            return defined
+    flattened = [each["tool"].get("json_schema") for each in _numbered(told, "llm.tools.") if isinstance(each.get("tool"), dict)]
+    return flattened or list(_numbered(told, "llm.request.functions."))
 
 
 def _usage(span: Span, told: Json, said: _Said) -> Json:

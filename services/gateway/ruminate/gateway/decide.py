@@ -275,6 +275,7 @@ def interaction_of(
         node=node,
         occurred_at=occurred_at,
         messages=question.messages,
+        tools=question.tools,
         response=response,
         thinking=_thinking(question, "thinking" if response.thinking else "direct"),
         usage=answer.usage(first_token_seconds=first_token_seconds),

@@ -19,7 +19,8 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import orjson
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter
 
-from ruminate.schemas.interaction import AnswerCheck, Effort, ImageReference, Message, Role, ToolCall
+from ruminate.schemas.interaction import AnswerCheck, Effort, ImageReference, Message, Role, ToolCall, ToolDefinition
+from ruminate.shared.tools_offered import UnreadableTools, read_tools
 
 MOST_CHECK_BYTES: Final = 64 * 1024
 """Of a JSON Schema that is kept beside the answer: nobody holds an answer against a longer one."""
@@ -53,9 +54,10 @@ def _refuse_constant(name: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What was asked. `shaped_by` names what else took part in the prompt and is not in the messages."""
+    """What was asked. `shaped_by` names what else took part in the prompt and is neither in the messages nor in the tools."""
 
     messages: tuple[Message, ...]
+    tools: tuple[ToolDefinition, ...] = ()
     mode_asked: Literal["thinking", "direct"] | None
     effort_asked: Effort | None
     shaped_by: tuple[str, ...] = ()
@@ -97,6 +99,7 @@ class _Message(_Loose):
 
 class _Request(_Loose):
     messages: list[_Message] | None = None
+    tools: Any = None
     prompt: str | None = None
     system: str | None = None
     images: list[str] | None = None
@@ -121,6 +124,7 @@ def read_question(dialect: Dialect, body: Json) -> Question | None:
     """
     request = _Request.model_validate(body)
     shaped_by: list[str] = []
+    tools: tuple[ToolDefinition, ...] = ()
     if dialect == "generate":
         messages = [Message(role="system", content=request.system)] if request.system else []
         if request.prompt or request.images:
@@ -131,12 +135,17 @@ def read_question(dialect: Dialect, body: Json) -> Question | None:
         shaped_by = [name for name in ("raw", "template", "suffix", "context") if getattr(request, name)]
     else:
         messages = [_message(message) for message in request.messages or ()]
+        try:
+            tools = read_tools(request.tools)
+        except UnreadableTools:  # the answer stays of use to whoever reads it, and is no row
+            shaped_by = ["tools"]
     if not messages:
         return None
     mode, effort = _asked(request)
     asked_form = _schema(request.response_format) if dialect == "openai" else request.format
     return Question(
         messages=tuple(messages),
+        tools=tools,
         mode_asked=mode,
         effort_asked=effort,
         shaped_by=tuple(shaped_by),

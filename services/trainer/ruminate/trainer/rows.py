@@ -10,15 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
-from pydantic import ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, field_validator, model_validator
 
 from ruminate.schemas.payload import Part
 
 IGNORED_LABEL = -100
 """What torch's cross entropy passes over."""
+
+
+_DEFINITIONS: Final[TypeAdapter[list[dict[str, JsonValue]]]] = TypeAdapter(list[dict[str, JsonValue]])
 
 
 class BadDataset(ValueError):
@@ -32,6 +36,17 @@ class Message(Part):
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
+    images: JsonValue = Field(default=None, exclude=True)
+
+    @field_validator("images")
+    @classmethod
+    def _shows_nothing(cls, images: JsonValue) -> JsonValue:
+        if images not in (None, "[]"):
+            raise ValueError(
+                "a turn has images, and only text is taught here: an answer to what is not seen would be learned as an invention; "
+                "leave them out (RUMINATE_KEEP_IMAGES=false), or train a model that sees from an export"
+            )
+        return images
 
 
 class Completion(Message):
@@ -54,7 +69,12 @@ class Row(Part):
     prompt: tuple[Message, ...] = Field(min_length=1)
     completion: tuple[Completion, ...] = Field(min_length=1, max_length=1)
     chat_template_kwargs: TemplateSwitches
-    tools: tuple[dict[str, JsonValue], ...] | None = None
+    tools: str | None = Field(default=None, description="JSON text: the list of definitions that the template is given.")
+
+    @cached_property
+    def offered(self) -> list[dict[str, JsonValue]] | None:
+        """The tools that the model could have called, as a chat template takes them."""
+        return None if self.tools is None else _DEFINITIONS.validate_json(self.tools) or None
 
     @model_validator(mode="after")
     def _says_what_it_switches(self) -> Row:
@@ -68,6 +88,10 @@ class Row(Part):
             raise ValueError("the completion has neither content nor tool calls: there is nothing to learn")
         if self.prompt[-1].role not in ("user", "tool"):
             raise ValueError(f"the prompt ends with a {self.prompt[-1].role} message; it must end with user or tool")
+        try:
+            _ = self.offered
+        except ValidationError:
+            raise ValueError("tools are no JSON text of a list of objects") from None
         return self
 
 
@@ -138,7 +162,7 @@ def render(row: Row, tokenizer: Renderer) -> Tokens:
     conversation = [message.model_dump(mode="json", exclude_unset=True) for message in (*row.prompt, *row.completion)]
     whole = tokenizer.apply_chat_template(
         conversation,
-        tools=row.tools,
+        tools=row.offered,
         add_generation_prompt=False,
         enable_thinking=row.chat_template_kwargs.enable_thinking,
         return_dict=False,
@@ -158,7 +182,7 @@ def prompt_tokens(row: Row, tokenizer: Renderer) -> list[int]:
     """Tokens of the prompt up to the place where the answer begins."""
     return tokenizer.apply_chat_template(
         [message.model_dump(mode="json", exclude_unset=True) for message in row.prompt],
-        tools=row.tools,
+        tools=row.offered,
         add_generation_prompt=True,
         enable_thinking=row.chat_template_kwargs.enable_thinking,
         return_dict=False,

@@ -18,7 +18,7 @@ from ruminate.collector.privacy.placeholders import PLACEHOLDER, Numbering
 from ruminate.collector.privacy.policy import SECRETS, PrivacyPolicy, PrivacySettings
 from ruminate.collector.privacy.scan import FindNames, Scanner
 from ruminate.collector.privacy.text import Finding, Look, begins_word, ends_word
-from ruminate.schemas.interaction import ImageReference, InteractionCompleted, Message, ToolCall
+from ruminate.schemas.interaction import ImageReference, InteractionCompleted, Message, ToolCall, ToolDefinition
 
 _NAME_CHARACTERS: Final = 200
 """The most that a tag or an image's address may have."""
@@ -197,10 +197,15 @@ def _replaced(text: str, findings: Sequence[Finding], numbering: Numbering, most
 
 # --- what is written in an interaction, and where it goes back ----------------------------------------------------------
 #
-# Both go the same way: messages, then what answered them in the order in which the next turn will hold it, then the rest.
+# Both go the same way: what was offered, which is the same in every turn; messages, then what answered them in the order in
+# which the next turn will hold it, then the rest.
 
 
 def _written(payload: InteractionCompleted) -> Iterator[_Written]:
+    for tool in payload.tools:
+        if tool.description is not None:
+            yield _Written(tool.description)
+        yield from _of_json(tool.parameters, "")
     for message in payload.messages:
         yield from _of_turn(message.thinking, message.content, message.tool_calls)
         for image in message.images:
@@ -210,6 +215,8 @@ def _written(payload: InteractionCompleted) -> Iterator[_Written]:
     yield from _of_turn(answer.thinking, answer.content, answer.tool_calls)
     if payload.reference_answer is not None:
         yield _Written(payload.reference_answer)
+    if payload.answer_check is not None:
+        yield _Written(payload.answer_check.content)
     yield _Written(payload.thinking.reason)
     if payload.context.other:
         yield from _of_json(payload.context.other, "")
@@ -244,10 +251,14 @@ def _is_large(value: JsonValue) -> bool:
 
 
 def _rewritten(payload: InteractionCompleted, texts: Iterator[str]) -> InteractionCompleted:
+    tools = tuple(_tool(tool, texts) for tool in payload.tools)
     messages = tuple(_message(message, texts) for message in payload.messages)
     answer = payload.response
     response = answer.model_copy(update=_turn(answer.thinking, answer.tool_calls, texts))
     reference = None if payload.reference_answer is None else next(texts)
+    check = payload.answer_check
+    if check is not None:
+        check = check.model_copy(update={"content": next(texts)})
     thinking = payload.thinking.model_copy(update={"reason": next(texts)})
     context = payload.context
     if context.other:
@@ -255,8 +266,10 @@ def _rewritten(payload: InteractionCompleted, texts: Iterator[str]) -> Interacti
     return payload.model_copy(
         update={
             "messages": messages,
+            "tools": tools,
             "response": response,
             "reference_answer": reference,
+            "answer_check": check,
             "thinking": thinking,
             "context": context,
             "tags": tuple(next(texts) for _ in payload.tags),
@@ -269,6 +282,12 @@ def _message(message: Message, texts: Iterator[str]) -> Message:
     if message.images:
         update["images"] = tuple(_image(image, texts) for image in message.images)
     return message.model_copy(update=update)
+
+
+def _tool(tool: ToolDefinition, texts: Iterator[str]) -> ToolDefinition:
+    update: dict[str, object] = {} if tool.description is None else {"description": next(texts)}
+    update["parameters"] = _json(tool.parameters, texts)
+    return tool.model_copy(update=update)
 
 
 def _turn(thinking: str | None, tool_calls: Sequence[ToolCall], texts: Iterator[str]) -> dict[str, object]:

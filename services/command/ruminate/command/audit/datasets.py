@@ -25,10 +25,8 @@ from ruminate.command.datasets.erased import Remembered
 from ruminate.command.datasets.soundness import ChainSoundness, Dataset, announced_counts
 from ruminate.schemas.batch import DatasetRevised, TrainingBatchSealed
 
-_WITHOUT_ROW: Final[frozenset[LeftOut]] = frozenset(
-    {"rejected", "not_allowed", "images", "no_question", "empty_answer", "breaks_template"}
-)
-"""Left out for what the record itself says, so that the log gives no row for it, either."""
+_WITHOUT_ROW: Final[frozenset[LeftOut]] = frozenset({"rejected", "not_allowed", "no_question", "empty_answer", "breaks_template"})
+"""Left out for what the record itself says, so that the log gives no row for it, either. Of `images` policy and record decide."""
 _WITH_ROW: Final[frozenset[LeftOut]] = frozenset(
     {
         "too_large",

@@ -38,8 +38,6 @@ COLLECTOR_SOURCE: Final = "/ruminate/collector"
 NO_ROW: Final = 0
 """The digest of the row of a record that has none."""
 
-_ANY_SIZE: Final = 2**62
-
 
 @dataclass(slots=True)
 class Completed:
@@ -197,7 +195,7 @@ def assessed(record: Record) -> Assessed | None:
         event_id = id_bytes(said["ce_id"])
     except (KeyError, ValidationError, UnicodeDecodeError, AttributeError):
         return None
-    built = build(payload, row_max_bytes=_ANY_SIZE)
+    built = build(payload)
     derived_id = assessed_id(payload.tenant, payload.recorded_id, payload.revision)
     return Assessed(
         event_id=event_id,

@@ -4,6 +4,8 @@
     JSONL     every field is there in every row, the empty string or list in place of null: readers guess types from
               what they see first, and a null says nothing
 
+`tools` and `images` are JSON text of a list, for their keys differ from row to row; trainers read the text of `tools` themselves.
+
 Readers guess the type of the tool calls from the first that they see. `leading` finds the rows that show it.
 """
 
@@ -35,8 +37,10 @@ _TURN: Final[list[Field]] = [
     ("tool_calls", _CALL),
     ("name", "string"),
     ("tool_call_id", "string"),
+    ("images", "string"),
 ]
 _TEMPLATE: Final[Field] = ("chat_template_kwargs", (("enable_thinking", "bool"),))
+_TOOLS: Final[Field] = ("tools", "string")
 _PLACE: Final[tuple[Field, ...]] = (("batch", "string"), ("split", "string"), ("line", "int64"))
 
 Sealed = Row | Pairing | Practice
@@ -58,7 +62,7 @@ class Form:
 ROWS: Final = Form(
     Row,
     ("prompt", "completion"),
-    (("prompt", _TURN), ("completion", _TURN), _TEMPLATE),
+    (("prompt", _TURN), ("completion", _TURN), _TEMPLATE, _TOOLS),
     (
         *_PLACE,
         ("origin", "string"),
@@ -79,7 +83,7 @@ FORMS: Final[dict[Config, Form]] = {
     "preferences": Form(
         Pairing,
         ("prompt", "chosen", "rejected"),
-        (("prompt", _TURN), ("chosen", _TURN), ("rejected", _TURN), _TEMPLATE),
+        (("prompt", _TURN), ("chosen", _TURN), ("rejected", _TURN), _TEMPLATE, _TOOLS),
         (
             *_PLACE,
             ("kind", "string"),
@@ -93,7 +97,7 @@ FORMS: Final[dict[Config, Form]] = {
     "verifiable": Form(
         Practice,
         ("prompt",),
-        (("prompt", _TURN), ("check", (("kind", "string"), ("content", "string")))),
+        (("prompt", _TURN), ("check", (("kind", "string"), ("content", "string"))), _TOOLS),
         (
             *_PLACE,
             ("recorded_id", "string"),
@@ -106,6 +110,8 @@ FORMS: Final[dict[Config, Form]] = {
 }
 
 _CALLS: Final = b'"tool_calls"'
+_NOTHING: Final = "[]"
+"""JSON text of a list without anything: no text at all is no JSON, and would stop who reads it."""
 
 
 class NotARow(ValueError):
@@ -175,8 +181,10 @@ def for_json_lines(row: Sealed) -> dict[str, Any]:
         case Pairing():
             said = {"prompt": _turns(row.prompt), "chosen": _turns(row.chosen), "rejected": _turns(row.rejected)}
         case Practice():
-            return {"prompt": _turns(row.prompt), "check": {"kind": row.check.kind, "content": row.check.content}}
-    return said | {"chat_template_kwargs": {"enable_thinking": row.chat_template_kwargs.enable_thinking}}
+            check = {"kind": row.check.kind, "content": row.check.content}
+            return {"prompt": _turns(row.prompt), "check": check, "tools": row.tools or _NOTHING}
+    switches = {"enable_thinking": row.chat_template_kwargs.enable_thinking}
+    return said | {"chat_template_kwargs": switches, "tools": row.tools or _NOTHING}
 
 
 def origin_for_json_lines(origin: dict[str, Any]) -> dict[str, Any]:
@@ -196,6 +204,7 @@ def _turn(turn: Turn) -> dict[str, Any]:
         "tool_calls": [_call(call) for call in turn.tool_calls or ()],
         "name": turn.name or "",
         "tool_call_id": turn.tool_call_id or "",
+        "images": turn.images or _NOTHING,
     }
 
 

@@ -35,7 +35,7 @@ from ruminate.command.imports.told import (
     time_of,
     tools_offered,
 )
-from ruminate.schemas.interaction import Outcome
+from ruminate.schemas.interaction import Outcome, ToolDefinition
 
 _TYPES: Final = frozenset(
     {"GENERATION", "SPAN", "EVENT", "AGENT", "TOOL", "CHAIN", "RETRIEVER", "EVALUATOR", "EMBEDDING", "GUARDRAIL"}
@@ -102,7 +102,7 @@ def _observation(row: Json, trace: Json, scores: Sequence[Mapping[str, Any]]) ->
     if begun and first and first >= begun:
         usage["first_token_seconds"] = (first - begun).total_seconds()
     own_id = text_or_none(row.get("id"))
-    facts: Json = {"tools": offered} if offered else {}
+    facts: Json = {}
     if trace_id := text_or_none(_field(row, "traceId")):
         facts["trace_id"] = trace_id
     return Told(
@@ -116,13 +116,14 @@ def _observation(row: Json, trace: Json, scores: Sequence[Mapping[str, Any]]) ->
         usage=usage,
         outcome=_outcome(row, scores),
         tags=named(*_list(_json(_field(trace, "tags", "traceTags")))),
+        tools=offered,
         facts=facts,
     )
 
 
-def _asked(value: Any) -> tuple[list[Turn], list[str]]:
-    """The messages of an input, and the names of the tools that were offered."""
-    offered: list[str] = []
+def _asked(value: Any) -> tuple[list[Turn], tuple[ToolDefinition, ...]]:
+    """The messages of an input, and the tools that were offered."""
+    offered: tuple[ToolDefinition, ...] = ()
     if isinstance(value, Mapping):
         offered = tools_offered(value.get("tools"))
         inner = value.get("messages")

@@ -101,7 +101,6 @@ def _pair(record: Json, request: Json, response: Json, *, own_id: Any) -> Found:
     counted = body.get("usage")
     usage: Json = counted if isinstance(counted, dict) else {}
     details = usage.get("completion_tokens_details")
-    offered = tools_offered(request.get("tools"))
     return Told(
         key=key_of(body.get("id") or own_id or record.get("id"), turns, answer, str(occurred_at)),
         turns=turns,
@@ -115,7 +114,7 @@ def _pair(record: Json, request: Json, response: Json, *, own_id: Any) -> Found:
             "thinking_tokens": count_of(details.get("reasoning_tokens")) if isinstance(details, Mapping) else None,
             "done_reason": text_or_none(choice.get("finish_reason")) if isinstance(choice, Mapping) else None,
         },
-        facts={"tools": offered} if offered else {},
+        tools=tools_offered(request.get("tools")),
     )
 
 
@@ -131,13 +130,12 @@ def _conversation(record: Json, mode: Mode) -> Iterator[Found]:
     conversation = Conversation()
     for message in record["messages"]:
         conversation.add(message, untaught=isinstance(message, Mapping) and message.get("weight") == 0)
-    offered = tools_offered(record.get("tools"))
     yield from told_turns(
         conversation,
         own_id=record.get("id"),
         mode=mode,
         models=named(record.get("model")),
-        facts={"tools": offered} if offered else {},
+        tools=tools_offered(record.get("tools")),
     )
 
 

@@ -69,13 +69,12 @@ def read(record: Json, mode: Mode) -> Iterator[Found]:
         conversation.add({"role": "system", "content": system})
     for turn in turns:
         conversation.add(_message(turn))
-    offered = tools_offered(record.get("tools"))
     yield from told_turns(
         conversation,
         own_id=record.get("id"),
         mode=mode,
         models=named(record.get("model")),
-        facts={"tools": offered} if offered else {},
+        tools=tools_offered(record.get("tools")),
     )
 
 

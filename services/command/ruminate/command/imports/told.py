@@ -15,7 +15,8 @@ from typing import Any, Final, Literal, TypeAlias
 import orjson
 
 from ruminate.collector.chat import Json, Turn, Untellable, conversation_of, read_message
-from ruminate.schemas.interaction import Outcome
+from ruminate.schemas.interaction import Outcome, ToolDefinition
+from ruminate.shared.tools_offered import UnreadableTools, read_tools
 
 Mode = Literal["every", "last"]
 
@@ -23,6 +24,7 @@ NO_ANSWER: Final = "no_answer"
 NO_QUESTION: Final = "no_question"
 NO_TARGET: Final = "no_target"
 UNKNOWN_SHAPE: Final = "unknown_shape"
+UNREADABLE_TOOLS: Final = "unreadable_tools"
 
 UNDATED: Final = datetime.fromtimestamp(0, UTC)
 """The time of what names none: always the same, so that a second import is a repeat of the first."""
@@ -47,6 +49,7 @@ class Told:
     usage: Json = field(default_factory=dict)
     outcome: Outcome = "unknown"
     tags: Sequence[str] = ()
+    tools: Sequence[ToolDefinition] = ()
     facts: Json = field(default_factory=dict)
 
 
@@ -105,6 +108,7 @@ def interaction_of(told: Told, options: Options) -> Json:
         "target_model": _target(told, options),
         "occurred_at": (told.occurred_at or options.occurred_at).isoformat(),
         "messages": told.turns,
+        "tools": [tool.model_dump(mode="json") for tool in told.tools],
         "response": {
             "content": told.answer["content"],
             "thinking": thinking,
@@ -164,7 +168,9 @@ class Conversation:
         return taught[-1:] if mode == "last" else taught
 
 
-def told_turns(conversation: Conversation, *, own_id: Any, mode: Mode, models: Sequence[str] = (), facts: Json) -> Iterator[Found]:
+def told_turns(
+    conversation: Conversation, *, own_id: Any, mode: Mode, models: Sequence[str] = (), tools: Sequence[ToolDefinition] = ()
+) -> Iterator[Found]:
     """Each answered turn with all before it, chained: each continues the one before."""
     answers = conversation.answers(mode)
     if not answers:
@@ -180,7 +186,7 @@ def told_turns(conversation: Conversation, *, own_id: Any, mode: Mode, models: S
             answer=conversation.turns[index],
             models=models,
             continues=before,
-            facts=facts,
+            tools=tools,
         )
         before = name
 
@@ -196,19 +202,12 @@ def key_of(own_id: Any, *content: Any) -> str:
     return f"{own}-{digest[:12]}" if own.isprintable() and 0 < len(own) <= _OWN_ID else digest[:32]
 
 
-def tools_offered(tools: Any) -> list[str]:
-    """The names of the tools that the model could have called, from a list of definitions or its JSON."""
-    if isinstance(tools, str):
-        try:
-            tools = orjson.loads(tools)
-        except orjson.JSONDecodeError:
-            return []
-    names: list[str] = []
-    for tool in tools if isinstance(tools, list) else ():
-        inner = tool.get("function", tool) if isinstance(tool, Mapping) else None
-        if isinstance(inner, Mapping) and isinstance(inner.get("name"), str):
-            names.append(inner["name"])
-    return names
+def tools_offered(tools: Any) -> tuple[ToolDefinition, ...]:
+    """What the model could have called, from a list of definitions or its JSON. Raises Untellable."""
+    try:
+        return read_tools(tools)
+    except UnreadableTools as error:
+        raise Untellable(UNREADABLE_TOOLS, str(error)) from None
 
 
 def time_of(value: Any) -> datetime | None:

@@ -10,14 +10,14 @@ import pytest
 
 from ruminate.assessor.answers import Comparison
 from ruminate.assessor.checker import Checker
-from ruminate.assessor.checks import checked_by, json_of, python_of, schema_of, surer, unchecked, undecided
+from ruminate.assessor.checks import can_be_checked, checked_by, json_of, python_of, schema_of, surer, unchecked, undecided
 from ruminate.assessor.decide import assess
 from ruminate.assessor.knowledge import Knowledge
 from ruminate.assessor.policy import Policy
 from ruminate.assessor.teacher import lesson_of
 from ruminate.assessor.trial import outcome, program
 from ruminate.schemas.assessment import Verdict
-from ruminate.schemas.interaction import AnswerCheck, InteractionRecorded
+from ruminate.schemas.interaction import AnswerCheck, InteractionRecorded, ToolCall, ToolDefinition
 from ruminate.shared.confined import ConfinedResult
 from tests.solutions import interaction
 
@@ -54,6 +54,79 @@ def test_the_exact_text_is_compared_but_for_white_space_around_it(answer: str, r
 
 def test_an_answer_without_text_has_nothing_to_check() -> None:
     assert checked_by(unchecked, with_check(" ", AnswerCheck(kind="exact", content="a"))) is None
+
+
+# Calls of tools.
+
+
+ADD = ToolDefinition(
+    name="add",
+    parameters={
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "to": {"type": "string", "pattern": "@"}},
+        "required": ["a"],
+    },
+)
+NOW = ToolDefinition(name="now")
+
+
+def calling(*calls: ToolCall, tools: tuple[ToolDefinition, ...] = (ADD, NOW), **changed: Any) -> InteractionRecorded:
+    it = interaction("What is it?", "I ask the tool.", "", None)
+    response = it.response.model_copy(update={"tool_calls": calls})
+    return it.model_copy(update={"tools": tools, "response": response, **changed})
+
+
+@pytest.mark.parametrize(
+    ("calls", "result", "how"),
+    [
+        ((ToolCall(name="add", arguments={"a": 1}), ToolCall(name="now")), "right", "the form alone, of its tool calls"),
+        ((ToolCall(name="now", arguments={"zone": "UTC"}),), "right", "the form alone, of its tool calls"),
+        ((ToolCall(name="now"), ToolCall(name="subtract")), "wrong", "a call of a tool that was not offered"),
+        (
+            (ToolCall(name="now"), ToolCall(name="add", arguments={"a": "1"})),
+            "wrong",
+            "what the tool takes, the JSON Schema: 1 fault, the first by `type`",
+        ),
+        ((ToolCall(name="add"),), "wrong", "what the tool takes, the JSON Schema: 1 fault, the first by `required`"),
+    ],
+)
+def test_a_call_has_to_be_one_that_was_offered(calls: tuple[ToolCall, ...], result: str, how: str, checker: Checker) -> None:
+    comparison = checked_by(checker, calling(*calls))
+    assert comparison is not None
+    assert (comparison.result, comparison.how) == (result, how)
+    said = [reason for reason in verdict(calling(*calls), checker).reasons if reason.startswith("wrong_answer")]
+    assert said == ([f"wrong_answer: it fails the check that came with it, by {how}"] if result == "wrong" else [])
+
+
+def test_of_calls_nothing_is_said_where_nobody_knows_what_was_offered(checker: Checker) -> None:
+    assert checked_by(checker, calling(ToolCall(name="add"), tools=())) is None
+    assert checked_by(checker, calling()) is None
+    assert not can_be_checked(calling())
+    assert can_be_checked(calling(ToolCall(name="now")))
+    unknown = checked_by(unchecked, calling(ToolCall(name="add")))
+    assert unknown is not None
+    assert unknown.result == "undecided"
+
+
+def test_a_wrong_call_counts_beside_the_text_that_came_with_it_and_a_fitting_one_does_not(checker: Checker) -> None:
+    check = AnswerCheck(kind="exact", content="2")
+    for call, result in ((ToolCall(name="add"), "wrong"), (ToolCall(name="now"), "right")):
+        it = calling(call, answer_check=check)
+        it = it.model_copy(update={"response": it.response.model_copy(update={"content": "2"})})
+        comparison = checked_by(checker, it)
+        assert comparison is not None
+        assert (comparison.result, comparison.certainty) == (result, 1.0)
+
+
+def test_what_a_placeholder_may_have_broken_decides_nothing_but_for_the_exact_text(checker: Checker) -> None:
+    redacted = {"normalised": ("redacted:email",)}
+    mail = ToolCall(name="add", arguments={"a": 1, "to": "[EMAIL_1]"})
+    for changed, result in (({}, "wrong"), (redacted, "undecided")):
+        assert getattr(checked_by(checker, calling(mail, **changed)), "result", None) == result
+        form = with_check('{"name": 1}', schema(PERSON)).model_copy(update=changed)
+        assert getattr(checked_by(checker, form), "result", None) == result
+    exact = with_check("[EMAIL_1]", AnswerCheck(kind="exact", content="[EMAIL_2]")).model_copy(update=redacted)
+    assert getattr(checked_by(checker, exact), "result", None) == "wrong"
 
 
 # JSON Schema.

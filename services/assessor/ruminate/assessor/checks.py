@@ -1,5 +1,6 @@
 """Checks: answers that can be found right or wrong without a reference: the exact text, a JSON Schema, Python tests. Pure.
 
+Calls of tools are held against what was offered: there has to be such a tool, and the arguments have to be what it takes.
 What runs the tests and asks the validator is checker.py; `decide` is handed what it found. A check decides for sure, but for one
 thing: JSON that has the form that was asked for says nothing of what is in it.
 """
@@ -47,12 +48,43 @@ def unchecked(check: AnswerCheck, answer: str, /) -> Comparison:
     return undecided("nobody here can run it")
 
 
+def can_be_checked(interaction: InteractionRecorded) -> bool:
+    """Whether it has something to check, and something to check it by."""
+    response = interaction.response
+    return bool((interaction.answer_check and response.content.strip()) or (interaction.tools and response.tool_calls))
+
+
 def checked_by(checks: Checks, interaction: InteractionRecorded) -> Comparison | None:
-    """What the interaction's own check comes to; None where it has none, or where there is no text to check."""
+    """What the interaction's own check comes to, and whether its tool calls are such as were offered; None where it has neither."""
     check, answer = interaction.answer_check, interaction.response.content
-    if check is None or not answer.strip():
+    own = None if check is None or not answer.strip() else checks(check, answer)
+    called = _called(checks, interaction)
+    counts = called if own is None or (called is not None and called.result == "wrong") else own
+    if counts is None or counts.result != "wrong" or (counts is own and check is not None and check.kind == "exact"):
+        return counts
+    if any(what.startswith("redacted:") for what in interaction.normalised):
+        # A placeholder is no number and no address: what was said may have been right before.
+        return undecided("an answer in which values were replaced by placeholders")
+    return counts
+
+
+def _called(checks: Checks, interaction: InteractionRecorded) -> Comparison | None:
+    offered = {tool.name: tool.parameters for tool in interaction.tools}
+    calls = interaction.response.tool_calls
+    if not offered or not calls:
         return None
-    return checks(check, answer)
+    if any(call.name not in offered for call in calls):
+        return found("wrong", "a call of a tool that was not offered")
+    results = [
+        checks(AnswerCheck(kind="json_schema", content=json.dumps(offered[call.name])), json.dumps(call.arguments))
+        for call in calls
+        if offered[call.name]
+    ]
+    for result in ("wrong", "undecided"):
+        worst = next((each for each in results if each.result == result), None)
+        if worst is not None:
+            return replace(worst, how=f"what the tool takes, {worst.how}")
+    return found("right", "the form alone, of its tool calls", certainty=FORM_CERTAINTY)
 
 
 def surer(reference: Comparison | None, check: Comparison | None) -> Comparison | None:

@@ -28,7 +28,7 @@ from ruminate.schemas.assessment import ReasoningAssessed, ReasoningQuality, Sco
 from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.interaction import InteractionRecorded
 
-SCORER_VERSION: Final = "rules-3"
+SCORER_VERSION: Final = "rules-4"
 """Changes with every change of what a part finds."""
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from ruminate.assessor.agreement import answer_key, asks_again, question_key
 from ruminate.assessor.answers import Comparison
-from ruminate.assessor.checks import Checks, checked_by, unchecked
+from ruminate.assessor.checks import Checks, can_be_checked, checked_by, unchecked
 from ruminate.assessor.classroom import noted_of
 from ruminate.assessor.combiner import Combiner
 from ruminate.assessor.critic import Critic
@@ -53,7 +53,7 @@ class Scorer:
 
     async def checked(self, interaction: InteractionRecorded) -> Comparison | None:
         """What the interaction's own check comes to. It may take seconds, and keeps nobody waiting meanwhile."""
-        if interaction.answer_check is None:
+        if not can_be_checked(interaction):
             return None
         return await asyncio.get_running_loop().run_in_executor(_CHECKING, checked_by, self.checks, interaction)
 

@@ -81,7 +81,7 @@ class _Stream:
         """Write one interaction, now."""
         partition = partition_of(record.order, INTERACTION_COMPLETED.partitions)
         self._published[workload.assessed_id(number).encode()] = (number, time.monotonic())
-        self._producer.produce(INTERACTION_COMPLETED.name, record.value, record.key, partition, headers=record.headers)
+        self._producer.produce(INTERACTION_COMPLETED.name, record.value, record.key, partition, headers=list(record.headers))
         self._producer.poll(0)
 
     def read(self) -> int:

@@ -69,7 +69,7 @@ class Topics:
             partition = partition_of(record.order, self._partitions[name])
             while True:
                 try:
-                    producer.produce(name, record.value, record.key, partition, headers=record.headers, on_delivery=delivered)
+                    producer.produce(name, record.value, record.key, partition, headers=list(record.headers), on_delivery=delivered)
                     break
                 except BufferError:
                     producer.poll(0.1)

@@ -28,14 +28,14 @@ from tests.benchmarks.notes import NOTES_IN, Note, Step
 INTERACTION_BYTES: Final = 2048
 NOTE_BYTES: Final = 1024
 DIFFERENT: Final = 1000
-"""So many texts differ; beyond them, only the ids do."""
+"""So many texts differ; beyond them, only the ids do, and the number that each question begins with."""
 TURNS_A_CONVERSATION: Final = 4
 AGENT_SOURCE: Final = "/agents/tutor"
 TARGET: Final = "qwen3:8b"
 TRACEPARENT: Final = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 _AT: Final = datetime(2026, 1, 31, 12, tzinfo=UTC)
-_ID, _CONVERSATION, _RECORDED_ID = "@interaction@", "@conversation@", UUID(int=0xFACE)
+_ID, _CONVERSATION, _NUMBER, _RECORDED_ID = "@interaction@", "@conversation@", "@number@", UUID(int=0xFACE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +149,8 @@ def _written(
         conversation = f"conversation-{number // TURNS_A_CONVERSATION:08d}"
         value = templates[number % DIFFERENT].replace(_ID.encode(), interaction_id(number).encode())
         value = value.replace(_CONVERSATION.encode(), conversation.encode())
+        # Rows that answer one question again and again would be left out, and no batch ever full.
+        value = value.replace(_NUMBER.encode(), str(number).encode())
         if str(_RECORDED_ID).encode() in value:
             value = value.replace(str(_RECORDED_ID).encode(), recorded_id(number).encode())
         order = f"default/{TARGET}" if topic is REASONING_ASSESSED else conversation
@@ -177,7 +179,7 @@ def _interaction(exchange: Exchange, earlier: tuple[Message, ...]) -> Interactio
         answering_version="qwen3_8b-000003",
         node="node-1",
         occurred_at=_AT,
-        messages=(*earlier, Message(role="user", content=exchange.question)),
+        messages=(*earlier, Message(role="user", content=f"No. {_NUMBER}. {exchange.question}")),
         response=Response(content=exchange.answer, thinking=exchange.thinking),
         thinking=Thinking(mode_asked="thinking", mode_used="thinking", reason="the agent asked for it"),
         usage=Usage(prompt_tokens=312, response_tokens=124, thinking_tokens=96, total_seconds=2.4, done_reason="stop"),

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 from ruminate.schemas.envelope import Headers
@@ -35,7 +35,7 @@ VALID = Sample(conversation="c", number=1)
 class Bench(ABC):
     """A broker, as a test needs it: buses at it, and what any other client would write and see there."""
 
-    profile: str = "kafka"
+    profile: Literal["kafka", "embedded"] = "kafka"
 
     def __init__(self, state: Path, **fields: Any) -> None:
         self.state = state

@@ -23,7 +23,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeGuard
 
 SUITES = Path(__file__).parent
 
@@ -59,8 +59,12 @@ def suites() -> Iterator[type[Suite]]:
     for path in sorted(SUITES.glob("test_*.py")):
         module = importlib.import_module(f"tests.contract.{path.stem}")
         for _, found in inspect.getmembers(module, inspect.isclass):
-            if found.__module__ == module.__name__ and "differences" in vars(found):
+            if found.__module__ == module.__name__ and _is_suite(found):
                 yield found
+
+
+def _is_suite(found: type) -> TypeGuard[type[Suite]]:
+    return "differences" in vars(found)
 
 
 def known() -> list[Difference]:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -38,7 +38,7 @@ class OwnBroker(Protocol):
 
 
 class KafkaBench(Bench):
-    def __init__(self, state: Path, bootstrap: str, profile: str, **fields: Any) -> None:
+    def __init__(self, state: Path, bootstrap: str, profile: Literal["kafka", "embedded"], **fields: Any) -> None:
         super().__init__(state, **fields)
         self.profile = profile
         self.bootstrap = bootstrap

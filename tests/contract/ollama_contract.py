@@ -471,7 +471,8 @@ class OllamaContract:
 
     def test_a_tool_result_is_answered(self, client: ollama.Client) -> None:
         call = {"function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
-        turns = [*HELLO, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "3", "tool_name": "add"}]
+        turns: list[dict[str, Any]] = [*HELLO, {"role": "assistant", "tool_calls": [call]}]
+        turns.append({"role": "tool", "content": "3", "tool_name": "add"})
         assert client.chat("talk", turns, tools=[ADD], think=False, options=GREEDY).message.content == ANSWER
 
     def test_a_last_assistant_message_is_continued(self, client: ollama.Client) -> None:
@@ -558,7 +559,10 @@ class OllamaContract:
         client.chat("talk", HELLO, options=GREEDY, keep_alive="1h")
         client.chat("call", HELLO, options=GREEDY, keep_alive=-1)
         running = {model.model: model.expires_at for model in client.ps().models}
-        assert running["call:latest"] > running["talk:latest"]  # type: ignore[operator]
+        longer, shorter = running["call:latest"], running["talk:latest"]
+        assert longer is not None
+        assert shorter is not None
+        assert longer > shorter
         client.chat("talk", HELLO, options=GREEDY, keep_alive=0)
         until(lambda: "talk:latest" not in {model.model for model in client.ps().models})
 
@@ -592,6 +596,7 @@ class OllamaContract:
         self, client: ollama.Client, think: bool
     ) -> None:
         said = client.generate("talk", "hello", think=think, format=OK_SCHEMA, options=GREEDY)
+        assert said.response is not None
         assert (json.loads(said.response), said.thinking) == ({"ok": True}, None)
 
     def test_generate_takes_a_template_with_the_request(self, client: ollama.Client) -> None:

@@ -8,6 +8,7 @@ import inspect
 import json
 import re
 import shlex
+import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
+from infra.real.promtool import find_promtool
 from ruminate.schemas.flow import SERVICES
 from ruminate.shared.settings import ServiceSettings
+from tests.plugins.real import installed
 
 TOP = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((TOP / "docker-compose.yml").read_text())
@@ -31,7 +34,6 @@ OTHERS = {name: service for name, service in CONTAINERS.items() if "build" not i
 ONE_SHOT = {"topics"}
 """Runs once and ends: whoever needs it waits for its success."""
 OPERATIONS_PORT = "9464"
-PROMETHEUS_OWN = {"up"}
 
 
 def service_of(container: str) -> str:
@@ -253,45 +255,111 @@ def test_prometheus_scrapes_every_service_at_its_operations_port_under_its_own_n
             assert port == environment_of(host)["RUMINATE_OPERATIONS_PORT"]
 
 
+SUFFIXES = {"counter": ("",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
+BY_PROMETHEUS = {"job", "instance", "le"}
+"""Labels that no metric of ours declares."""
+
+
 @cache
-def declared_series() -> frozenset[str]:
-    """Every series that the services' and the bus's metrics modules make."""
-    suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
-    names = set()
-    for module in ("ruminate.shared.metrics", *(f"ruminate.{service}.metrics" for service in SERVICES)):
-        for metric in vars(importlib.import_module(module)).values():
-            for family in metric.describe() if hasattr(metric, "describe") and not inspect.isclass(metric) else ():
-                names |= {family.name + suffix for suffix in suffixes[family.type]}
-    return frozenset(names)
+def listed_series() -> dict[str, frozenset[str]]:
+    """Every series that docs/metrics.md lists, with its labels. `make check` keeps that list what the code makes."""
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| ([^|]*) \|", (TOP / "docs/metrics.md").read_text(), flags=re.MULTILINE)
+    assert rows
+    return {
+        name + suffix: frozenset(filter(None, labels.strip().split(", ")))
+        for name, kind, labels in rows
+        for suffix in SUFFIXES[kind]
+    }
 
 
-def queries() -> dict[str, str]:
-    rules = {rule.get("alert", rule.get("record")): rule["expr"] for group in RULES["groups"] for rule in group["rules"]}
-    panels = {panel["title"]: target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]}
-    assert not rules.keys() & panels.keys()
-    return rules | panels
+@cache
+def recorded_series() -> dict[str, frozenset[str]]:
+    """What the recording rules make; each keeps the labels by which it is summed."""
+    recorded = {rule["record"]: rule["expr"] for group in RULES["groups"] for rule in group["rules"] if "record" in rule}
+    return {name: labels_in(query) - {"le"} for name, query in recorded.items()}
 
 
-@pytest.mark.parametrize("name", queries())
-def test_queries_speak_of_series_that_the_code_makes(name: str) -> None:
-    recorded = {rule["record"] for group in RULES["groups"] for rule in group["rules"] if "record" in rule}
-    spoken_of = set(re.findall(r"\b(?:ruminate[a-z0-9_:]+|up)\b", queries()[name]))
+def labels_in(query: str) -> frozenset[str]:
+    """The labels that a query speaks of: those by which it groups or matches, and those that it selects by."""
+    grouped = re.findall(r"\b(?:by|without|on|ignoring)\s*\(([^)]*)\)", query)
+    selected = re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"", query)
+    return frozenset(label.strip() for labels in grouped for label in labels.split(",") if label.strip()) | frozenset(selected)
+
+
+def rules() -> list[Any]:
+    """Each rule: its name, its query, and the labels that its words show."""
+    return [
+        pytest.param(
+            rule["expr"], re.findall(r"\$labels\.(\w+)", str(rule.get("annotations"))), id=rule.get("alert", rule.get("record"))
+        )
+        for group in RULES["groups"]
+        for rule in group["rules"]
+    ]
+
+
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+
+
+def targets() -> list[Any]:
+    """Each query of a panel, and the labels that its legend shows."""
+    return [
+        pytest.param(target["expr"], re.findall(r"{{(\w+)}}", target["legendFormat"]), id=f"{panel['title']}-{target['refId']}")
+        for panel in PANELS
+        for target in panel["targets"]
+    ]
+
+
+@pytest.mark.parametrize(("query", "shown"), [*rules(), *targets()])
+def test_queries_speak_of_series_and_labels_that_the_code_makes(query: str, shown: list[str]) -> None:
+    known = listed_series() | recorded_series() | {"up": frozenset[str]()}
+    spoken_of = set(re.findall(r"\b(?:ruminate[a-z0-9_:]+|up)\b", query))
     assert spoken_of
-    assert spoken_of <= declared_series() | recorded | PROMETHEUS_OWN
+    assert spoken_of <= known.keys()
+    labels = frozenset[str]().union(*(known[series] for series in spoken_of)) | BY_PROMETHEUS
+    assert labels_in(query) | set(shown) <= labels
+
+
+def alerts() -> dict[str, Any]:
+    return {rule["alert"]: rule for group in RULES["groups"] for rule in group["rules"] if "alert" in rule}
 
 
 def test_every_alert_says_what_is_wrong_and_what_to_do() -> None:
-    for group in RULES["groups"]:
-        for rule in group["rules"]:
-            if "alert" in rule:
-                assert rule["annotations"].keys() == {"summary", "action"}
-                assert rule["labels"]["severity"] in {"page", "warn", "info"}
+    for rule in alerts().values():
+        assert rule["annotations"].keys() == {"summary", "action"}
+        assert rule["labels"]["severity"] in {"page", "warn", "info"}
+
+
+def test_every_alert_is_shown_to_fire() -> None:
+    tests = yaml.safe_load((TOP / "infra/prometheus/rules_test.yml").read_text())["tests"]
+    fired = {expected["alertname"] for test in tests for expected in test["alert_rule_test"] if expected["exp_alerts"]}
+    assert fired == alerts().keys()
+
+
+@pytest.mark.real
+def test_prometheus_reads_the_rules_and_every_alert_fires_when_it_should() -> None:
+    with installed():
+        promtool = find_promtool()
+    for words in (("check", "rules", "rules.yml"), ("test", "rules", "rules_test.yml"), ("check", "config", "prometheus.yml")):
+        checked = subprocess.run((promtool, *words), cwd=TOP / "infra/prometheus", capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_panels_have_ids_of_their_own_and_lie_beside_each_other() -> None:
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(ids) == len(set(ids))
+    taken: set[tuple[int, int]] = set()
+    for panel in DASHBOARD["panels"]:
+        place = panel["gridPos"]
+        cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
 
 
 def test_the_dashboard_asks_the_data_source_that_is_provisioned() -> None:
     folder = TOP / "infra/grafana/provisioning"
     (source,) = yaml.safe_load((folder / "datasources/prometheus.yml").read_text())["datasources"]
-    assert {panel["datasource"]["uid"] for panel in DASHBOARD["panels"]} == {source["uid"]}
+    assert {panel["datasource"]["uid"] for panel in PANELS} == {source["uid"]}
     (provider,) = yaml.safe_load((folder / "dashboards/ruminate.yml").read_text())["providers"]
     mounts = dict(mount.split(":")[:2] for mount in CONTAINERS["grafana"]["volumes"])
     assert provider["options"]["path"] == mounts["./infra/grafana/dashboards"]

@@ -77,7 +77,7 @@ def test_sigterm_ends_a_node_within_three_seconds(tmp_path: Path, tiny_models: T
             lines = answer.iter_lines()
             next(lines)
             if not busy:
-                lines.close()
+                answer.close()
             began = time.monotonic()
             node.process.send_signal(signal.SIGTERM)
             assert node.process.wait(10) == 0

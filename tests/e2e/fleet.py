@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,7 +44,8 @@ P = TypeVar("P", bound=Payload)
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 120.0
-EXAMPLE = Path(__file__).parents[2] / "schemas" / "examples" / INTERACTION_COMPLETED.name / "valid" / "thought-and-answered.json"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "schemas" / "examples" / INTERACTION_COMPLETED.name / "valid" / "thought-and-answered.json"
 SOURCE = "/agents/careful"
 
 
@@ -99,6 +101,10 @@ class Replica:
         return self.log.read_text(errors="replace")[-4000:]
 
 
+def all_ready(replicas: Collection[Replica]) -> bool:
+    return all(replica.ready() for replica in replicas)
+
+
 @dataclass
 class Fleet:
     """Whatever runs, and where."""
@@ -118,16 +124,25 @@ class Fleet:
         return ServiceSettings(kafka_bootstrap=self.bootstrap, kafka_profile=profile, state_dir=self.folder)
 
     @property
+    def store_uri(self) -> str:
+        return f"file://{self.folder}/store"
+
+    @property
     def store(self) -> FileStore:
         return FileStore(self.folder / "store")
 
-    def start(self, service: str, name: str = "0", *, tree: Path | None = None, **settings: str) -> Replica:
-        """One more process of a service; from another checkout where `tree` names one. Its log is kept over restarts."""
+    def start(
+        self, service: str, name: str = "0", *, tree: Path | None = None, killed_at: int | None = None, **settings: str
+    ) -> Replica:
+        """One more process of a service; from another checkout where `tree` names one. Its log is kept over restarts.
+
+        `killed_at` is the step at which it is killed: see `cut_short`.
+        """
         port, collector_port = hold_port(self.held), hold_port(self.held)
         environment = os.environ | {
             "RUMINATE_KAFKA_BOOTSTRAP": self.bootstrap,
             "RUMINATE_KAFKA_PROFILE": self.profile,
-            "RUMINATE_STORE_URI": f"file://{self.folder}/store",
+            "RUMINATE_STORE_URI": self.store_uri,
             "RUMINATE_STATE_DIR": str(self.state_of(service, name)),
             "RUMINATE_REPLICA": name,
             "RUMINATE_OPERATIONS_PORT": str(port),
@@ -137,10 +152,14 @@ class Fleet:
         }
         if tree is not None:
             environment["PYTHONPATH"] = os.pathsep.join(map(str, package_folders(tree)))
+        module: tuple[str, ...] = (f"ruminate.{service}",)
+        if killed_at is not None:
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
+            module = ("tests.e2e.cut_short", service, str(killed_at))
         log = self.folder / f"{service}-{name}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
-                (sys.executable, "-m", f"ruminate.{service}"), env=environment, stdout=output, stderr=output, cwd=self.folder
+                (sys.executable, "-m", *module), env=environment, stdout=output, stderr=output, cwd=self.folder
             )
         replica = Replica(service, name, f"http://127.0.0.1:{port}", log, process)
         self.replicas.append(replica)
@@ -148,10 +167,16 @@ class Fleet:
 
     def start_two(self, *services: str, **settings: str) -> dict[str, tuple[Replica, Replica]]:
         """Two replicas of each, ready, with the partitions divided between them."""
-        pairs = {service: (self.start(service, "0", **settings), self.start(service, "1", **settings)) for service in services}
+        pairs = {
+            service: (
+                self.start(service, "0", tree=None, killed_at=None, **settings),
+                self.start(service, "1", tree=None, killed_at=None, **settings),
+            )
+            for service in services
+        }
         for service, pair in pairs.items():
-            eventually(lambda pair=pair: all(replica.ready() for replica in pair), what=f"both replicas of {service} are ready")
-            eventually(lambda service=service: self.is_divided(service), what=f"{service}'s partitions are divided")
+            eventually(partial(all_ready, pair), what=f"both replicas of {service} are ready")
+            eventually(partial(self.is_divided, service), what=f"{service}'s partitions are divided")
         return pairs
 
     def state_of(self, service: str, name: str) -> Path:
@@ -199,7 +224,7 @@ class Fleet:
     def audit(self) -> dict[str, Any]:
         """What `ruminate audit` finds; fails with its words where it finds a fault or cannot judge."""
         command = (sys.executable, "-m", "ruminate.command", "audit", "--json", "--kafka", self.bootstrap)
-        store = ("--store", f"file://{self.folder}/store", "--state", str(self.folder))
+        store = ("--store", self.store_uri, "--state", str(self.folder))
         audited = subprocess.run((*command, *store), capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
         assert audited.returncode == 0, f"the audit ended with {audited.returncode}:\n{audited.stdout[-4000:]}\n{audited.stderr}"
         found: dict[str, Any] = json.loads(audited.stdout)

@@ -1,8 +1,9 @@
 """Nothing lost, nothing doubled, on Apache Kafka: killed, frozen, rebalanced, and its broker restarted and lost; then audited.
 
 Short: each part is killed once while one broker is restarted. Long, for three seeds: three brokers of which one is lost for a
-while, fifty kills and more, ten rebalances, and owners that freeze for longer than their session and come back. What is
-counted has been seen: a rebalance in how the group's partitions are divided, a frozen owner in who has them meanwhile.
+while, fifty kills and more, ten rebalances, owners that freeze for longer than their session and come back, and a conversation that
+is forgotten in the middle of it. What is counted has been seen: a rebalance in how the group's partitions are divided, a frozen
+owner in who has them meanwhile.
 """
 
 from __future__ import annotations

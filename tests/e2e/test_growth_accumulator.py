@@ -27,6 +27,7 @@ from tests.e2e.fleet import Fleet, Replica, eventually, fleet_at, interactions
 TARGET = "target-0"
 ORDER = f"default/{TARGET}"
 BAR_SECONDS = 15.0
+OWN = "@number@"
 KEPT = Path(__file__).parents[2] / "schemas" / "examples" / REASONING_ASSESSED.name / "valid" / "kept.json"
 
 
@@ -34,8 +35,10 @@ def template() -> ReasoningAssessed:
     """A kept interaction of about 2 KB that reasons."""
     example = ReasoningAssessed.model_validate_json(json.dumps(json.loads(KEPT.read_bytes())["value"]))
     (completed,) = interactions(range(1))
-    asked = completed.messages[-1].model_copy(update={"content": "What is due for these invoices? " * 24})
-    thought = completed.response.model_copy(update={"thinking": "480 * 0.19 = 91.20, and 480 + 91.20 = 571.20. " * 8})
+    asked = completed.messages[-1].model_copy(update={"content": f"{'What is due for these invoices? ' * 24}{OWN}"})
+    thought = completed.response.model_copy(
+        update={"thinking": "480 * 0.19 = 91.20, and 480 + 91.20 = 571.20. " * 8, "content": f"{OWN} EUR"}
+    )
     interaction = InteractionRecorded(
         **completed.model_copy(update={"messages": (asked,), "response": thought}).model_dump(exclude={"recorded_id"}),
         source="/agents/careful",
@@ -55,6 +58,7 @@ def records(numbers: range) -> Iterator[tuple[bytes, bytes, list[tuple[str, byte
         envelope = Envelope(id=str(event_id), source="/tests", type=REASONING_ASSESSED.event_type, time=now, order=ORDER)
         own = value.replace(str(UUID(int=0)).encode(), str(event_id).encode())
         own = own.replace(b'"i-0"', f'"i-{number}"'.encode()).replace(b'"c-0"', f'"c-{number}"'.encode())
+        own = own.replace(OWN.encode(), str(number).encode())  # a question of its own, with an answer of its own
         yield str(event_id).encode(), own, envelope.to_headers()
 
 
@@ -83,12 +87,12 @@ def fold_kill_fold_and_seal(fleet: Fleet, rows: int) -> float:
     asyncio.run(ensure_topics(fleet.client))
     asyncio.run(write(fleet.bootstrap, range(rows)))
     sealing = {"RUMINATE_SEAL_AT_ROWS": str(rows + 1), "RUMINATE_HOLDOUT_RATIO": "0", "RUMINATE_SEAL_CHECK_SECONDS": "0.2"}
-    accumulator = fleet.start("accumulator", **sealing)
+    accumulator = fleet.start("accumulator", tree=None, killed_at=None, **sealing)
     eventually(lambda: folded(accumulator, rows), what="every row is folded", within_seconds=300)
     accumulator.kill()
 
     begun = time.monotonic()
-    again = fleet.start("accumulator", **sealing)
+    again = fleet.start("accumulator", tree=None, killed_at=None, **sealing)
     eventually(lambda: folded(again, rows), what="every row is folded again", within_seconds=300)
     seconds = time.monotonic() - begun
     print(f"{rows} unsealed rows are folded again after {seconds:.1f} s; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")

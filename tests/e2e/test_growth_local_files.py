@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,10 @@ def forget(fleet: Fleet, replicas: list[Replica]) -> None:
         shutil.rmtree(fleet.state_of(replica.service, replica.name), ignore_errors=True)
 
 
+def has_judged(fleet: Fleet, count: int) -> bool:
+    return fleet.count(REASONING_ASSESSED) == count
+
+
 def datasets(folder: Path, *, forgetful: bool) -> dict[str, dict[str, bytes]]:
     """By batch: each file of its dataset. Interactions are sent one by one, so that every log is the same log."""
     folder.mkdir()
@@ -48,7 +53,7 @@ def datasets(folder: Path, *, forgetful: bool) -> dict[str, dict[str, bytes]]:
                 # What was recorded before is known from the log.
                 fleet.publish(interactions(range(number)))
             fleet.publish(interactions(range(number, number + 1)))
-            eventually(lambda number=number: fleet.count(REASONING_ASSESSED) == number + 1, what=f"interaction {number} is judged")
+            eventually(partial(has_judged, fleet, number + 1), what=f"interaction {number} is judged")
         expected = COUNT // 5 - 1
         eventually(lambda: len(fleet.read(TRAINING_BATCH_SEALED)) >= expected, what=f"{expected} batches are sealed")
         (chain,) = chains(fleet.read(TRAINING_BATCH_SEALED)).values()

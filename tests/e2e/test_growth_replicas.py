@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,17 +38,21 @@ def test_two_of_each_share_the_work_and_when_one_is_killed_the_other_does_all_of
         for number, (part, pair) in enumerate(zip(parts, pairs.values(), strict=False)):
             fleet.publish(interactions(part, targets=TARGETS))
             moment = first + 20 * number
-            eventually(lambda moment=moment: fleet.count(REASONING_ASSESSED) > moment, what="the second half is on its way")
+            eventually(partial(has_judged, fleet, moment + 1), what="the second half is on its way")
             pair[1 - number % 2].kill()
         for part in parts[len(pairs) :]:
             fleet.publish(interactions(part, targets=TARGETS))
         eventually(lambda: sealed_rows(fleet) == second, what="the second half is sealed")
         for service in pairs:
-            eventually(lambda service=service: fleet.is_divided(service, members=1), what=f"one {service} has every partition")
+            eventually(partial(fleet.is_divided, service, members=1), what=f"one {service} has every partition")
 
         check_each_once(fleet, second)
         # No trainer runs, and verdicts that were told again behind the last batch wait for the next one.
         eventually(lambda: not unread(fleet, "collector", "assessor"), what="nothing is unread")
+
+
+def has_judged(fleet: Fleet, count: int) -> bool:
+    return fleet.count(REASONING_ASSESSED) >= count
 
 
 def unread(fleet: Fleet, *readers: str) -> dict[str, int | None]:

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,9 @@ def owner_of(fleet: Fleet, pair: tuple[Replica, Replica], place: tuple[str, int]
 def endings(fleet: Fleet) -> list[str]:
     """Targets whose version serves or was taken back."""
     registered, back = once(fleet.read(MODEL_REGISTERED)), once(fleet.read(MODEL_ROLLED_BACK))
-    return sorted(each.payload.target_model for each in [*registered.values(), *back.values()])
+    return sorted(
+        [each.payload.target_model for each in registered.values()] + [each.payload.target_model for each in back.values()]
+    )
 
 
 @pytest.mark.real
@@ -133,7 +136,7 @@ def test_a_batch_has_one_result_and_a_version_one_end_though_a_trainer_and_a_dep
         for target in (first, second):
             asyncio.run(seal(fleet, target))
         for target in (first, second):
-            eventually(lambda target=target: trains(fleet, target), what=f"{target} is being trained")
+            eventually(partial(trains, fleet, target), what=f"{target} is being trained")
         trainers, deployers = pairs["trainer"], pairs["deployer"]
         owner_of(fleet, trainers, place_of(TRAINING_BATCH_SEALED, second)).kill()
         assert second not in trained(fleet)

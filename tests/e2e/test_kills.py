@@ -40,11 +40,11 @@ def run_rounds(state: Path, rng: random.Random, rounds: Sequence[Victims]) -> No
             check_everything(loop, len(rounds), state.parent)
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(400)
 def test_each_part_is_killed_once_and_the_loop_ends_with_one_registration_a_version(tmp_path: Path) -> None:
     rounds = [
         Victims(taking=["collector", "assessor", "accumulator"], training=[CHILD, "trainer"], deploying=[]),
-        Victims(taking=["gateway", "monitor"], training=[], deploying=["deployer", "node"]),
+        Victims(taking=["gateway", "monitor"], training=[], deploying=["deployer", "node"], forgetting=["eraser"]),
     ]
     run_rounds(tmp_path / "state", random.Random(1), rounds)
 

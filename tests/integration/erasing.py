@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -168,7 +168,7 @@ def standing(records: Iterable[Record]) -> dict[tuple[int, bytes | None], bytes]
     return {key: value for key, value in last.items() if value is not None}
 
 
-def holding(found: Mapping[str, list[Record]], text: str) -> dict[str, int]:
+def holding(found: Mapping[str, Sequence[Record]], text: str) -> dict[str, int]:
     """In which topics a text still stands, and in how many records."""
     counts = {name: sum(text.encode() in value for value in standing(records).values()) for name, records in found.items()}
     return {name: count for name, count in counts.items() if count}

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import pytest
+from prometheus_client import REGISTRY
 
 from ruminate.accumulator.accumulate import Accumulator
-from ruminate.accumulator.dataset import load_manifest
+from ruminate.accumulator.dataset import Manifest, load_manifest
 from ruminate.accumulator.rebuild import SealedChain
 from ruminate.accumulator.replay import KIND as REPLAYS
 from ruminate.accumulator.revise import salted
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.command.datasets.policy import ReplayPolicy
 from ruminate.command.datasets.replay import replay
+from ruminate.schemas.envelope import Envelope
 from ruminate.schemas.erasure import ErasureRequested
-from ruminate.schemas.flow import DATASET_REVISED, ERASURE_REQUESTED, REASONING_ASSESSED
+from ruminate.schemas.flow import DATASET_REVISED, ERASURE_REQUESTED, REASONING_ASSESSED, TRAINING_BATCH_SEALED
 from ruminate.schemas.interaction import InteractionRecorded, Message, Response
 from ruminate.schemas.payload import ArtifactReference, Payload
 from ruminate.schemas.topic import Topic
-from ruminate.shared.bus import Bus
+from ruminate.shared.bus import Bus, Position
 from ruminate.shared.memory import MemoryBroker, MemoryBus
 from ruminate.shared.store import ArtifactMissing, FileStore
 from tests.integration.recorded_log import (
@@ -43,6 +46,8 @@ from tests.integration.recorded_log import (
 from tests.integration.recorded_log import (
     record as write_down,
 )
+
+P = TypeVar("P", bound=Payload)
 
 MARKER = "Xylokarp-7731"
 SETTINGS = AccumulatorSettings(
@@ -65,6 +70,7 @@ def told(number: int, **changed: Any) -> InteractionRecorded:
             "messages": (Message(role="user", content=f"Where does the {MARKER} number {number} live, and on what?"),),
             "response": Response(content=f"The {MARKER} lives on bark {number}.", thinking=f"{MARKER}: bark, surely, {number}."),
             "reference_answer": f"{MARKER} {number}",
+            "domain": MARKER,
         } | changed
     return interaction(number, **changed)
 
@@ -97,11 +103,23 @@ def tombstone(broker: MemoryBroker, *numbers: int) -> None:
 
 def traces(folder: Path) -> list[str]:
     """Every file below that holds the marker."""
-    return [str(path) for path in folder.rglob("*") if path.is_file() and MARKER.encode() in path.read_bytes()]
+    return [str(path) for path in folder.rglob("*") if path.is_file() and MARKER.encode() in _bytes(path)]
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""  # it went meanwhile
 
 
 def is_clean(store_folder: Path) -> Callable[[], bool]:
     return lambda: not traces(store_folder)
+
+
+def named_in(manifest: Manifest) -> set[int]:
+    """The interactions that a dataset holds something of, by number."""
+    return {row.recorded_id.int for row in manifest.rows} | {aside.recorded_id.int for aside in manifest.aside}
 
 
 def swept_after(accumulator: Accumulator) -> int:
@@ -120,8 +138,8 @@ async def sealed_world(
     return store, await chain_of(MemoryBus(broker, reader="tester"))
 
 
-def play(scenario: Callable[[Path, MemoryBroker], Awaitable[None]], folder: Path) -> None:
-    asyncio.run(scenario(folder, MemoryBroker()))  # type: ignore[arg-type]
+def play(scenario: Callable[[Path, MemoryBroker], Coroutine[Any, Any, None]], folder: Path) -> None:
+    asyncio.run(scenario(folder, MemoryBroker()))
 
 
 def test_an_erasure_leaves_no_trace_in_the_store_and_rebuilds_equal_what_is_left(tmp_path: Path) -> None:
@@ -147,6 +165,10 @@ def test_an_erasure_leaves_no_trace_in_the_store_and_rebuilds_equal_what_is_left
             assert manifest.revision == 1
             named = {erased.salted_sha256 for erased in manifest.erased}
             assert named <= {salted(UUID(int=n), batch_id=now.batch_id, erasure_id=erasure_id) for n in PLANTED}
+            counts = Counter((row.domain, row.split) for row in manifest.rows)
+            for split in ("train", "holdout"):
+                told_of = sum(fates.get(split, 0) for fates in manifest.strata.values())
+                assert told_of == sum(count for (_, of), count in counts.items() if of == split)
             assert len(manifest.rows) == was.rows + was.holdout_rows - sum(e.was in ("train", "holdout") for e in manifest.erased)
         tombstone(broker, *PLANTED)
         rebuilt = await rebuild(MemoryBus(broker, reader="tester"), store, settings=SETTINGS)
@@ -197,12 +219,13 @@ class CrashingBus(MemoryBus):
 
     store: CrashingStore
 
-    async def publish(self, topic: Topic[Any], payload: Payload, *more: Any, **named: Any) -> None:
+    async def publish(self, topic: Topic[P], payload: P, envelope: Envelope) -> Position:
         if topic is DATASET_REVISED:
             self.store.step()
-        await super().publish(topic, payload, *more, **named)
+        position = await super().publish(topic, payload, envelope)
         if topic is DATASET_REVISED:
             self.store.step()
+        return position
 
 
 @pytest.mark.parametrize("at", range(1, 20))
@@ -236,6 +259,86 @@ def test_a_crash_at_any_step_is_made_good_by_the_next_look(tmp_path: Path, at: i
         tombstone(broker, *PLANTED)
         rebuilt = await rebuild(MemoryBus(broker, reader="tester"), whole, settings=SETTINGS)
         assert [each.outcome for each in rebuilt] == ["identical"] * len(rebuilt)
+
+    play(scenario, tmp_path)
+
+
+class EndsOnTheWayIn(FileStore):
+    """Ends the process once so many files of a folder are in, and whoever goes on in it."""
+
+    def __init__(self, root: Path, files: int) -> None:
+        super().__init__(root)
+        self.files = files
+
+    def _keep(self, source: Path, target: Path, sha256: str, size_bytes: int) -> None:
+        if self.files == 0:
+            raise Crash
+        super()._keep(source, target, sha256, size_bytes)
+        self.files -= 1
+
+
+@pytest.mark.parametrize("files", range(9))
+def test_a_batch_that_never_became_one_is_forgotten_too(tmp_path: Path, files: int) -> None:
+    async def scenario(folder: Path, broker: MemoryBroker) -> None:
+        settings = SETTINGS.model_copy(update={"holdout_ratio": 0.0})
+        tester = MemoryBus(broker, reader="tester")
+        await assess(tester, *(told(n) for n in range(8)))
+        bus = MemoryBus(broker, reader="accumulator")
+        doomed = Accumulator(bus, EndsOnTheWayIn(folder / "store", files), settings, clock=lambda: START + timedelta(days=2))
+        with pytest.raises(Crash):
+            await doomed.serve()
+        # Without the planted one there is no batch yet: nothing is put in again that would lie under the same names.
+        await ask(tester, erasure())
+        async with accumulating(MemoryBus(broker, reader="accumulator"), FileStore(folder / "store"), settings) as accumulator:
+            await until(lambda: swept_after(accumulator) == 1, "the store is swept")
+            assert not traces(folder / "store")
+            assert list((folder / "store").rglob(".unfinished-*")) == []
+            await assess(tester, *(told(n) for n in range(13, 16)))
+            await until(lambda: any(chain.link.number for chain in accumulator._chains.values()), "the batch is sealed")
+        (batch,) = (await chain_of(tester)).batches
+        await FileStore(folder / "store").check(batch.dataset)
+
+    play(scenario, tmp_path)
+
+
+def test_what_a_frozen_replica_puts_in_after_the_sweep_goes_within_the_hour(tmp_path: Path) -> None:
+    async def scenario(folder: Path, broker: MemoryBroker) -> None:
+        store, before = await sealed_world(folder, broker)
+        fetched = await store.fetch(before.batches[0].dataset, to=folder / "in hand")
+        await ask(MemoryBus(broker, reader="tester"), erasure())
+        now = [START + timedelta(days=2)]
+        bus = MemoryBus(broker, reader="accumulator")
+        accumulator = Accumulator(bus, store, SETTINGS, clock=lambda: now[0])
+        serving = asyncio.create_task(accumulator.serve())
+        await until(is_clean(folder / "store"), "the marker is gone")
+        await until(lambda: swept_after(accumulator) == 1, "the store is swept")
+        await store.put_tree(fetched, kind="datasets", name=f"default/{TARGET}/9")
+        now[0] += timedelta(minutes=59)
+        await accumulator.look_at_all()
+        assert traces(folder / "store")
+        now[0] += timedelta(minutes=1)
+        await until(is_clean(folder / "store"), "the marker is gone again")
+        await bus.stop()
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+    play(scenario, tmp_path)
+
+
+def test_the_dataset_of_a_batch_that_lost_the_race_goes_as_soon_as_the_log_says_so(tmp_path: Path) -> None:
+    async def scenario(folder: Path, broker: MemoryBroker) -> None:
+        store, before = await sealed_world(folder, broker)
+        late, tester = before.batches[0], MemoryBus(broker, reader="tester")
+        fetched = await store.fetch(late.dataset, to=folder / "in hand")
+        await ask(tester, erasure())
+        async with accumulating(MemoryBus(broker, reader="accumulator"), store, SETTINGS) as accumulator:
+            await until(lambda: swept_after(accumulator) == 1, "the store is swept")
+            lost = await store.put_tree(fetched, kind="datasets", name=f"default/{TARGET}/1")
+            said = late.model_copy(update={"dataset": lost})
+            await tester.publish(TRAINING_BATCH_SEALED, said, tester.begin(TRAINING_BATCH_SEALED, said))
+            # It is read before the next batch is cut.
+            await assess(tester, *(told(n) for n in range(44, 60)))
+            await until(is_clean(folder / "store"), "the marker is gone again")
 
     play(scenario, tmp_path)
 
@@ -275,7 +378,7 @@ def test_what_is_taken_back_before_the_cut_is_in_no_batch(tmp_path: Path, reques
         (batch,) = (await chain_of(tester)).batches[:1]
         manifest = await load_manifest(store, batch.dataset)
         assert {left.recorded_id.int for left in manifest.left_out if left.reason == "withdrawn"} >= {3}
-        assert 3 not in {each.recorded_id.int for each in (*manifest.rows, *manifest.aside)}
+        assert 3 not in named_in(manifest)
         (rebuilt,) = await rebuild(tester, store, settings=SETTINGS, numbers={1})
         assert (rebuilt.outcome, rebuilt.decided) == ("identical", "anew")
 
@@ -305,10 +408,9 @@ def test_what_came_after_the_request_is_kept(tmp_path: Path) -> None:
         async with accumulating(MemoryBus(broker, reader="accumulator"), store, SETTINGS) as accumulator:
             await until(lambda: swept_after(accumulator) == 1, "the datasets are looked through")
         chain = await chain_of(tester)
-        held = set()
+        held: set[int] = set()
         for batch in chain.batches:
-            manifest = await load_manifest(store, batch.dataset)
-            held |= {each.recorded_id.int for each in (*manifest.rows, *manifest.aside)}
+            held |= named_in(await load_manifest(store, batch.dataset))
         assert 3 not in held
         assert held & {11, 12, 30}
 
@@ -328,5 +430,28 @@ def test_of_a_replay_the_datasets_go_and_its_report_is_not_in_the_way(tmp_path: 
         left = [reference.sha256 for _, reference in await store.list_trees(kind=REPLAYS)]
         assert made.summary.sha256 in left
         assert not traces(folder / "store")
+
+    play(scenario, tmp_path)
+
+
+def test_a_dataset_that_cannot_be_revised_is_shown_until_it_is_mended(tmp_path: Path) -> None:
+    def blocked() -> float | None:
+        labels = {"tenant": "default", "target": TARGET}
+        return REGISTRY.get_sample_value("ruminate_datasets_revision_blocked", labels)
+
+    async def scenario(folder: Path, broker: MemoryBroker) -> None:
+        store, before = await sealed_world(folder, broker)
+        files = {file.path: file.sha256 for file in store._files_of(before.batches[0].dataset)}
+        manifest = store._blob(files["manifest.json"])
+        whole = manifest.read_bytes()
+        async with accumulating(MemoryBus(broker, reader="accumulator"), store, SETTINGS) as accumulator:
+            await until(lambda: blocked() == 0, "the chain is shown")
+            manifest.chmod(0o644)
+            manifest.write_bytes(b"torn")
+            await ask(MemoryBus(broker, reader="tester"), erasure())
+            await until(lambda: blocked() == 1, "it is said that the dataset cannot be read")
+            assert any("what has to be forgotten is still in a dataset" in reason for reason in accumulator.readiness())
+            manifest.write_bytes(whole)
+            await until(lambda: blocked() == 0 and not traces(folder / "store"), "it is gone on with")
 
     play(scenario, tmp_path)

@@ -8,11 +8,11 @@ import json
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
 import pytest
@@ -89,6 +89,16 @@ class Node:
             yield f"http://127.0.0.1:{port}"
 
 
+class Changes(TypedDict, total=False):
+    """Of the critic's plan."""
+
+    calls_a_day: int
+    seconds_a_day: float
+    timeout_seconds: float
+    waiting: int
+    known_share: float
+
+
 class World:
     """The assessor with a critic, on one broker."""
 
@@ -97,14 +107,16 @@ class World:
         self.critic: Critic
 
     @asynccontextmanager
-    async def running(self, url: str, *, today: Callable[[], date] = date.today, **plan: Any) -> AsyncIterator[MemoryBus]:
+    async def running(
+        self, url: str, *, today: Callable[[], date] = date.today, **changed: Unpack[Changes]
+    ) -> AsyncIterator[MemoryBus]:
         scorer = Scorer(POLICY, POLICY.version, lambda *_: untaught(POLICY))
-        plan = {"doubt": (0.0, 1.0), "timeout_seconds": 5.0} | plan
+        plan = replace(CriticPlan(url=url, model=MODEL, doubt=(0.0, 1.0), timeout_seconds=5.0), **changed)
         async with AsyncExitStack() as resources:
             bus = await resources.enter_async_context(MemoryBus(self.broker, reader="assessor"))
             judging = await resources.enter_async_context(MemoryBus(self.broker, reader="assessor-evidence"))
             casebook = await resources.enter_async_context(Casebook(judging, CasebookWindow(120_000, 1 << 20, 1_200)))
-            critic = Critic(bus, CriticPlan(url=url, model=MODEL, **plan), today=today)
+            critic = Critic(bus, plan, today=today)
             self.critic = await resources.enter_async_context(critic)
             again = partial(reassess, casebook=casebook, scorer=scorer)
             tasks = [
@@ -237,7 +249,7 @@ def test_what_was_said_of_the_same_texts_is_remembered_and_said_under_the_same_i
 
 
 @pytest.mark.parametrize(
-    ("node", "plan", "reason"),
+    ("node", "changed", "reason"),
     [
         (Node(lambda _: "10 out of 10!"), {}, "garbage"),
         (Node(lambda body: scores(99, body)), {}, "garbage"),
@@ -247,11 +259,11 @@ def test_what_was_said_of_the_same_texts_is_remembered_and_said_under_the_same_i
         (Node(delay_seconds=2.0), {"timeout_seconds": 0.2}, "too_slow"),
     ],
 )
-def test_without_its_word_everything_goes_on(node: Node, plan: dict[str, Any], reason: str) -> None:
+def test_without_its_word_everything_goes_on(node: Node, changed: Changes, reason: str) -> None:
     before = passed_over(reason)
 
     async def scenario(world: World) -> None:
-        async with node.open() as url, world.running(url, **plan) as bus:
+        async with node.open() as url, world.running(url, **changed) as bus:
             await world.record(bus, named("i-1"))
 
     world = played(scenario)

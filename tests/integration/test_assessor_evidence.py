@@ -81,8 +81,14 @@ class World:
             MemoryBus(self.broker, reader="assessor-evidence") as judging,
             Casebook(judging, window) as casebook,
         ):
-            erased = {"erasures": self.erasures, "erase": partial(erase_evidence, bus=judging)}
-            again = partial(reassess, casebook=casebook, scorer=scorer, early_seconds=early_seconds, **erased)
+            again = partial(
+                reassess,
+                casebook=casebook,
+                scorer=scorer,
+                early_seconds=early_seconds,
+                erasures=self.erasures,
+                erase=partial(erase_evidence, bus=judging),
+            )
             tasks = [
                 asyncio.create_task(taking.serve(FEEDBACK_GIVEN, partial(record_feedback, privacy=Privacy(PrivacySettings())))),
                 asyncio.create_task(judging.serve(EVIDENCE_RECORDED, again, on_assigned=casebook.open, on_revoked=casebook.forget)),

@@ -6,10 +6,11 @@ import asyncio
 import hashlib
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import date
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import pytest
 
@@ -57,12 +58,20 @@ def says(*answers: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return say
 
 
-def plan(url: str, **changed: Any) -> PanelPlan:
-    changed = {"doubt": (0.0, 1.0), "timeout_seconds": 5.0, "after_seconds": 0.0} | changed
-    return PanelPlan(url=url, model=MODEL, **changed)
+class Changes(TypedDict, total=False):
+    """Of the panel's plan."""
+
+    calls_a_day: int
+    timeout_seconds: float
+    waiting: int
 
 
-def asked(node: Node, *interactions: InteractionRecorded, **changed: Any) -> World:
+def plan(url: str, **changed: Unpack[Changes]) -> PanelPlan:
+    made = PanelPlan(url=url, model=MODEL, doubt=(0.0, 1.0), timeout_seconds=5.0, after_seconds=0.0)
+    return replace(made, **changed)
+
+
+def asked(node: Node, *interactions: InteractionRecorded, **changed: Unpack[Changes]) -> World:
     """The world after a panel on that node was offered these."""
 
     async def scenario(world: World) -> None:
@@ -168,7 +177,7 @@ def test_an_answer_that_was_cut_off_does_not_count(ended: dict[str, str]) -> Non
         (Node(lambda _: ""), {}, "nothing_to_compare"),
     ],
 )
-def test_without_its_answers_everything_goes_on(node: Node, changed: dict[str, Any], reason: str) -> None:
+def test_without_its_answers_everything_goes_on(node: Node, changed: Changes, reason: str) -> None:
     before = passed_over(reason)
     world = asked(node, named("i-1"), **changed)
     assert len(world.judged()) == 1

@@ -16,6 +16,7 @@ import pytest
 
 from ruminate.shared import confining
 from ruminate.shared.confined import ConfinedResult, Namespaces, run_confined
+from ruminate.shared.scratch import sweep_scratch
 
 SECONDS = 1.0
 LATE_SECONDS = 7.0
@@ -62,7 +63,7 @@ WAYS.append(
 
 def left_over() -> list[str]:
     """Processes that look like ours, zombies included, and folders."""
-    folders = [path.name for path in Path(tempfile.gettempdir()).glob("confined-*")]
+    folders = [path.name for path in Path(tempfile.gettempdir()).glob("ruminate-scratch-confined-*")]
     if sys.platform != "linux":
         return folders
     found = []
@@ -224,9 +225,9 @@ def test_it_dies_with_who_started_it() -> None:
     while _running():
         assert time.monotonic() < until, _running()
         time.sleep(0.05)
-    # Killed, it could not take its empty folder away.
-    for folder in Path(tempfile.gettempdir()).glob("confined-*"):
-        folder.rmdir()
+    # Killed, it could not take its folder away.
+    sweep_scratch()
+    assert left_over() == []
 
 
 def _running() -> list[int]:

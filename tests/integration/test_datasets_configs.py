@@ -62,7 +62,6 @@ def records(first: int) -> Iterator[ReasoningAssessed]:
     """What gives something of everything: rows in both modes, tool calls, written thinking, pairs, questions for practice."""
     for number in range(first, first + 16):
         yield assessed(number, thinks=number % 4 > 0, domain="law" if number % 2 else None, reference_answer=str(number))
-    call = ToolCall(name="add", arguments={"a": 1})
     for number in range(first + 30, first + 46):
         call = Message(role="assistant", tool_calls=(ToolCall(name="add", arguments={"a": 1}),))
         asked = (Message(role="user", content=question(number)), call, Message(role="tool", content="2"))
@@ -70,9 +69,9 @@ def records(first: int) -> Iterator[ReasoningAssessed]:
     yield assessed(first + 21, thinks=False, evidence=[said(first + 21, "thinking", "writer", thinking="So be it.", model="m")])
     yield assessed(first + 22, keep=False, evidence=[said(first + 22, correction="Two miles.")])
     for number in range(first + 50, first + 58, 2):
-        same = {"messages": (Message(role="user", content=question(number)),)}
-        yield assessed(number, evidence=[said(number, thumb="up")], **same)
-        yield assessed(number + 1, keep=False, evidence=[said(number + 1, thumb="down")], **same)
+        same = (Message(role="user", content=question(number)),)
+        yield assessed(number, evidence=[said(number, thumb="up")], messages=same)
+        yield assessed(number + 1, keep=False, evidence=[said(number + 1, thumb="down")], messages=same)
     yield assessed(first + 25, keep=False, answer_check=AnswerCheck(kind="python_tests", content="assert answer() == 1"))
 
 
@@ -178,11 +177,12 @@ def test_a_row_says_where_it_comes_from_and_a_rehearsed_one_where_it_was_fresh(
         ("manners", "unknown", None)
     ] * ANCHORS
     assert {pair.kind for pair in second.manifest.pairs} == {"correction", "thumbs"}
-    by_offset = {each.offset: each for each in (*second.manifest.rows, *second.manifest.aside)}
+    recorded_ids = {row.offset: str(row.recorded_id) for row in second.manifest.rows}
+    recorded_ids |= {aside.offset: str(aside.recorded_id) for aside in second.manifest.aside}
     for row, pair in zip(found["preferences"], second.manifest.pairs, strict=True):
         assert row["origin"]["kind"] == pair.kind
-        assert row["origin"]["rejected_recorded_id"] == str(by_offset[pair.rejected].recorded_id)
-        chosen = None if pair.chosen is None else str(by_offset[pair.chosen].recorded_id)
+        assert row["origin"]["rejected_recorded_id"] == recorded_ids[pair.rejected]
+        chosen = None if pair.chosen is None else recorded_ids[pair.chosen]
         assert row["origin"]["chosen_recorded_id"] == chosen
     assert {row["origin"]["domain"] for row in found["train"]} == {"law", "general"}
 

@@ -84,6 +84,7 @@ def loop() -> Iterator[Loop]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             operations = f"http://127.0.0.1:{free.getsockname()[1]}"
+        store = (state / "store").as_uri()
         addresses = {
             "kafka": broker.bootstrap,
             "kafka_profile": "embedded",
@@ -92,13 +93,13 @@ def loop() -> Iterator[Loop]:
             "nodes": {},
             "operations": {"accumulator": operations},
             "target": TARGET,
-            "store": (state / "store").as_uri(),
+            "store": store,
         }
         (state / "addresses.json").write_bytes(orjson.dumps(addresses))
         environment = os.environ | {
             "RUMINATE_KAFKA_BOOTSTRAP": broker.bootstrap,
             "RUMINATE_KAFKA_PROFILE": "embedded",
-            "RUMINATE_STORE_URI": addresses["store"],
+            "RUMINATE_STORE_URI": store,
             "RUMINATE_STATE_DIR": str(state / "state"),
             "RUMINATE_OPERATIONS_PORT": operations.rpartition(":")[2],
             "RUMINATE_SEAL_CHECK_SECONDS": "0.1",

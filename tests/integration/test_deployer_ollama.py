@@ -54,8 +54,8 @@ def test_versions_follow_each_other_and_a_bad_one_leaves_nothing(world: World, v
         }
         assert set(second.capabilities) == {"completion", "tools", "thinking"}
         before = {node: await world.held(node) for node in "ab"}
-        for node in second.nodes:
-            assert before[node.node][world.alias] == before[node.node][world.name(2)] == node.digest
+        for held in second.nodes:
+            assert before[held.node][world.alias] == before[held.node][world.name(2)] == held.digest
         *_, rolled_back = await settle(world, await world.trained(3, CANNOT_THINK))
         assert isinstance(rolled_back, ModelRolledBack)
         assert (rolled_back.stage, rolled_back.serving_version) == ("probe", "v2")

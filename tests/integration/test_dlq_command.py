@@ -266,9 +266,7 @@ def look_send_back_and_drop(world: World) -> None:
     }
     assert "never was an event" in world.dlq("list", "--all").stdout
     report = world.audited()
-    assert {kind: listed.count for kind, listed in report.apart.items() if kind != "unreadable"} == {
-        "standing": 1, "dropped": 2, "replayed": 4
-    }  # fmt: skip
+    assert {kind: listed.count for kind, listed in report.apart.items()} == {"standing": 1, "dropped": 2, "replayed": 4}
     assert report.clean, "the poison, which nobody of ours wrote, is dropped"
 
 
@@ -400,9 +398,10 @@ def test_what_comes_back_to_the_accumulator_goes_into_a_later_batch_and_once(tmp
     async def batches(it: World) -> list[list[int]]:
         """The interactions of each, by number."""
         async with KafkaBus(it.settings, reader="tests") as bus:
-            (chain,) = await read_chains(bus) or [None]
+            chains = await read_chains(bus)
+        assert len(chains) <= 1
         manifests = [
-            await load_manifest(FileStore(tmp_path / "store"), batch.dataset) for batch in (chain.batches if chain else ())
+            await load_manifest(FileStore(tmp_path / "store"), batch.dataset) for chain in chains for batch in chain.batches
         ]
         return [sorted(row.recorded_id.int for row in manifest.rows) for manifest in manifests]
 
@@ -448,6 +447,7 @@ def test_whoever_is_asked_can_go_at_once_and_nothing_is_done(tmp_path: Path) -> 
         pipe = subprocess.PIPE
         asked = subprocess.Popen(command, env=os.environ | it.environment, stdin=pipe, stdout=pipe, stderr=pipe)
         with asked:
+            assert asked.stderr is not None
             try:
                 said = b""
                 while b"send back 2 dead letters?" not in said:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import pytest
+from prometheus_client import REGISTRY
 
 from ruminate.eraser.decide import MARKER_KEY
 from ruminate.eraser.erase import NOT_ITS_TENANT
@@ -21,6 +22,7 @@ from ruminate.schemas.flow import (
     INTERACTION_RECORDED,
     REASONING_ASSESSED,
 )
+from ruminate.shared.bus import BrokerUnavailable
 from ruminate.shared.dead_letters import DeadLetter
 from ruminate.shared.decoding import encode
 from ruminate.shared.memory import MemoryBroker, MemoryBus
@@ -354,3 +356,64 @@ def test_of_two_replicas_one_takes_over_what_the_other_began() -> None:
         assert unmarked(found(broker), MARKER) == set()
 
     asyncio.run(scenario())
+
+
+class AwayAtFirst(MemoryBus):
+    """Its broker takes no tombstones the first time."""
+
+    refused = 0
+
+    async def write(self, records: Sequence[Outgoing]) -> list[int]:
+        if not self.refused:
+            self.refused += 1
+            raise BrokerUnavailable("the broker is away")
+        return await super().write(records)
+
+
+def test_operators_see_what_passes_came_to_what_is_open_and_how_long_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ruminate.eraser.erase._AGAIN", timedelta(milliseconds=20))
+    asked_at = datetime.now(UTC) - timedelta(hours=5)
+    before = shown()
+
+    async def scenario() -> None:
+        broker = MemoryBroker()
+        async with MemoryBus(broker, reader="tests") as bus:
+            await plant(bus)
+            asked = request(scope="tenant", subject="default", requested_at=asked_at)
+            await tell(bus, ERASURE_REQUESTED, asked, event_id="e-0")
+            async with AwayAtFirst(broker, reader="eraser") as away, erasing(away, settle_seconds=0.3):
+                async with asyncio.timeout(20):
+                    while not shown()["open"]:
+                        await asyncio.sleep(0.01)
+                    assert (shown()["open"], shown()["oldest"]) == (1, asked_at.timestamp())
+                    while shown()["finished"] == before["finished"]:
+                        await asyncio.sleep(0.01)
+
+    asyncio.run(scenario())
+    after = shown()
+    assert {name: after[name] - before[name] for name in ("broken_off", "erased", "nothing_left", "finished", "counted")} == {
+        "broken_off": 1,
+        "erased": 1,
+        "nothing_left": 1,
+        "finished": 1,
+        "counted": 1,
+    }
+    assert timedelta(hours=5).total_seconds() <= after["seconds"] - before["seconds"] < timedelta(hours=6).total_seconds()
+    assert (after["open"], after["oldest"]) == (0, 0)
+
+
+def shown() -> dict[str, float]:
+    """What the eraser's metrics say."""
+    passes = {
+        outcome: REGISTRY.get_sample_value("ruminate_erasure_passes_total", {"outcome": outcome})
+        for outcome in ("broken_off", "erased", "nothing_left")
+    }
+    others = {
+        "open": "ruminate_erasures_open",
+        "oldest": "ruminate_erasure_oldest_open_timestamp_seconds",
+        "finished": "ruminate_erasures_finished_total",
+        "counted": "ruminate_erasure_seconds_count",
+        "seconds": "ruminate_erasure_seconds_sum",
+    }
+    values = passes | {name: REGISTRY.get_sample_value(series) for name, series in others.items()}
+    return {name: value or 0.0 for name, value in values.items()}

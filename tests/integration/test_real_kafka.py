@@ -15,7 +15,7 @@ from uuid import uuid4
 import psutil
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from infra.real.kafka import BrokerDidNotStart, KafkaCluster, kafka_cluster
 from tests.plugins.real import installed
@@ -144,7 +144,7 @@ def test_run_by_hand_it_says_its_address_and_ends_when_it_is_asked_to(kafka: Kaf
 def _listeners() -> dict[int, set[int]]:
     found: dict[int, set[int]] = {}
     for connection in psutil.net_connections("tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.pid:
+        if connection.status == psutil.CONN_LISTEN and connection.pid and connection.laddr:
             found.setdefault(connection.pid, set()).add(connection.laddr.port)
     return found
 

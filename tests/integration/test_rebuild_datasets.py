@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from ruminate.accumulator.dataset import POLICY_VERSION, load_manifest
+from ruminate.accumulator.dataset import POLICY_VERSION, Rehearsed, load_manifest
 from ruminate.accumulator.settings import AccumulatorSettings
+from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.flow import REASONING_ASSESSED, TRAINING_BATCH_SEALED
 from ruminate.shared.memory import MemoryBroker, MemoryBus
 from ruminate.shared.store import FileStore
-from tests.integration.recorded_log import SETTINGS, TARGET, Pieces, assess, chain_of, interaction, outcomes, rebuild, seal
+from tests.integration.recorded_log import SETTINGS, START, TARGET, Pieces, assess, chain_of, interaction, outcomes, rebuild, seal
 
 Scenario = Callable[[MemoryBroker, FileStore, Pieces], Awaitable[None]]
 
@@ -64,6 +65,51 @@ def test_every_batch_is_decided_anew_and_has_the_sealed_bytes(tmp_path: Path, mo
             assert all(each.decided == "anew" and each.artifact == "whole" and not each.put_back for each in rebuilt)
 
     play(scenario, tmp_path)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize("without_manifests", [True, False])
+def test_rehearsed_rows_with_written_thinking_are_counted_in_the_log_and_what_earlier_releases_sealed_is_rebuilt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: bool, without_manifests: bool
+) -> None:
+    settings = SETTINGS.model_copy(update={"generated_most_ratio": 0.5})
+
+    def silent(**told: Any) -> Rehearsed:
+        return Rehearsed(**told | {"generated_thinking": False})
+
+    async def scenario() -> None:
+        broker, store = MemoryBroker(), FileStore(tmp_path / "store")
+        bus = MemoryBus(broker, settings, reader="accumulator")
+        asked = [interaction(number, thinks=number % 3 != 0) for number in range(48)]
+        wrote = {
+            each.recorded_id: [
+                EvidenceRecorded(
+                    recorded_id=each.recorded_id,
+                    conversation_id=each.conversation_id,
+                    kind="thinking",
+                    said_by="writer",
+                    said_at=START,
+                    thinking="One more is one more.",
+                    model="m",
+                )
+            ]
+            for each in asked
+            if each.response.thinking is None
+        }
+        await assess(bus, *asked, evidence=wrote)
+        with monkeypatch.context() as earlier:
+            if not counted:
+                earlier.setattr("ruminate.accumulator.make.Rehearsed", silent)
+            await seal(bus, store, 3, settings)
+        batches = (await chain_of(command(broker))).batches
+        counts = [(await load_manifest(store, batch.dataset)).counts for batch in batches]
+        announced = [batch.replay_generated_rows for batch in batches]
+        assert announced == [each.get("replay_generated", 0) for each in counts]
+        assert any(announced) is counted
+        rebuilt = await rebuild(command(broker), store, settings=settings, without_manifests=without_manifests)
+        assert outcomes(rebuilt) == ["identical"] * len(batches), [each.explanation for each in rebuilt]
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("lost", ["train.jsonl", "holdout.jsonl", "manifest.json", "tree", "everything"])

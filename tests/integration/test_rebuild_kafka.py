@@ -61,7 +61,7 @@ def filler(topic: Topic[Any], partition: int, bus: KafkaBus) -> InteractionRecor
     """An interaction of another target, or another conversation, in this partition."""
     for number in range(10_000, 11_000):
         each = interaction(number, target_model=f"filler-{number}", conversation_id=f"filler-{number}", training_allowed=False)
-        if bus.partition_of(topic, topic.order_of(each)) == partition:  # type: ignore[arg-type]
+        if bus.partition_of(topic, topic.order_of(each)) == partition:
             return each
     raise AssertionError(f"no filler for partition {partition}")
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import orjson
@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ruminate.accumulator.dataset import load_manifest
-from ruminate.accumulator.replay import ReplayManifest
+from ruminate.accumulator.replay import ReplayManifest, ReplayOmission, ReplayRow
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.accumulator.wording import digest_of_normalised, normalised
 from ruminate.assessor.classroom import snapshot_of
@@ -35,8 +35,9 @@ from ruminate.schemas.flow import (
     TRAINING_BATCH_SEALED,
 )
 from ruminate.schemas.interaction import InteractionRecorded, Response
-from ruminate.schemas.payload import ArtifactReference
+from ruminate.schemas.payload import ArtifactReference, Payload
 from ruminate.schemas.scoring import ScorerTaught
+from ruminate.schemas.topic import Topic
 from ruminate.shared.memory import MemoryBroker, MemoryBus
 from ruminate.shared.store import FileStore, StoreError
 from tests.integration.recorded_log import LENIENT, SETTINGS, START, TARGET, Pieces, assess, chain_of, interaction, record, seal
@@ -246,7 +247,8 @@ def test_every_row_names_its_interaction_and_every_interaction_its_place_in_the_
         log = {(r.partition, r.offset): r.value for r in bus._broker.records(INTERACTION_RECORDED.name)}
         ranks: list[int] = []
         for manifest in await manifests_of(store, made):
-            for each in (*manifest.rows, *manifest.left_out):
+            listed: list[ReplayRow | ReplayOmission] = [*manifest.rows, *manifest.left_out]
+            for each in listed:
                 source = sources[each.event_id]
                 assert (source["rank"], source["sha256"]) == (each.rank, each.interaction_sha256)
                 found = InteractionRecorded.model_validate_json(log[source["partition"], source["offset"]] or b"")
@@ -300,6 +302,7 @@ def test_what_people_said_counts_in_any_order_and_each_is_judged_by_the_snapshot
         brier=0.2,
         calibration_error=0.05,
     )
+    thumbs: dict[int, Literal["up", "down"]] = {1: "up", 2: "down"}
     said = [
         EvidenceRecorded(
             recorded_id=one.recorded_id,
@@ -309,7 +312,7 @@ def test_what_people_said_counts_in_any_order_and_each_is_judged_by_the_snapshot
             said_at=START + timedelta(hours=hour),
             thumb=thumb,
         )
-        for hour, thumb in ((1, "up"), (2, "down"))
+        for hour, thumb in thumbs.items()
     ]
     others = EvidenceRecorded(
         recorded_id=one.recorded_id,
@@ -326,7 +329,8 @@ def test_what_people_said_counts_in_any_order_and_each_is_judged_by_the_snapshot
         await record(bus, one, other)
         assessed = judge(other, LENIENT, policy_version="p")
         named = assessed.model_copy(update={"verdict": assessed.verdict.model_copy(update={"combiner": taught.combiner})})
-        for topic, payload in ((SCORER_TAUGHT, taught), (REASONING_ASSESSED, named)):
+        events: list[tuple[Topic[Any], Payload]] = [(SCORER_TAUGHT, taught), (REASONING_ASSESSED, named)]
+        for topic, payload in events:
             envelope = bus.begin(topic, payload)._replace(cause=str(other.recorded_id))
             await bus.publish(topic, payload, envelope)
         for each in evidence:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from ruminate.command.__main__ import app
 from ruminate.command.acls import bindings_of, grant, take_away
 from ruminate.schemas.flow import INTERACTION_COMPLETED, REASONING_ASSESSED
-from ruminate.shared.access import Grant
+from ruminate.shared.access import Grant, Operation
 from tests.plugins.guarded import GuardedKafka, environment_of
 
 pytestmark = pytest.mark.real
@@ -37,7 +37,7 @@ def planned(kafka: GuardedKafka, *lines: str) -> Result:
         time.sleep(0.1)
 
 
-def of_collector(topic: str, operation: str) -> set[AclBinding]:
+def of_collector(topic: str, operation: Operation) -> set[AclBinding]:
     return bindings_of(Grant("User:ruminate-collector", "topic", topic, "literal", (operation,)))
 
 

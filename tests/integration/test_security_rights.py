@@ -21,7 +21,7 @@ from aiokafka.errors import OffsetOutOfRangeError, TopicAuthorizationFailedError
 from aiokafka.protocol.fetch import FetchRequest
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, Message, Producer
 from confluent_kafka import TopicPartition as Place
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
+from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
     ConfigEntry,
@@ -169,7 +169,7 @@ def test_the_gateway_publishes_and_follows_what_serves(guarded_flow: GuardedKafk
             await bus.publish(INTERACTION_COMPLETED, payload, bus.begin(INTERACTION_COMPLETED, payload))
             await reads_what_it_should(guarded_flow, bus, "gateway")
             async with asyncio.timeout(DEADLINE_SECONDS):
-                following = aiter(bus.read(MODEL_REGISTERED, follow=True))
+                following = bus.read(MODEL_REGISTERED, follow=True)
                 async with KafkaBus(guarded_flow.settings("LOGIN", "deployer"), reader="deployer") as deployer:
                     registered = example(MODEL_REGISTERED)
                     await deployer.publish(MODEL_REGISTERED, registered, deployer.begin(MODEL_REGISTERED, registered))

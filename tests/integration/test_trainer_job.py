@@ -172,6 +172,28 @@ def test_a_killed_child_goes_on_from_its_last_checkpoint(base: Path, tmp_path: P
     assert (folder / weights).read_bytes() == (undisturbed / weights).read_bytes()
 
 
+def test_a_child_that_is_killed_after_its_last_step_trains_no_step_more(base: Path, tmp_path: Path) -> None:
+    folder = prepare(tmp_path / "job", base)  # whose last step is one with a checkpoint
+    killed: list[int] = []
+    steps: list[int] = []
+
+    async def kill_once(progress: Progress) -> None:
+        steps.append(progress.step)
+        if progress.phase == "merging" and not killed:
+            (child,) = children_of(folder)
+            os.kill(child.pid, signal.SIGKILL)
+            killed.append(child.pid)
+
+    result = asyncio.run(work(folder, kill_once, crash_restarts=1))
+    assert killed
+    assert max(steps) == result.metrics["steps"] == 12
+    undisturbed = prepare(tmp_path / "undisturbed", base)
+    same = asyncio.run(work(undisturbed, kill_once))
+    assert result.metrics["last_loss"] == same.metrics["last_loss"]
+    weights = Path(ADAPTER_FOLDER) / "adapter_model.safetensors"
+    assert (folder / weights).read_bytes() == (undisturbed / weights).read_bytes()
+
+
 def test_a_cancelled_job_leaves_no_process(base: Path, tmp_path: Path) -> None:
     folder = prepare(tmp_path / "job", base, steps=10_000)
 

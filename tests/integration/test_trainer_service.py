@@ -23,7 +23,7 @@ from ruminate.shared.memory import MemoryBroker, MemoryBus
 from ruminate.shared.store import Store, open_store
 from ruminate.trainer.settings import TrainerSettings
 from ruminate.trainer.tiny import make_tiny_base
-from ruminate.trainer.train import job_folder, train_one
+from ruminate.trainer.train import forget_all_texts, job_folder, train_one
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 PATIENCE_SECONDS = 120.0
@@ -191,6 +191,44 @@ def test_two_batches_become_two_versions_and_every_other_record_changes_nothing(
             await until(lambda: len(told(forgetful, ADAPTER_TRAINED)) == 2)
             _, again = told(forgetful, ADAPTER_TRAINED)
             assert again.model_copy(update={"trained_at": two.trained_at}) == two
+
+    asyncio.run(scenario())
+
+
+def test_no_row_stays_in_the_folder_of_a_job_that_stops_or_fails_and_none_of_a_trainer_that_was_killed(
+    settings: TrainerSettings, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        broker, store = MemoryBroker(), open_store(settings.store_uri)
+        jobs = settings.state_dir / "jobs"
+        longer = settings.model_copy(update={"training_epochs": 100.0})
+        batch = sealed(1, await store.put_tree(dataset(tmp_path / "first", "Amber Bay"), kind="datasets", name="first"))
+        rows_of_it = job_folder(jobs, batch.batch_id) / "dataset"
+        async with trainer(broker, store, longer) as bus:
+            await publish(bus, TRAINING_BATCH_SEALED, batch)
+            await until(lambda: any(each.phase == "training" for each in told(broker, TRAINING_PROGRESSED)))
+            assert "Amber Bay" in (rows_of_it / "train.jsonl").read_text()
+            forget_all_texts(jobs)
+            assert rows_of_it.exists(), "somebody works on it"
+        assert (job_folder(jobs, batch.batch_id) / "plan.json").exists()
+        assert not rows_of_it.exists()
+        assert told(broker, ADAPTER_TRAINED) == []
+
+        # As a kill leaves it, of which nobody hears again: its partition is another replica's.
+        await store.fetch(batch.dataset, to=rows_of_it)
+        forget_all_texts(jobs)
+        assert not rows_of_it.exists()
+
+        # Killed between its result and the removal of the rows.
+        async with trainer(broker, store, settings) as bus:
+            await until(lambda: bool(told(broker, ADAPTER_TRAINED)))
+        await store.fetch(batch.dataset, to=rows_of_it)
+        forgetful = MemoryBroker()
+        async with trainer(forgetful, store, settings) as bus:
+            await publish(bus, TRAINING_BATCH_SEALED, batch)
+            await until(lambda: bool(told(forgetful, ADAPTER_TRAINED)))
+        assert (job_folder(jobs, batch.batch_id) / "result.json").exists()
+        assert not rows_of_it.exists()
 
     asyncio.run(scenario())
 

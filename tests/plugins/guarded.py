@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
+from confluent_kafka.admin import (
     AdminClient,
     ScramCredentialInfo,
     ScramMechanism,

@@ -47,7 +47,7 @@ from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.batch import TrainingBatchSealed, as_it_is
 from ruminate.schemas.dead_letter import DeadLetterSettled
 from ruminate.schemas.envelope import Envelope, Headers, derive_event_id, moment
-from ruminate.schemas.erasure import ErasureRequested
+from ruminate.schemas.erasure import ErasureRequested, Scope
 from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.flow import (
     ADAPTER_TRAINED,
@@ -72,8 +72,8 @@ from ruminate.shared.bus import Delivery, Position, Unavailable, Unprocessable
 from ruminate.shared.dead_letters import DeadLetter, origin_of
 from ruminate.shared.decoding import decode
 from ruminate.shared.memory import StoredRecord
+from ruminate.shared.outgoing import to_record
 from ruminate.shared.partitioning import partition_of
-from ruminate.shared.serving import to_record
 from ruminate.shared.shares import Outgoing
 from ruminate.shared.store import FileStore
 from ruminate.trainer.decide import History as TrainerHistory
@@ -175,7 +175,7 @@ class History:
             cause=cause,
         )
         value = topic.carries.model_validate(payload.model_dump())
-        key = topic.key_of(payload, event_id) if topic.record_key == "event_id" else ""  # type: ignore[arg-type]
+        key = event_id if topic.record_key == "event_id" else ""
         number = partition_of(topic.order_of(payload), topic.partitions)
         return self.append(Outgoing(topic.name, number, key.encode(), value.model_dump_json().encode(), envelope.to_headers()))
 
@@ -316,10 +316,10 @@ class History:
         revisions = [each.payload for each in self.told(DATASET_REVISED)]
         return [as_it_is(batch, revisions) for batch in chain]
 
-    def ask_to_forget(self, event_id: str = "erasure-1", **asked: Any) -> None:
+    def ask_to_forget(self, event_id: str = "erasure-1", *, scope: Scope = "conversation", subject: str) -> None:
         """Somebody asks that something is forgotten, by default a conversation."""
-        fields = {"scope": "conversation", "requested_by": "somebody", "requested_at": moment(self.now_ms)} | asked
-        self.publish(ERASURE_REQUESTED, ErasureRequested(**fields), source="/ruminate/command", event_id=event_id)
+        asked = ErasureRequested(scope=scope, subject=subject, requested_by="somebody", requested_at=moment(self.now_ms))
+        self.publish(ERASURE_REQUESTED, asked, source="/ruminate/command", event_id=event_id)
 
     def forgotten(self) -> Forgotten:
         """Everything of the target that was asked to be forgotten, or never to be learned from."""
@@ -471,7 +471,8 @@ class History:
         """The trainer gives the waiting batches up."""
 
         def handle(delivery: Delivery[TrainingBatchSealed]) -> None:
-            settled = {each.payload.batch_id for topic in (ADAPTER_TRAINED, TRAINING_FAILED) for each in self.told(topic)}
+            settled = {each.payload.batch_id for each in self.told(ADAPTER_TRAINED)}
+            settled |= {each.payload.batch_id for each in self.told(TRAINING_FAILED)}
             if delivery.payload.batch_id not in settled:
                 delivery.tell(TRAINING_FAILED, failure(delivery.payload, reason))
 

@@ -18,7 +18,7 @@ from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.accumulator.shelf import Shelf
 from ruminate.accumulator.spool import Spool
 from ruminate.schemas.assessment import ReasoningAssessed, ReasoningQuality, Score, Verdict
-from ruminate.schemas.evidence import EvidenceRecorded
+from ruminate.schemas.evidence import EvidenceKind, EvidenceRecorded
 from ruminate.schemas.interaction import InteractionRecorded, Message, Response, Thinking
 from ruminate.schemas.payload import ArtifactReference
 from ruminate.shared.store import FileStore
@@ -89,7 +89,7 @@ def assessed(
     )
 
 
-def said(number: int, kind: str = "feedback", by: str = "reader", **what: Any) -> EvidenceRecorded:
+def said(number: int, kind: EvidenceKind = "feedback", by: str = "reader", **what: Any) -> EvidenceRecorded:
     """What somebody said of interaction `number`."""
     return EvidenceRecorded(
         recorded_id=UUID(int=number), conversation_id=f"c-{number}", kind=kind, said_by=by, said_at=START, **what
@@ -134,6 +134,7 @@ class Maker:
             made = asyncio.run(making)
         assert isinstance(made, Made)
         if seal:
+            assert made.report is not None
             assert not made.report.problems, made.report.problems
             self.datasets[number] = asyncio.run(keep_dataset(self.store, made))
             account(Holdings.of(made), self.sealed)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ruminate.accumulator.asked import asked_in, texts_in
-from ruminate.accumulator.curation import Curated, LeftOutRow, Rules, Standing, curate
+from ruminate.accumulator.curation import MOST_HELD_OUT, Curated, LeftOutRow, Rules, Standing, curate
 from ruminate.accumulator.decontaminate import Protected
 from ruminate.accumulator.known import Known, Settled
 from ruminate.accumulator.wording import digest_of_normalised
@@ -65,10 +65,10 @@ def curated(
     *,
     holdout_ratio: float,
     most_a_cluster: int = 8,
+    most_held_out: int = MOST_HELD_OUT,
     protected: Protected | None = None,
-    **more: int,
 ) -> Curated:
-    rules = Rules(holdout_ratio, most_a_cluster, protected=protected, **more)
+    rules = Rules(holdout_ratio, most_a_cluster, most_held_out, protected)
     return curate(rows, known, rules, texts=TEXTS.__getitem__)
 
 

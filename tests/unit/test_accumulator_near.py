@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import tracemalloc
+from collections.abc import Callable
 from importlib.resources import files
 
 import numpy as np
@@ -270,11 +271,11 @@ def test_a_row_takes_about_600_bytes() -> None:
 @pytest.mark.parametrize(
     "damage", [lambda data: b"", lambda data: data[:-1], lambda data: b"x" + data[1:], lambda data: data + b"x"]
 )
-def test_bytes_of_something_else_are_refused(damage: object) -> None:
+def test_bytes_of_something_else_are_refused(damage: Callable[[bytes], bytes]) -> None:
     index = ClusterIndex()
     index.add(key(1), FAMILY[0])
     with pytest.raises(ValueError, match="cluster index"):
-        ClusterIndex.from_bytes(damage(index.to_bytes()))  # type: ignore[operator]
+        ClusterIndex.from_bytes(damage(index.to_bytes()))
 
 
 def test_exercises_of_one_long_wording_do_not_crowd_each_other_out() -> None:

@@ -114,7 +114,7 @@ def test_tool_calls_stay_in_the_messages_and_are_spelled_as_the_template_spells_
 
 
 def test_the_tools_that_were_offered_are_in_the_row_as_the_template_spells_them() -> None:
-    takes = {"type": "object", "properties": {"where": {"type": "string", "description": "Zürich, say"}}}
+    takes: dict[str, Any] = {"type": "object", "properties": {"where": {"type": "string", "description": "Zürich, say"}}}
     tools = (ToolDefinition(name="weather", description="Tells it.", parameters=takes), ToolDefinition(name="now"))
     spelled = row(assessed(tools=tools))["tools"]
     offered = json.loads(spelled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,14 @@ def test_the_page_is_one_file_without_scripts_and_escapes_what_others_wrote() ->
     assert "<script" not in page
     assert "<img" not in page
     assert "http" not in page
+
+
+def test_one_score_among_many_is_drawn_so_that_it_can_be_seen_and_none_is_not() -> None:
+    report = Report(file="f", policy_version="p", scorer_version="s", combiner="0", most=5)
+    report.evidence.bins = [0] * 8 + [1, 5000]
+    heights = [float(height) for height in re.findall(r' height="([0-9.]+)"', page_of(report).rpartition("<tr>")[2])]
+    assert heights[:8] == [0] * 8
+    assert 1 <= heights[8] < heights[9]
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from functools import cache
 
 import pytest
 
-from ruminate.assessor.answers import final_number
 from ruminate.assessor.decide import assess, knowledge_of, untaught, weigh
 from ruminate.assessor.findings import find
 from ruminate.assessor.knowledge import Agreement, Knowledge
+from ruminate.assessor.marks import final_number
 from ruminate.assessor.policy import Policy
 from ruminate.assessor.signals import Signals
 from ruminate.assessor.teacher import Lesson, Teacher, reliability

@@ -119,9 +119,10 @@ def test_a_wrong_call_counts_beside_the_text_that_came_with_it_and_a_fitting_one
 
 
 def test_what_a_placeholder_may_have_broken_decides_nothing_but_for_the_exact_text(checker: Checker) -> None:
-    redacted = {"normalised": ("redacted:email",)}
+    redacted: dict[str, Any] = {"normalised": ("redacted:email",)}
+    whole: dict[str, Any] = {}
     mail = ToolCall(name="add", arguments={"a": 1, "to": "[EMAIL_1]"})
-    for changed, result in (({}, "wrong"), (redacted, "undecided")):
+    for changed, result in ((whole, "wrong"), (redacted, "undecided")):
         assert getattr(checked_by(checker, calling(mail, **changed)), "result", None) == result
         form = with_check('{"name": 1}', schema(PERSON)).model_copy(update=changed)
         assert getattr(checked_by(checker, form), "result", None) == result

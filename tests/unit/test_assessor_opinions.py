@@ -37,11 +37,10 @@ def given(content: str, thinking: str = "") -> Given:
 # What is asked.
 
 
-def chosen(it: InteractionRecorded = IT, *, overall: float = 0.5, knowledge: Knowledge | None = None, **plan: Any) -> bool:
+def chosen(it: InteractionRecorded = IT, *, overall: float = 0.5, knowledge: Knowledge | None = None, share: float = 1.0) -> bool:
     verdict = assess(it, POLICY)
     verdict = verdict.model_copy(update={"overall": verdict.overall.model_copy(update={"value": overall})})
-    plan = {"share": 1.0, "doubt": (0.2, 0.8), "enough": 4} | plan
-    return is_chosen(it, verdict, knowledge or Knowledge(), **plan)
+    return is_chosen(it, verdict, knowledge or Knowledge(), share=share, doubt=(0.2, 0.8), enough=4)
 
 
 def test_it_is_asked_where_the_verdict_is_in_doubt_and_nothing_can_decide_it() -> None:

@@ -23,9 +23,16 @@ BECAUSE = (
 )
 
 
-def faults(thinking: str, *, question: str = QUESTION, answer: str = "37", cut_off: bool = False, **standards: float) -> set[str]:
+def faults(
+    thinking: str,
+    *,
+    question: str = QUESTION,
+    answer: str = "37",
+    cut_off: bool = False,
+    quality_at_least: float = Standards().quality_at_least,
+) -> set[str]:
     draft = draft_of(interaction(question, None, answer), thinking, POLICY)
-    found = faults_of(draft, Standards(**standards), cut_off=cut_off)  # type: ignore[arg-type]
+    found = faults_of(draft, Standards(quality_at_least=quality_at_least), cut_off=cut_off)
     return {fault.partition(":")[0] for fault in found}
 
 

@@ -127,12 +127,12 @@ def test_only_what_is_said_in_both_orders_counts() -> None:
 def test_it_is_asked_about_a_share_of_what_is_in_doubt() -> None:
     ids = [uuid5(UUID(int=1), str(number)) for number in range(2_000)]
 
-    def chosen(overall: float, knowledge: Knowledge, **plan: Any) -> float:
+    def chosen(overall: float, knowledge: Knowledge, share: float = 0.25) -> float:
         verdict = assess(IT, POLICY).model_copy(
             update={"overall": assess(IT, POLICY).overall.model_copy(update={"value": overall})}
         )
-        plan = {"share": 0.25, "doubt": (0.2, 0.8), "known_share": 0.1} | plan
-        return sum(is_chosen(each, verdict, knowledge, **plan) for each in ids) / len(ids)
+        asked = (is_chosen(each, verdict, knowledge, share=share, doubt=(0.2, 0.8), known_share=0.1) for each in ids)
+        return sum(asked) / len(ids)
 
     unknown, known = Knowledge(), Knowledge(comparison=Comparison("right", "words"))
     assert chosen(0.5, unknown) == pytest.approx(0.25, abs=0.03)

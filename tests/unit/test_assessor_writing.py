@@ -23,7 +23,7 @@ from ruminate.assessor.writing import (
     write_messages,
     written_of,
 )
-from ruminate.schemas.evidence import EvidenceRecorded
+from ruminate.schemas.evidence import EvidenceKind, EvidenceRecorded
 from ruminate.schemas.interaction import AnswerCheck, InteractionRecorded, Message, Response, ToolCall
 from tests.solutions import interaction
 
@@ -44,9 +44,10 @@ def changed(**fields: Any) -> InteractionRecorded:
     return RIGHT.model_copy(update=fields)
 
 
-def said(kind: Any, **fields: Any) -> EvidenceRecorded:
-    about = {"recorded_id": RIGHT.recorded_id, "conversation_id": "c-1", "said_at": RIGHT.occurred_at}
-    return EvidenceRecorded(kind=kind, **({"said_by": "anna"} | about | fields))
+def said(kind: EvidenceKind, said_by: str = "anna", **fields: Any) -> EvidenceRecorded:
+    return EvidenceRecorded(
+        recorded_id=RIGHT.recorded_id, conversation_id="c-1", kind=kind, said_by=said_by, said_at=RIGHT.occurred_at, **fields
+    )
 
 
 # For which answers.

@@ -21,7 +21,7 @@ from ruminate.assessor.policy import Policy
 from ruminate.command.audit.findings import Report
 from ruminate.command.audit.snapshot import SLACK_MS
 from ruminate.schemas.envelope import derive_event_id, moment
-from ruminate.schemas.erasure import ErasureRequested
+from ruminate.schemas.erasure import ErasureRequested, Scope
 from ruminate.schemas.flow import (
     ADAPTER_TRAINED,
     DEAD_LETTER_SETTLED,
@@ -135,7 +135,7 @@ def test_what_its_reader_takes_is_an_event_however_odd(tmp_path: Path) -> None:
     history.change(
         record,
         value=in_other_words(record),
-        headers=[*record.headers, ("ce_causationid", None)],  # type: ignore[list-item]  # whatever its type says
+        headers=[*record.headers, ("ce_causationid", None)],
     )
     history.collect()
     history.assess()
@@ -511,7 +511,7 @@ def test_a_verdict_alone_can_be_erased(tmp_path: Path) -> None:
     [("interaction", "g"), ("conversation", "conversation-g"), ("agent", "forgotten"), ("tenant", "default")],
 )
 def test_a_request_explains_what_was_erased_so_long_ago_that_its_tombstone_is_gone(
-    scope: str, subject: str, tmp_path: Path
+    scope: Scope, subject: str, tmp_path: Path
 ) -> None:
     history = History(tmp_path)
     history.complete("g", agent="forgotten")
@@ -519,7 +519,7 @@ def test_a_request_explains_what_was_erased_so_long_ago_that_its_tombstone_is_go
     history.remove(history.records(INTERACTION_RECORDED.name)[0])
     assert history.audit().kinds() == {"missing_effect"}
     request = ErasureRequested(
-        scope=scope,  # type: ignore[arg-type]
+        scope=scope,
         subject=subject,
         requested_by="somebody",
         requested_at=moment(START_MS),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from aiokafka import TopicPartition
@@ -23,7 +23,7 @@ from ruminate.command.audit.snapshot import CouldNotJudge
 
 PLACES = [TopicPartition("topic", 0), TopicPartition("topic", 1)]
 
-Answer = Mapping[TopicPartition, int] | KafkaError
+Answer: TypeAlias = Mapping[TopicPartition, int] | KafkaError
 
 
 class Coordinator:
@@ -44,7 +44,7 @@ class Coordinator:
 
 
 def committed(*answers: Answer) -> dict[TopicPartition, int]:
-    return asyncio.run(committed_by(Coordinator(*answers), "reader", PLACES, seconds=0.2))  # type: ignore[arg-type]
+    return asyncio.run(committed_by(Coordinator(*answers), "reader", PLACES, seconds=0.2))
 
 
 def test_what_was_never_committed_is_zero() -> None:

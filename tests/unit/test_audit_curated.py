@@ -115,6 +115,23 @@ def a_batch_announces_fewer_rehearsed_rows_than_it_has(history: History) -> None
     history.change(record, value=with_fields(record, replay_rows=1))
 
 
+@plants("dataset_differs")
+def a_batch_announces_rehearsed_rows_with_written_thinking_and_has_none(history: History) -> None:
+    record = sorted(history.records(TRAINING_BATCH_SEALED.name), key=lambda each: each.timestamp)[1]
+    history.change(record, value=with_fields(record, replay_generated_rows=1))
+
+
+@plants("replay_differs")
+def a_rehearsed_row_is_said_to_have_written_thinking_and_was_captured(history: History) -> None:
+    def written(manifest: Manifest, _: Path) -> None:
+        manifest["rehearsed"][0]["generated_thinking"] = True
+        manifest["counts"]["replay_generated"] = 1
+
+    edit(history, written)
+    record = sorted(history.records(TRAINING_BATCH_SEALED.name), key=lambda each: each.timestamp)[1]
+    history.change(record, value=with_fields(record, replay_generated_rows=1))
+
+
 @plants("dataset_differs", "dataset_differs")
 def a_manifest_counts_more_anchors_than_it_names(history: History) -> None:
     edit(history, lambda manifest, _: manifest["counts"].update(replay=1, anchors=1))

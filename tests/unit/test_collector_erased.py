@@ -15,11 +15,12 @@ from ruminate.collector.settings import CollectorSettings
 from ruminate.collector.window import Window
 from ruminate.schemas.erasure import ErasureRequested, Erasures
 from ruminate.schemas.flow import EVIDENCE_RECORDED, FEEDBACK_GIVEN, INTERACTION_COMPLETED, INTERACTION_RECORDED
+from ruminate.schemas.topic import Topic
 from ruminate.shared.memory import MemoryBroker, MemoryBus
 from tests.contract.bench import until
 from tests.integration.erasing import BYSTANDERS, MARKER, lead_through, others, planted, request
 
-RAW = (INTERACTION_COMPLETED, FEEDBACK_GIVEN)
+RAW: tuple[Topic[Any], ...] = (INTERACTION_COMPLETED, FEEDBACK_GIVEN)
 DEAD_LETTERS = (INTERACTION_COMPLETED.dead_letters("collector"), FEEDBACK_GIVEN.dead_letters("collector-feedback"))
 
 
@@ -39,8 +40,8 @@ def collected(*requests: ErasureRequested) -> MemoryBroker:
             for record in raw.records(topic.name):
                 broker.append(topic.name, record.value, key=record.key, headers=record.headers, partition=record.partition)
         erasures = Erasures()
-        for number, each in enumerate(requests):
-            erasures.take(f"e-{number}", each)
+        for number, asked in enumerate(requests):
+            erasures.take(f"e-{number}", asked)
         settings = CollectorSettings()
         privacy = Privacy(settings.privacy)
         async with MemoryBus(broker, reader="collector") as bus, MemoryBus(broker, reader="collector-feedback") as feedback_bus:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import pytest
 from rich.console import Console
@@ -13,9 +14,12 @@ from ruminate.command.events import publish, tail
 from ruminate.schemas.envelope import Envelope
 from ruminate.schemas.flow import INTERACTION_COMPLETED
 from ruminate.schemas.interaction import InteractionCompleted, Message, Response, Thinking
+from ruminate.schemas.payload import Payload
 from ruminate.schemas.topic import Topic
 from ruminate.shared.bus import BrokerUnavailable, Position
 from ruminate.shared.memory import MemoryBroker, MemoryBus
+
+P = TypeVar("P", bound=Payload)
 
 
 def interaction(name: str, *, agent: str = "tester") -> InteractionCompleted:
@@ -32,8 +36,8 @@ def interaction(name: str, *, agent: str = "tester") -> InteractionCompleted:
 
 
 class AwayForOne(MemoryBus):
-    async def publish(self, topic: Topic[InteractionCompleted], payload: InteractionCompleted, envelope: Envelope) -> Position:  # type: ignore[override]
-        if payload.interaction_id == "second":
+    async def publish(self, topic: Topic[P], payload: P, envelope: Envelope) -> Position:
+        if isinstance(payload, InteractionCompleted) and payload.interaction_id == "second":
             raise BrokerUnavailable("no broker answers")
         return await super().publish(topic, payload, envelope)
 

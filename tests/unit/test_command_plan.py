@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,21 +28,18 @@ from ruminate.shared.decoding import decode
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PORTS = Ports(broker=1, node=2, gateway=3, collector=4, operations={name: 10 + n for n, name in enumerate(SERVICE_ORDER)})
-
-
-def _wishes(**changes: object) -> Wishes:
-    return Wishes(**{"state": Path("/state"), "target": "qwen3:8b", "base": "Qwen/Qwen3-8B", **changes})  # type: ignore[arg-type]
+WISHES = Wishes(state=Path("/state"), target="qwen3:8b", base="Qwen/Qwen3-8B")
 
 
 def test_without_wishes_broker_and_node_are_embedded_and_start_before_the_services() -> None:
-    parts = plan_parts(_wishes(), PORTS)
+    parts = plan_parts(WISHES, PORTS)
     assert [part.name for part in parts] == ["broker", "node", *SERVICE_ORDER]
     assert set(SERVICE_ORDER) == set(SERVICES)
     assert {part.environment["RUMINATE_KAFKA_PROFILE"] for part in parts if part.kind == "service"} == {"embedded"}
 
 
 def test_what_is_named_is_not_embedded() -> None:
-    wishes = _wishes(kafka="broker:9092", nodes=("http://one:11434/", "http://two:11434"))
+    wishes = replace(WISHES, kafka="broker:9092", nodes=("http://one:11434/", "http://two:11434"))
     parts = plan_parts(wishes, PORTS)
     assert [part.name for part in parts] == list(SERVICE_ORDER)
     gateway = parts[-1].environment
@@ -51,16 +49,16 @@ def test_what_is_named_is_not_embedded() -> None:
 
 
 def test_every_service_gets_an_operations_port_of_its_own_and_the_addresses_say_which() -> None:
-    parts = [part for part in plan_parts(_wishes(), PORTS) if part.kind == "service"]
+    parts = [part for part in plan_parts(WISHES, PORTS) if part.kind == "service"]
     ports = [part.environment["RUMINATE_OPERATIONS_PORT"] for part in parts]
     assert len(set(ports)) == len(SERVICE_ORDER)
-    said = addresses(_wishes(), PORTS)
+    said = addresses(WISHES, PORTS)
     assert said["operations"] == {part.name: f"http://127.0.0.1:{port}" for part, port in zip(parts, ports, strict=True)}
     assert {"kafka", "gateway", "collector", "nodes", "operations"} <= said.keys()
 
 
 def test_settings_of_the_caller_reach_every_service() -> None:
-    parts = plan_parts(_wishes(settings={"RUMINATE_SEAL_AT_ROWS": "7"}), PORTS)
+    parts = plan_parts(replace(WISHES, settings={"RUMINATE_SEAL_AT_ROWS": "7"}), PORTS)
     assert all(part.environment["RUMINATE_SEAL_AT_ROWS"] == "7" for part in parts if part.kind == "service")
 
 

@@ -5,15 +5,27 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from uuid import UUID
 
+import orjson
 import pytest
 
 from ruminate.accumulator.anchors import AnchorSets, NotAnchored, read_anchors
-from ruminate.accumulator.dataset import HOLDOUT, PREFERENCES, REPLAY, TRAIN, VERIFIABLE, VERIFIABLE_HOLDOUT
+from ruminate.accumulator.dataset import (
+    HOLDOUT,
+    MANIFEST,
+    PREFERENCES,
+    REPLAY,
+    TRAIN,
+    VERIFIABLE,
+    VERIFIABLE_HOLDOUT,
+    as_earlier_releases,
+)
 from ruminate.accumulator.decontaminate import Protected
 from ruminate.accumulator.known import Clusters
 from ruminate.accumulator.make import Sets
 from ruminate.accumulator.rebuild import settings_of
+from ruminate.accumulator.revise import revise
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.interaction import AnswerCheck, ImageReference, Message, Response
 from tests.unit.making import Maker, assessed, lines, question, said, why_left_out
@@ -30,6 +42,7 @@ def test_half_of_what_is_trained_are_rows_of_earlier_batches_and_each_names_wher
     for row, origin in zip(lines(third, REPLAY), third.manifest.rehearsed, strict=True):
         earlier = chain.made[origin.number - 1 if origin.number else -1]
         assert origin.named == earlier.manifest.batch_id
+        assert origin.recorded_id is not None
         fresh = [each for each in earlier.manifest.rows if each.split == "train"]
         assert lines(earlier, TRAIN)[[each.recorded_id for each in fresh].index(origin.recorded_id)] == row
     assert Counter(origin.number for origin in third.manifest.rehearsed) == {1: 4, 2: 4}
@@ -160,7 +173,7 @@ def test_a_file_of_anchors_that_cannot_be_trained_names_its_line(tmp_path: Path,
 
 
 def test_written_thinking_makes_a_row_that_reasons_says_so_and_has_its_share_at_most(tmp_path: Path) -> None:
-    def written(number: int) -> object:
+    def written(number: int) -> ReasoningAssessed:
         evidence = [said(number, "thinking", "writer", thinking=f"Let me see about {number}.", model="m")]
         return assessed(number, thinks=False, evidence=evidence, score=0.5 + number / 100)
 
@@ -176,6 +189,40 @@ def test_written_thinking_makes_a_row_that_reasons_says_so_and_has_its_share_at_
     assert {"Let me see about 12.", "Let me see about 13."} <= thought
 
 
+def test_rehearsed_rows_say_whether_their_thinking_was_written_and_are_counted(tmp_path: Path) -> None:
+    def written(number: int) -> ReasoningAssessed:
+        evidence = [said(number, "thinking", "writer", thinking=f"Let me see about {number}.", model="m")]
+        return assessed(number, thinks=False, evidence=evidence)
+
+    chain = Maker(tmp_path, generated_most_ratio=0.5)
+    first = chain.batch(*(assessed(n) for n in range(4)), *(written(n) for n in range(10, 14)))
+    second = chain.batch(*(assessed(n) for n in range(20, 28)))
+    assert {each.recorded_id for each in second.manifest.rehearsed if each.generated_thinking} == {
+        UUID(int=n) for n in range(10, 14)
+    }
+    assert len(second.manifest.rehearsed) == 8
+    assert second.manifest.counts["replay_generated"] == 4
+    assert sum(b"Let me see" in each.line for each in second.revived) == 4
+    assert first.manifest.counts.keys() == second.manifest.counts.keys() - {"replay_generated"}
+
+    files = {name: b"".join(contents) for name, contents in second.files().items()}
+    left, _ = revise(second.manifest, files, {UUID(int=10): "request", UUID(int=0): "request"})
+    assert (left.counts["replay"], left.counts["replay_generated"]) == (6, 3)
+    left, _ = revise(second.manifest, files, {UUID(int=number): "request" for number in range(10, 14)})
+    assert "replay_generated" not in left.counts
+
+
+def test_where_nothing_written_is_rehearsed_the_bytes_are_those_of_earlier_releases(tmp_path: Path) -> None:
+    chain = Maker(tmp_path)
+    chain.batch(*(assessed(n) for n in range(8)))
+    second = chain.batch(*(assessed(n) for n in range(20, 28)))
+    assert second.revived
+    (manifest,) = second.files()[MANIFEST]
+    assert list(as_earlier_releases(second).files()[MANIFEST]) == [manifest]
+    rehearsed = orjson.loads(manifest)["rehearsed"]
+    assert all("generated_thinking" not in each for each in rehearsed)
+
+
 def test_captured_thinking_is_never_replaced(tmp_path: Path) -> None:
     evidence = [said(1, "thinking", "writer", thinking="Something else.", model="m")]
     made = Maker(tmp_path).batch(assessed(1, evidence=evidence), assessed(2), assessed(3))
@@ -184,7 +231,7 @@ def test_captured_thinking_is_never_replaced(tmp_path: Path) -> None:
 
 
 def test_written_thinking_is_never_held_out(tmp_path: Path) -> None:
-    def written(number: int) -> object:
+    def written(number: int) -> ReasoningAssessed:
         return assessed(number, thinks=False, evidence=[said(number, "thinking", "writer", thinking="So.", model="m")])
 
     records = [written(n) if n % 4 == 0 else assessed(n) for n in range(60)]
@@ -214,10 +261,12 @@ def test_a_correction_is_preferred_to_the_answer_that_it_corrects_whatever_the_v
 
 
 def test_of_two_answers_to_one_question_the_liked_one_is_preferred(tmp_path: Path) -> None:
-    same = {"messages": (Message(role="user", content=question(1)),)}
+    same = (Message(role="user", content=question(1)),)
     up, down = [said(1, thumb="up")], [said(2, thumb="down")]
     made = Maker(tmp_path).batch(
-        assessed(1, evidence=up, **same), assessed(2, keep=False, evidence=down, **same), *(assessed(n) for n in range(3, 6))
+        assessed(1, evidence=up, messages=same),
+        assessed(2, keep=False, evidence=down, messages=same),
+        *(assessed(n) for n in range(3, 6)),
     )
     (pair,) = lines(made, PREFERENCES)
     assert (pair["chosen"][0]["content"], pair["rejected"][0]["content"]) == ("It lies 1 miles off.", "It lies 2 miles off.")
@@ -227,10 +276,10 @@ def test_of_two_answers_to_one_question_the_liked_one_is_preferred(tmp_path: Pat
 
 
 def test_thumbs_for_answers_in_two_modes_or_to_two_questions_make_no_pair(tmp_path: Path) -> None:
-    same = {"messages": (Message(role="user", content=question(1)),)}
+    same = (Message(role="user", content=question(1)),)
     made = Maker(tmp_path).batch(
-        assessed(1, evidence=[said(1, thumb="up")], **same),
-        assessed(2, thinks=False, evidence=[said(2, thumb="down")], **same),
+        assessed(1, evidence=[said(1, thumb="up")], messages=same),
+        assessed(2, thinks=False, evidence=[said(2, thumb="down")], messages=same),
         assessed(3, evidence=[said(3, thumb="down")]),
         assessed(4),
         assessed(5),
@@ -299,11 +348,13 @@ def test_questions_with_a_reference_or_a_check_are_marked_for_practice_also_wher
 
 
 def test_a_question_is_practised_once_in_a_chain(tmp_path: Path) -> None:
-    same = {"messages": (Message(role="user", content=question(1)),), "reference_answer": "42"}
+    def same(number: int, *, keep: bool = True) -> ReasoningAssessed:
+        return assessed(number, keep=keep, messages=(Message(role="user", content=question(1)),), reference_answer="42")
+
     chain = Maker(tmp_path)
-    first = chain.batch(*(assessed(n, **same) for n in range(4)), *(assessed(n) for n in range(4, 8)))
+    first = chain.batch(*map(same, range(4)), *(assessed(n) for n in range(4, 8)))
     assert len(lines(first, VERIFIABLE)) == 1
-    second = chain.batch(assessed(9, keep=False, **same), *(assessed(n) for n in range(10, 14)))
+    second = chain.batch(same(9, keep=False), *(assessed(n) for n in range(10, 14)))
     assert lines(second, VERIFIABLE) == []
 
 
@@ -311,7 +362,7 @@ def test_a_question_is_practised_once_in_a_chain(tmp_path: Path) -> None:
 
 
 def test_direct_rows_whose_question_calls_for_thinking_go_first(tmp_path: Path) -> None:
-    def direct(number: int) -> object:
+    def direct(number: int) -> ReasoningAssessed:
         asked = f"Explain why: {question(number)}" if number % 2 else question(number)
         return assessed(number, thinks=False, messages=(Message(role="user", content=asked),))
 
@@ -332,10 +383,10 @@ def test_direct_rows_over_the_ratio_go_from_every_stratum_alike_and_that_is_reco
 
 
 def test_what_the_chain_has_seen_says_which_questions_call_for_thinking(tmp_path: Path) -> None:
-    def greeting(number: int) -> object:
+    def greeting(number: int) -> ReasoningAssessed:
         return assessed(number, thinks=False, messages=(Message(role="user", content=f"Say hello to {question(number)[-9:-1]}!"),))
 
-    def problem(number: int, *, thinks: bool = True) -> object:
+    def problem(number: int, *, thinks: bool = True) -> ReasoningAssessed:
         asked = f"How much is {number} times 7 plus 3? Then halve it. How many are 5 of them?"
         return assessed(number, thinks=thinks, messages=(Message(role="user", content=asked),))
 
@@ -356,6 +407,7 @@ def test_a_batch_that_answers_nearly_everything_alike_is_blocked_and_says_why(tm
     chain = Maker(tmp_path)
     yes = [assessed(n, response=Response(content="Yes.", thinking=f"It does, {n}.")) for n in range(60)]
     made = chain.batch(*yes, *(assessed(n, response=Response(content="No.", thinking="No.")) for n in range(60, 64)), seal=False)
+    assert made.report is not None
     assert made.report.problems == (
         "balance: 60 of 64 short answers are the same one; at most 90% may be (RUMINATE_ANSWER_MOST_RATIO)",
     )
@@ -384,6 +436,7 @@ def test_a_row_longer_than_the_context_is_left_out_and_the_others_are_measured(t
 
 def test_the_report_looks_at_every_file(tmp_path: Path) -> None:
     made = Maker(tmp_path).batch(*(assessed(n, reference_answer="1") for n in range(8)))
+    assert made.report is not None
     assert [check.name for check in made.report.checks] == [
         *("schema", "template", "consent", "ratio", "generated", "lengths", "duplicates", "leaks", "balance")
     ]

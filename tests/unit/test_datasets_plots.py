@@ -17,6 +17,14 @@ def test_whatever_the_labels_a_plot_is_sound_svg(values: list[tuple[str, int]]) 
     assert len(root.findall("{http://www.w3.org/2000/svg}rect")) == len(values) + 1
 
 
+def test_of_a_long_label_both_ends_are_shown_so_that_it_is_told_from_its_like() -> None:
+    domain = "a domain that has quite a long name"
+    root = ET.fromstring(bars("Strata", [(f"{domain}/{end}", 1) for end in ("simple/thinking", "simple/direct", "short")]))
+    shown = [text.text or "" for text in root.findall("{http://www.w3.org/2000/svg}text[@text-anchor='end']")]
+    assert shown == ["a domain…e/simple/thinking", "a domain…ame/simple/direct", "a domain…a long name/short"]
+    assert all(len(text) == 26 for text in shown)
+
+
 def test_a_ratio_falls_into_the_bin_that_holds_it_and_one_into_the_last() -> None:
     histogram = tenths()
     for value in (0.0, 0.1, 0.95, 1.0):

@@ -73,7 +73,7 @@ def test_for_people_each_count_has_its_line_and_what_was_contaminated_its_detail
     lines = list(shown(told(rich(tmp_path))))
     for says in (
         "rows: 9 to train on (7 reasoning, 0 of these with thinking that was written afterwards; 2 direct), 0 held out",
-        "rehearsed: 8 rows of earlier batches: t-1 8",
+        "rehearsed: 8 rows of earlier batches (0 of these with thinking that was written afterwards): t-1 8",
         "anchors: 0: none",
         "preferences: 1 pairs: correction 1",
         "practice: 7 questions that can be checked: reference 7",
@@ -87,6 +87,7 @@ def test_for_people_each_count_has_its_line_and_what_was_contaminated_its_detail
 def test_a_report_with_a_check_that_did_not_pass_says_which_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = rich(tmp_path).made[-1]
     report, manifest = made.report, made.manifest
+    assert report is not None
     failed = Checked(name="leaks", passed=False, figures={"rows": 9}, problems=("row at offset 3: it answers a question",))
     verbs._say_report(report.model_copy(update={"checks": (*report.checks[:7], failed)}), manifest)
     said_of_it = capsys.readouterr().out.splitlines()

@@ -17,7 +17,7 @@ from ruminate.command.dlq.verbs import _still_standing
 from ruminate.schemas.envelope import Headers
 from ruminate.schemas.flow import DEAD_LETTER_SETTLED
 from ruminate.schemas.topic import SideTopic, Topic
-from ruminate.shared.bus import OffsetLost, Position
+from ruminate.shared.bus import CaughtUp, OffsetLost, Position
 from ruminate.shared.dead_letters import DeadLetter, Record, origin_of
 from ruminate.shared.letters import (
     BOXES,
@@ -40,17 +40,28 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ORIGINAL: Headers = [("ce_id", b"i-1"), ("x-of-the-agent", b"yes")]
 
 
-def dead(offset: int, *, partition: int = 3, topic: str = BOX.topic.name, minutes: int = 0, **changed: Any) -> DeadLetter:
-    fields = {
-        "reason": "not_json",
-        "explanation": "at line 1",
-        "position": Position(topic, partition, offset),
-        "timestamp_ms": 1_000,
-        "reader": BOX.reader,
-        "at": NOON + timedelta(minutes=minutes),
-        "key": b"k",
-    }
-    return DeadLetter(**(fields | changed))
+def dead(
+    offset: int,
+    *,
+    partition: int = 3,
+    topic: str = BOX.topic.name,
+    minutes: int = 0,
+    reason: str = "not_json",
+    reader: str = BOX.reader,
+    at: datetime = NOON,
+    key: bytes | None = b"k",
+    had_value: bool = True,
+) -> DeadLetter:
+    return DeadLetter(
+        reason=reason,
+        explanation="at line 1",
+        position=Position(topic, partition, offset),
+        timestamp_ms=1_000,
+        reader=reader,
+        at=at + timedelta(minutes=minutes),
+        key=key,
+        had_value=had_value,
+    )
 
 
 def give_up(broker: MemoryBroker, letter: DeadLetter, *, value: bytes = b"{", headers: Headers = ORIGINAL) -> UUID:
@@ -401,11 +412,17 @@ class ForgetfulBus(MemoryBus):
         self._begins = begins
 
     async def _records(
-        self, topic: Topic[Any] | SideTopic, partitions: Collection[int], start: int | None, follow: bool
+        self,
+        topic: Topic[Any] | SideTopic,
+        partitions: Collection[int],
+        start: int | None,
+        follow: bool,
+        caught_up: CaughtUp | None = None,
     ) -> AsyncGenerator[Record, None]:
         if start is not None and start < self._begins:
             raise OffsetLost(f"the log begins at {self._begins}")
-        async with aclosing(super()._records(topic, partitions, self._begins if start is None else start, follow)) as records:
+        start = self._begins if start is None else start
+        async with aclosing(super()._records(topic, partitions, start, follow, caught_up)) as records:
             async for record in records:
                 yield record
 

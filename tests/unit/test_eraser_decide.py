@@ -42,7 +42,7 @@ from ruminate.shared.topic_plan import settings_of
 from tests.integration.erasing import ASKED, OCCURRED, planted, request
 
 HOUR, SETTLE = timedelta(hours=1), timedelta(hours=6)
-TOPICS = [topic.name for topic in (INTERACTION_COMPLETED, FEEDBACK_GIVEN, *ERASABLE)]
+TOPICS = [INTERACTION_COMPLETED.name, FEEDBACK_GIVEN.name, *(topic.name for topic in ERASABLE)]
 AT_MS = int(OCCURRED.timestamp() * 1000)
 LIVES = dict.fromkeys((*COMPACTED, *LASTING), FOR_EVER)
 

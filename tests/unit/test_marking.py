@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from ruminate.deployer.mark import Marker
 from ruminate.schemas.batch import DatasetRevised
+from ruminate.schemas.envelope import Envelope
 from ruminate.schemas.flow import ADAPTER_TRAINED, DATASET_REVISED, MODEL_MARKED
 from ruminate.schemas.marking import Mark, marks, marks_by_chain
 from ruminate.schemas.model import ModelMarked
-from ruminate.schemas.payload import ArtifactReference
+from ruminate.schemas.payload import ArtifactReference, Payload
+from ruminate.schemas.topic import Topic
 from ruminate.schemas.training import AdapterTrained
-from ruminate.shared.bus import BrokerUnavailable, Unavailable
+from ruminate.shared.bus import BrokerUnavailable, Position, Unavailable
 from ruminate.shared.memory import MemoryBroker, MemoryBus
+
+P = TypeVar("P", bound=Payload)
 
 AT = datetime(2026, 3, 14, tzinfo=UTC)
 
@@ -116,8 +120,8 @@ def test_parents_that_go_in_a_circle_end_it() -> None:
 # The deployer.
 
 
-def play(scenario: Callable[[MemoryBroker], Awaitable[None]]) -> None:
-    asyncio.run(scenario(MemoryBroker()))  # type: ignore[arg-type]
+def play(scenario: Callable[[MemoryBroker], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(scenario(MemoryBroker()))
 
 
 async def tell(bus: MemoryBus, *events: AdapterTrained | DatasetRevised) -> None:
@@ -193,11 +197,11 @@ class AwayForOnce(MemoryBus):
 
     away = True
 
-    async def publish(self, *arguments: Any, **named: Any) -> None:
+    async def publish(self, topic: Topic[P], payload: P, envelope: Envelope) -> Position:
         if self.away:
             self.away = False
             raise BrokerUnavailable("away")
-        await super().publish(*arguments, **named)
+        return await super().publish(topic, payload, envelope)
 
 
 def test_a_mark_that_the_broker_did_not_take_is_said_to_wait_and_told_later() -> None:
@@ -226,10 +230,8 @@ def test_nothing_is_marked_before_what_was_marked_is_read() -> None:
         bus = MemoryBus(broker, reader="deployer")
         marker = Marker(bus)
         await tell(bus, trained(1), revised(1, 1, "e-1"))
-        *others, of_marks = marker.followings
-        async with AsyncExitStack() as followed:
-            for following in others:
-                await followed.enter_async_context(following)
+        of_trained, of_revised, of_marks = marker.followings
+        async with of_trained, of_revised:
             while not marker.readiness():
                 await marker.look()
                 await asyncio.sleep(0)

@@ -8,11 +8,14 @@ from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ruminate.collector.privacy import assignments, contacts, numbers, placeholders, text, tokens
 from ruminate.collector.privacy.policy import KINDS, PrivacyPolicy
 from ruminate.collector.privacy.scan import Scanner
-from ruminate.collector.privacy.text import Look, in_lower_case, is_stand_in
+from ruminate.collector.privacy.text import Look, Words, in_lower_case, is_stand_in
+from tests.data.privacy.labelled import Snippet, snippets
 
 SCANNER = Scanner(PrivacyPolicy())
 
@@ -131,6 +134,55 @@ def calls_for(written: str) -> int:
     return calls
 
 
+NAMING = (
+    contacts.WORDS,
+    contacts.PLAIN_WORDS,
+    *(kind.words for kind in (*numbers.NATIONAL, *numbers.LETTERED) if kind.words is not None),
+)
+
+
+@given(st.data())
+def test_a_word_that_names_a_number_is_seen_by_its_stem(data: st.DataObject) -> None:
+    words = data.draw(st.sampled_from(NAMING))
+    assert words.stand_in(data.draw(st.from_regex(words.pattern)))
+
+
+@given(st.data())
+def test_a_number_with_letters_is_seen_by_its_shape(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(numbers.LETTERED))
+    assert kind.may_stand_in(Look.at(data.draw(st.from_regex(kind.pattern))))
+
+
+@given(st.data())
+def test_a_token_is_as_long_as_what_is_looked_at(data: st.DataObject) -> None:
+    token = data.draw(st.sampled_from(tokens.TOKENS))
+    assert tokens.may_hold(Look.at(data.draw(st.from_regex(token.pattern, fullmatch=True))))
+
+
+@given(st.from_regex(assignments.NAMED))
+def test_a_name_for_a_secret_is_seen_by_its_stem(named: str) -> None:
+    assert assignments.may_hold(Look.at(named)) or assignments.NAMED.search(in_lower_case(named)) is None
+
+
+LABELLED = tuple(snippet for snippet in snippets() if snippet.labels)
+
+
+@given(st.lists(st.sampled_from(LABELLED), min_size=1, max_size=3), st.sampled_from(["\n", " ", ", "]))
+def test_what_may_find_nothing_finds_nothing(some: list[Snippet], between: str) -> None:
+    look = Look.at(between.join(snippet.text for snippet in some))
+    everybody = SCANNER.recognisers
+    assert SCANNER.find(look, SCANNER.recognisers_for(look.text)) == SCANNER.find(look, everybody)
+    for recogniser in everybody:
+        assert recogniser.may_hold(look) or not list(recogniser.find(look)), recogniser.kinds
+
+
+@pytest.mark.parametrize(
+    "written", ["xoxb-1234567890ab", "mysql -u root -phunter2!", "curl -u anna:hunter2! acme.io", "Schlussel: Xk29dkQ1zz0pLm4v"]
+)
+def test_what_is_found_beside_something_else_is_found_alone(written: str) -> None:
+    assert found(written)
+
+
 @pytest.mark.parametrize("piece", ADVERSARIES)
 def test_ten_times_the_text_takes_no_more_than_ten_times_the_calls(piece: str) -> None:
     small, large = (piece * (characters // len(piece)) for characters in (2_000, 20_000))
@@ -157,8 +209,9 @@ NEVER_STEP_BACK = ("_RUN", "_GROUP", "_KEY_LINES")
 @pytest.mark.parametrize("module", [assignments, contacts, numbers, placeholders, text, tokens])
 def test_a_pattern_that_sees_whole_texts_repeats_nothing_without_limit(module: ModuleType) -> None:
     patterns = {name: value for name, value in vars(module).items() if isinstance(value, re.Pattern)}
+    patterns |= {name: value.pattern for name, value in vars(module).items() if isinstance(value, Words)}
     if module is tokens:
-        patterns |= {token.prefix: token.pattern for token in tokens._TOKENS}
+        patterns |= {token.prefix: token.pattern for token in tokens.TOKENS}
     for name, pattern in patterns.items():
         if name not in LOOKED_AT_IN_A_WINDOW and name not in NEVER_STEP_BACK:
             bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", pattern.pattern)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import JsonValue
 
 from ruminate.collector.privacy.policy import PrivacyPolicy
 from ruminate.collector.privacy.redaction import Redactor
@@ -122,6 +123,19 @@ def test_what_is_offered_in_every_turn_has_the_same_placeholders_in_each() -> No
     assert one.response.content == other.messages[1].content == "Not to [EMAIL_2]."
 
 
+def test_what_is_offered_again_is_the_same_whatever_was_found_before_and_a_secret_of_the_messages_goes_in_it_too() -> None:
+    redactor = Redactor(PrivacyPolicy())
+    clean = (ToolDefinition(name="log_in", description="Opens the door for Winter4821Garden."),)
+    dirty = (ToolDefinition(name="mail", description=f"Writes to {MAIL}."),)
+    plain = completed(tools=clean)
+    secret = completed(tools=clean, messages=(Message(role="user", content="password=Winter4821Garden"),))
+    for _ in range(2):
+        for payload in (plain, secret, completed(tools=dirty), plain):
+            assert redactor.interaction(payload) == Redactor(PrivacyPolicy()).interaction(payload)
+    assert redactor.interaction(secret).payload.tools[0].description == "Opens the door for [PASSWORD_1]."
+    assert redactor.interaction(plain).payload is plain
+
+
 def test_a_placeholder_that_somebody_wrote_stays_and_its_number_is_skipped() -> None:
     found = REDACTOR.interaction(completed(messages=(Message(role="user", content=MAIL),), response=Response(content="[EMAIL_1]?")))
     assert found.payload.messages[0].content == "[EMAIL_2]"
@@ -151,7 +165,7 @@ def test_a_secret_that_shows_in_one_place_goes_in_all() -> None:
 
 
 def test_every_string_that_was_written_is_looked_at_and_names_are_not() -> None:
-    arguments = {
+    arguments: dict[str, JsonValue] = {
         "to": [MAIL, {MAIL: {"deep": MAIL}}],
         "card": 4111111111111111,
         "count": 12,
@@ -209,7 +223,7 @@ def test_a_clean_interaction_is_the_very_same() -> None:
 
 
 def test_the_key_of_an_argument_says_what_its_value_is() -> None:
-    arguments = {
+    arguments: dict[str, JsonValue] = {
         "password": "swordfish",
         "auth": {"api_key": "q8Zr2LmX4vTy"},
         "secretKey": ["q8Zr2LmX4vTx"],

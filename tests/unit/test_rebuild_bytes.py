@@ -88,6 +88,7 @@ def test_the_bytes_of_a_dataset_are_those_that_batch_3_has_always_had(tmp_path: 
     manifest = made.manifest
     assert {"duplicate", "not_allowed", "continued", "over_ratio", "over_cluster_limit"} <= manifest.left_out_counts.keys()
     assert manifest.counts["holdout"] > 0
+    assert made.report is not None
     assert made.report.problems == ()
     write_files(tmp_path, made.files())
     assert POLICY_VERSION == "batch-3"

@@ -54,6 +54,50 @@ def test_what_a_crash_has_left_on_its_way_in_goes_too(tmp_path: Path) -> None:
     assert not left.exists()
 
 
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class StoreThatEnds(FileStore):
+    """Ends the process after so many files of a folder."""
+
+    files = 1
+
+    def _keep(self, source: Path, target: Path, sha256: str, size_bytes: int) -> None:
+        if self.files == 0:
+            raise Killed
+        self.files -= 1
+        super()._keep(source, target, sha256, size_bytes)
+
+
+def test_files_of_a_folder_that_never_became_whole_are_taken_out_and_what_others_name_of_them_stays(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "store")
+    other = put(store, tmp_path, "a/b/1", holdout="common\n")
+    with pytest.raises(Killed):
+        # Files are kept in the order of their names: the common one, then the secret one.
+        put(StoreThatEnds(tmp_path / "store"), tmp_path, "a/b/2", holdout="common\n", train="secret\n")
+    ending = StoreThatEnds(tmp_path / "store")
+    ending.files = 2
+    with pytest.raises(Killed):
+        put(ending, tmp_path, "a/b/2", holdout="common\n", train="secret\n", verifiable="question\n")
+    assert "secret" in texts(tmp_path / "store")
+    assert [name for name, _ in asyncio.run(store.list_trees(kind="datasets"))] == ["a/b/1"]
+    asyncio.run(store.remove_unfinished())
+    assert "secret" not in texts(tmp_path / "store")
+    asyncio.run(store.check(other))
+    assert list((tmp_path / "store").rglob(".unfinished-*")) == []
+
+
+def test_a_folder_that_is_put_in_again_after_a_crash_is_whole_and_stays_so(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        put(StoreThatEnds(tmp_path / "store"), tmp_path, "a/b/2", holdout="common\n", train="a row\n")
+    store = FileStore(tmp_path / "store")
+    whole = put(store, tmp_path, "a/b/2", holdout="common\n", train="a row\n")
+    asyncio.run(store.remove_unfinished())
+    asyncio.run(store.check(whole))
+    assert list((tmp_path / "store").rglob(".unfinished-*")) == []
+
+
 def test_a_removal_that_was_cut_short_is_finished_by_the_next_one(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "store")
     old = put(store, tmp_path, "a/b/1", train="secret\n", holdout="another secret\n")

@@ -10,7 +10,11 @@ import pytest
 from ruminate.schemas.interaction import ToolDefinition
 from ruminate.shared.tools_offered import UnreadableTools, read_tools
 
-SCHEMA = {"type": "object", "properties": {"where": {"type": "string"}, "days": {"type": "integer"}}, "required": ["where"]}
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"where": {"type": "string"}, "days": {"type": "integer"}},
+    "required": ["where"],
+}
 WEATHER = ToolDefinition(name="weather", description="Tells the weather.", parameters=SCHEMA)
 FLAT = {"name": "weather", "description": "Tells the weather.", "parameters": SCHEMA}
 
@@ -30,7 +34,8 @@ FLAT = {"name": "weather", "description": "Tells the weather.", "parameters": SC
 )
 def test_every_spelling_of_a_tool_reads_the_same(offered: Any) -> None:
     assert read_tools(offered) == (WEATHER,)
-    assert list(read_tools(offered)[0].parameters["properties"]) == ["where", "days"]  # in the order in which the model reads it
+    spelled = read_tools(offered)[0].model_dump_json()
+    assert spelled.index('"where"') < spelled.index('"days"')  # in the order in which the model reads it
 
 
 @pytest.mark.parametrize("offered", [None, [], "", "[]", " "])

@@ -12,6 +12,7 @@ import pytest
 
 from ruminate.accumulator.anchors import read_anchors
 from ruminate.accumulator.make import Sets
+from ruminate.command.why.backward import batch_node, version_tree
 from ruminate.command.why.facts import (
     Chain,
     Heard,
@@ -23,8 +24,9 @@ from ruminate.command.why.facts import (
     chain_of,
     line_places,
 )
+from ruminate.command.why.forward import interaction_tree, line_tree
 from ruminate.command.why.subject import LineAsked, Subject
-from ruminate.command.why.tree import Node, batch_node, interaction_tree, line_tree, version_tree
+from ruminate.command.why.tree import Node
 from ruminate.schemas.erasure import ErasureRequested
 from ruminate.schemas.flow import (
     ADAPTER_TRAINED,

@@ -45,6 +45,10 @@ class TrainingBatchSealed(Payload):
     holdout_rows: Count = 0
     replay_rows: Count = Field(default=0, description="Rows of earlier batches, and anchors, to be trained with it.")
     generated_rows: Count = Field(default=0, description="Rows whose thinking was written and verified afterwards.")
+    replay_generated_rows: Count = Field(
+        default=0,
+        description="Those of `replay_rows` whose thinking was written afterwards; 0 if an earlier release sealed it.",
+    )
     preference_pairs: Count = 0
     verifiable_questions: Count = Field(default=0, description="Questions for practice, whose answers can be checked.")
     rejected_interactions: Count = Field(default=0, description="Assessed in the interval and not taken, for whatever reason.")
@@ -76,6 +80,7 @@ class DatasetRevised(Payload):
     holdout_rows: Count = 0
     replay_rows: Count = 0
     generated_rows: Count = 0
+    replay_generated_rows: Count = 0
     preference_pairs: Count = 0
     verifiable_questions: Count = 0
 
@@ -98,6 +103,7 @@ def as_revised(batch: TrainingBatchSealed, revised: DatasetRevised) -> TrainingB
             "holdout_rows": revised.holdout_rows,
             "replay_rows": revised.replay_rows,
             "generated_rows": revised.generated_rows,
+            "replay_generated_rows": revised.replay_generated_rows,
             "preference_pairs": revised.preference_pairs,
             "verifiable_questions": revised.verifiable_questions,
         }

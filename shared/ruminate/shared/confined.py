@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import IO, Final, Literal
 
 from ruminate.shared import confining
+from ruminate.shared.scratch import scratch
 
 Ended = Literal["exited", "signalled", "out_of_cpu", "out_of_time", "too_much_output", "refused"]
 Namespaces = Literal["required", "preferred", "none"]
@@ -72,7 +73,8 @@ def run_confined(
     began = time.monotonic()
     # Resolved: another user than ours may have to find it, and a virtual environment is of no use without its packages.
     python = str(Path(getattr(sys, "_base_executable", sys.executable)).resolve())
-    with tempfile.TemporaryDirectory(prefix="confined-") as folder, tempfile.TemporaryFile() as written:
+    with scratch("confined") as place, tempfile.TemporaryFile() as written:
+        folder = str(place)
         written.write(source.encode())
         written.seek(0)
         if os.getuid() == 0:

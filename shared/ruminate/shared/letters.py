@@ -32,7 +32,7 @@ from ruminate.shared.bus import OffsetLost, Position, Told
 from ruminate.shared.dead_letters import DeadLetter, Record, times_given_up
 from ruminate.shared.decoding import now
 from ruminate.shared.member import Member
-from ruminate.shared.serving import to_record
+from ruminate.shared.outgoing import to_record
 from ruminate.shared.shares import Outgoing
 
 UNREADABLE: Final = "unreadable"

@@ -32,8 +32,9 @@ from ruminate.shared.bus import (
 )
 from ruminate.shared.dead_letters import Record
 from ruminate.shared.decoding import decode, now
+from ruminate.shared.outgoing import to_record
 from ruminate.shared.partitioning import partition_of
-from ruminate.shared.serving import GroupLog, Serving, ServingSettings, to_record
+from ruminate.shared.serving import GroupLog, Serving, ServingSettings
 from ruminate.shared.settings import ServiceSettings
 from ruminate.shared.settling import Writer
 from ruminate.shared.shares import Outgoing

@@ -33,15 +33,14 @@ from ruminate.shared.bus import (
     Handler,
     PartitionsListener,
     Position,
-    Told,
     TooManyDeadLetters,
     Unavailable,
     Unprocessable,
 )
 from ruminate.shared.dead_letters import CRASHED, DeadLetter, Place, Record, origin_of, without_provenance
-from ruminate.shared.decoding import decode, encode, now
+from ruminate.shared.decoding import decode, now
 from ruminate.shared.ledger import Commit, Ledger
-from ruminate.shared.partitioning import partition_of
+from ruminate.shared.outgoing import to_record
 from ruminate.shared.settling import Acknowledged, Settling, Transacted, Writer
 from ruminate.shared.shares import AtomicWriter, Emptied, Item, Outgoing, Share
 from ruminate.shared.turns import Turns
@@ -605,16 +604,6 @@ class Serving(Generic[P]):
 
 
 _ITS_OWNER: Final = "the group to say who owns it"
-
-
-def to_record(told: Told) -> Outgoing:
-    """What is written for an event. Raises Unprocessable where the topic does not take an event of this size."""
-    topic, payload, envelope = told.topic, told.payload, told.envelope
-    value = payload if isinstance(payload, bytes) else encode(payload)
-    if len(value) > topic.max_message_bytes:
-        raise Unprocessable("too_large", f"the event for {topic.name} has {len(value)} bytes; it takes {topic.max_message_bytes}")
-    key = envelope.id if topic.record_key == "event_id" else str(getattr(payload, topic.record_key))
-    return Outgoing(topic.name, partition_of(told.order, topic.partitions), key.encode(), value, envelope.to_headers())
 
 
 def _numbers(shares: Iterable[Share]) -> frozenset[int]:

@@ -5,6 +5,9 @@
 
 Whoever loses a race overwrites nothing: equal bytes lie under one name, other bytes under another. Only what no longer
 has the bytes of its name is replaced, by those bytes.
+
+On its way in, a folder's manifest is the first of its files under another name (`.unfinished-…`), so that what a crash leaves of
+it is named by something, and can be taken out.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import asyncio
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -29,6 +33,7 @@ from ruminate.schemas.payload import ArtifactReference
 
 _CHUNK_BYTES = 1024 * 1024
 _PARTIAL = ".partial-"
+_UNFINISHED = ".unfinished-"
 
 
 class StoreError(Exception):
@@ -98,6 +103,10 @@ class Store(Protocol):
         What a crash has left on its way into the store goes with it. Nothing happens where it is gone already. Waits until nobody
         is putting anything in, for that may be the same files.
         """
+        ...
+
+    async def remove_unfinished(self) -> None:
+        """Take out what a crash has left on its way into the store. Waits until nobody is putting anything in."""
         ...
 
 
@@ -181,6 +190,10 @@ class FileStore:
         """See Store."""
         await asyncio.to_thread(self._remove_tree, reference)
 
+    async def remove_unfinished(self) -> None:
+        """See Store."""
+        await asyncio.to_thread(self._remove_unfinished)
+
     def _put_file(self, path: Path) -> ArtifactReference:
         sha256, size = hash_file(path)
         target = self._blob(sha256)
@@ -191,12 +204,16 @@ class FileStore:
     def _put_tree(self, folder: Path, kind: str, name: str) -> ArtifactReference:
         reference, manifest, files = self._address_tree(folder, kind, name)
         target = self._path_of(reference)
+        unfinished = target.with_name(f"{_UNFINISHED}{secrets.token_hex(8)}")  # others may be putting in the same
         with self._open_for(fcntl.LOCK_SH):
+            named = _holds(target, reference.sha256, len(manifest))
+            if not named:
+                with whole_file(unfinished) as out:
+                    out.write(manifest)
             for file in files:
                 self._keep(folder / file.path, self._blob(file.sha256), file.sha256, file.size_bytes)
-            if not _holds(target, reference.sha256, len(manifest)):
-                with whole_file(target) as out:
-                    out.write(manifest)
+            if not named:
+                unfinished.replace(target)
         return reference
 
     def _address_tree(self, folder: Path, kind: str, name: str) -> tuple[ArtifactReference, bytes, list[_TreeFile]]:
@@ -278,18 +295,30 @@ class FileStore:
     def _remove_tree(self, reference: ArtifactReference) -> None:
         manifest = self._path_of(reference)
         with self._open_for(fcntl.LOCK_EX):
-            # Nobody puts anything in now, so what is not whole will never be.
-            for partial in (*self._root.glob(f"blobs/*/{_PARTIAL}*"), *self._root.glob(f"*/*/{_PARTIAL}*")):
-                partial.unlink(missing_ok=True)
-            if not manifest.exists():
-                return
-            mine = {file.sha256 for file in self._files_of(reference)}
-            for other in self._root.glob("*/*/[0-9a-f]*.json"):
-                if other != manifest and not mine.isdisjoint(others := _named_by(other)):
-                    mine -= others
-            for sha256 in sorted(mine):
-                self._blob(sha256).unlink(missing_ok=True)
-            manifest.unlink()
+            self._remove_what_is_not_whole()
+            if manifest.exists():
+                self._remove_files({file.sha256 for file in self._files_of(reference)}, but_for=manifest)
+                manifest.unlink()
+
+    def _remove_unfinished(self) -> None:
+        with self._open_for(fcntl.LOCK_EX):
+            self._remove_what_is_not_whole()
+
+    def _remove_what_is_not_whole(self) -> None:
+        """Nobody puts anything in now, so what is not whole will never be."""
+        for partial in (*self._root.glob(f"blobs/*/{_PARTIAL}*"), *self._root.glob(f"*/*/{_PARTIAL}*")):
+            partial.unlink(missing_ok=True)
+        for unfinished in self._root.glob(f"*/*/{_UNFINISHED}*"):
+            self._remove_files(_named_by(unfinished), but_for=unfinished)
+            unfinished.unlink()
+
+    def _remove_files(self, mine: set[str], *, but_for: Path) -> None:
+        """Those of these files that no other folder names. Raises ArtifactDamaged."""
+        for other in self._root.glob("*/*/[0-9a-f]*.json"):
+            if other != but_for and not mine.isdisjoint(others := _named_by(other)):
+                mine -= others
+        for sha256 in sorted(mine):
+            self._blob(sha256).unlink(missing_ok=True)
 
     @contextmanager
     def _open_for(self, how: int) -> Iterator[None]:

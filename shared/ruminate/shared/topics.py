@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
+from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
     ConfigEntry,
@@ -156,8 +156,8 @@ class TopicAdmin:
             if there is None or (there.partitions == topic.partitions and not self._differs(topic, there)):
                 continue
             retention = retention_of(settings_of(topic, replication=there.replication))
-            beginnings = await self._offsets(name, there.partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
-            ends = await self._offsets(name, there.partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+            beginnings = await self._offsets(name, there.partitions, OffsetSpec.earliest())
+            ends = await self._offsets(name, there.partitions, OffsetSpec.latest())
             kept = ends
             if retention is not None:
                 since = OffsetSpec.for_timestamp(int(time.time() * 1000) - retention)

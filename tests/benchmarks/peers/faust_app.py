@@ -31,7 +31,6 @@ def main() -> None:
     source = app.topic(task.source, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
     sink = app.topic(task.sink, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
 
-    @app.agent(source)
     async def serve(stream: StreamT[bytes]) -> None:
         async for event in stream.events():
             output = step(event.value, event.headers.items())
@@ -43,6 +42,7 @@ def main() -> None:
                     partition=partition_of(output.order, PARTITIONS),
                 )
 
+    app.agent(source)(serve)
     faust.Worker(app, loglevel="warning").execute_from_commandline()
 
 

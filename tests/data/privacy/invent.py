@@ -43,7 +43,7 @@ def main() -> None:
     """Invent and write."""
     people: dict[str, list[str]] = {kind: _many(locale, method) for kind, (locale, method) in NUMBERS.items()}
     domains = ("gmail.com", "web.de", "orange.fr", "uni-kiel.de", "mail.kyoto.co.jp", "hey.com", "nhs.net", "acme-labs.io")
-    addresses = []
+    addresses: list[str] = []
     for number, locale in enumerate(LOCALES):
         for address in _many(locale, "free_email")[:12]:
             local = address.split("@")[0]

@@ -216,7 +216,11 @@ class _Values:
         return f"{body[:6]}-{body[6:]}{(11 - total % 11) % 10}"
 
     def _phone(self, variant: str | None) -> str:
-        dice, draw = self._dice, lambda length: self._draw(string.digits, length)
+        dice = self._dice
+
+        def draw(length: int) -> str:
+            return self._draw(string.digits, length)
+
         line = f"{dice.choice('23456789')}{dice.choice('023456789')}{dice.choice('023456789')}"
         national: dict[str, Callable[[], str]] = {
             "US": lambda: dice.choice(("({}) {}-{}", "{}-{}-{}", "{}.{}.{}")).format(

@@ -448,7 +448,13 @@ class Accumulator:
         now, progress = self._clock(), chain.progress()
         pause = paused(progress, chain.policy, now=now)
         metrics.show(
-            chain.labels, progress, chain.policy, pause=pause, held_deliveries=len(chain.held), blocked=bool(chain.problems)
+            chain.labels,
+            progress,
+            chain.policy,
+            pause=pause,
+            held_deliveries=len(chain.held),
+            blocked=bool(chain.problems),
+            revision_blocked=bool(chain.unerased),
         )
         shown = (progress.counts, pause, progress.requests)
         if shown != chain.shown:
@@ -466,6 +472,7 @@ def _extend(chain: Chain, delivery: Delivery[TrainingBatchSealed]) -> bool:
         return False
     if not chain.link.extended_by(sealed, partition=chain.partition):
         log.info("sealed_batch_ignored", batch_id=sealed.batch_id, number=sealed.number, chain_is_at=chain.link.number)
+        chain.datasets.ignore()
         return False
     chain.link = Link.end_of(sealed)
     chain.sealed_at.append(sealed.sealed_at)
@@ -499,6 +506,7 @@ def _announcement(
         holdout_rows=counts["holdout"],
         replay_rows=counts["replay"] + counts["anchors"],
         generated_rows=counts["generated"],
+        replay_generated_rows=counts.get("replay_generated", 0),
         preference_pairs=counts["preferences"],
         verifiable_questions=counts["verifiable"],
         rejected_interactions=manifest.rejected_interactions,

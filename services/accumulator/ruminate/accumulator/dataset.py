@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import tempfile
+import operator
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 from uuid import UUID
@@ -44,6 +44,7 @@ from ruminate.accumulator.rows import REPEATS, LeftOut
 from ruminate.accumulator.sample import Counted
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.schemas.payload import ArtifactReference, Count, FiniteJson, Name, Part, Ratio, Sha256, Timestamp
+from ruminate.shared.scratch import scratch, sweep_scratch
 from ruminate.shared.store import ArtifactDamaged, Store
 
 POLICY_VERSION: Final = "batch-3"
@@ -105,6 +106,7 @@ class Rehearsed(Part):
 
     `named` is the batch in which the row was fresh, or the anchors' name among the settings; `line`, from 0, is where it stood
     there when it was drawn: an erasure may have taken earlier lines away since, so a row is found again by its interaction.
+    `generated_thinking` is written down where it is true alone: earlier releases did not know the word.
     """
 
     origin: Literal["replay", "anchor"]
@@ -113,6 +115,7 @@ class Rehearsed(Part):
     line: Count
     sha256: Sha256
     reasoning: bool
+    generated_thinking: bool = Field(default=False, exclude_if=operator.not_)
     event_id: Name | None
     recorded_id: UUID | None
     conversation: Name | None
@@ -327,6 +330,7 @@ def describe(
             "holdout": len(rows) - len(train),
             "replay": origins["replay"],
             "anchors": origins["anchor"],
+            **replay_generated(each.origin for each in revived),
             "preferences": len(composed.pairs),
             "verifiable": sum(not question.held_out for question in composed.questions),
             "thinking_missing": sum(row.thinking_called_for and not row.reasoning for row in rows),
@@ -358,6 +362,20 @@ def describe(
             for item, reason, detail in selection.left_out
         ),
     )
+
+
+def replay_generated(rehearsed: Iterable[Rehearsed]) -> dict[str, int]:
+    """The count of rehearsed rows whose thinking was written afterwards; of none there is no word, as in earlier releases."""
+    count = sum(each.generated_thinking for each in rehearsed)
+    return {"replay_generated": count} if count else {}
+
+
+def as_earlier_releases(made: Made) -> Made:
+    """Without a word about the thinking of rehearsed rows."""
+    silent = [replace(each, origin=each.origin.model_copy(update={"generated_thinking": False})) for each in made.revived]
+    counts = {name: count for name, count in made.manifest.counts.items() if name != "replay_generated"}
+    told = {"rehearsed": tuple(each.origin for each in silent), "counts": counts}
+    return replace(made, manifest=made.manifest.model_copy(update=told), revived=silent)
 
 
 def _strata(composed: Composed) -> dict[str, dict[str, int]]:
@@ -576,8 +594,9 @@ async def in_a_folder(work: Callable[[Path], Coroutine[Any, Any, T]]) -> T:
     A thread cannot be cancelled: a folder removed under one comes back with the texts in it, or the removal fails and its
     error takes the place of the cancellation. So a cancellation waits for `work`, and only a second one is passed on to it.
     """
-    with tempfile.TemporaryDirectory(prefix="ruminate-dataset-", ignore_cleanup_errors=True) as name:
-        working = asyncio.create_task(work(Path(name)))
+    await asyncio.to_thread(sweep_scratch)
+    with scratch("dataset") as folder:
+        working = asyncio.create_task(work(folder))
         try:
             return await asyncio.shield(working)
         except asyncio.CancelledError:

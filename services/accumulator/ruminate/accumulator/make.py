@@ -191,6 +191,7 @@ def _replayed(composed: Composed, shelved: list[Shelved], spool: Spool) -> list[
             line=each.place,
             sha256=row.sha256,
             reasoning=row.reasoning,
+            generated_thinking=row.generated_thinking,
             event_id=row.event_id,
             recorded_id=row.recorded_id,
             conversation=row.conversation,

@@ -85,18 +85,28 @@ SEAL_SECONDS: Final = Histogram(
     "Seconds from the decision to seal until the log took it; if it grows, look at the store.",
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
 )
-
-
-REVISED = Counter(
+REVISED: Final = Counter(
     "ruminate_datasets_revised_total",
     "Datasets that an erasure took lines out of; versions that were trained on them keep what they learned: `ruminate why MODEL` "
     "names them.",
-    ["tenant", "target"],
+    _CHAIN,
+)
+REVISION_BLOCKED: Final = Gauge(
+    "ruminate_datasets_revision_blocked",
+    "1 while what has to be forgotten cannot be taken out of a dataset; `/readyz` of the accumulator says why: mend what it names.",
+    _CHAIN,
 )
 
 
 def show(
-    chain: tuple[str, str], progress: Progress, policy: Policy, *, pause: Pause | None, held_deliveries: int, blocked: bool
+    chain: tuple[str, str],
+    progress: Progress,
+    policy: Policy,
+    *,
+    pause: Pause | None,
+    held_deliveries: int,
+    blocked: bool,
+    revision_blocked: bool,
 ) -> None:
     """Set the gauges of a chain."""
     FILL.labels(*chain).set(usable_rows(expected(progress), policy))
@@ -104,6 +114,7 @@ def show(
     TOKENS.labels(*chain).set(usable_tokens(progress, policy))
     HELD.labels(*chain).set(held_deliveries)
     BLOCKED.labels(*chain).set(blocked)
+    REVISION_BLOCKED.labels(*chain).set(revision_blocked)
     REQUESTS.labels(*chain).set(progress.requests)
     lost = progress.look.lost.rows if progress.look is not None else 0
     for kind, count in (*progress.counts._asdict().items(), ("lost", lost)):
@@ -118,7 +129,7 @@ def show(
 
 def forget(chain: tuple[str, str]) -> None:
     """Take the gauges of a chain away: another replica shows them from now on."""
-    for gauge in (FILL, SEAL_AT, TOKENS, HELD, BLOCKED, REQUESTS, DRIFT_LOOKS):
+    for gauge in (FILL, SEAL_AT, TOKENS, HELD, BLOCKED, REVISION_BLOCKED, REQUESTS, DRIFT_LOOKS):
         gauge.remove(*chain)
     for kind in ("reasoning", "direct", "lost"):
         ROWS.remove(*chain, kind)

@@ -319,7 +319,8 @@ class ClusterIndex:
         self._count -= 1
 
     def _key_slot(self, key: bytes) -> int:
-        return int.from_bytes(key[:8], "little") % len(self._key_heads)
+        # Both ends: keys that were counted up differ in the last bytes alone.
+        return (int.from_bytes(key[:8], "little") ^ int.from_bytes(key[8:], "big")) % len(self._key_heads)
 
     def _make_room(self, at_least: int) -> None:
         """Twice the room, or as much as told, but for no more rows than are held at most."""
@@ -339,7 +340,8 @@ class ClusterIndex:
         states = self._states[numbers % self.most_rows]
         self._key_heads[:] = 0
         held = numbers[states != _GONE]
-        slots = (self._records[held % self.most_rows, _KEY] % np.uint64(len(self._key_heads))).astype(np.intp)
+        keys = self._records[held % self.most_rows, _KEY : _KEY + 2]
+        slots = ((keys[:, 0] ^ keys[:, 1].byteswap()) % np.uint64(len(self._key_heads))).astype(np.intp)
         slots, order = _sorted(slots)
         links = held[order] + 1
         begins = np.diff(slots, prepend=-1) != 0

@@ -28,6 +28,7 @@ from ruminate.accumulator.dataset import (
     Made,
     Manifest,
     account,
+    as_earlier_releases,
     in_a_folder,
     load_holdings,
     load_manifest,
@@ -498,7 +499,8 @@ class _Rebuilding:
         )
         if isinstance(made, Selection):
             raise TypeError("whatever it comes to is worth it")
-        return made
+        # A release that did not count them has announced none, and written down none.
+        return made if batch.replay_generated_rows else as_earlier_releases(made)
 
     def _protected_by(self, names: frozenset[str]) -> Protected:
         if names not in self._protected_at_hand:

@@ -30,6 +30,7 @@ from ruminate.accumulator.dataset import (
     RowOrigin,
     Was,
     as_bytes,
+    replay_generated,
 )
 from ruminate.accumulator.names import Forgotten
 from ruminate.accumulator.near import SIGNATURE_BYTES
@@ -79,7 +80,9 @@ def revise(manifest: Manifest, files: Mapping[str, bytes], gone: Gone) -> tuple[
     revised = manifest.model_copy(
         update={
             "revision": manifest.revision + 1,
-            "counts": manifest.counts | _counts(rows, rehearsed, len(pairs), sum(asked.split == "train" for asked in questions)),
+            "counts": {name: count for name, count in manifest.counts.items() if name != "replay_generated"}
+            | _counts(rows, rehearsed, len(pairs), sum(asked.split == "train" for asked in questions)),
+            "strata": _strata(manifest, rows),
             "rows": tuple(rows),
             "rehearsed": tuple(rehearsed),
             "pairs": tuple(pairs),
@@ -130,10 +133,25 @@ def _counts(rows: list[RowOrigin], rehearsed: list[Rehearsed], pairs: int, quest
         "holdout": len(rows) - len(train),
         "replay": origins["replay"],
         "anchors": origins["anchor"],
+        **replay_generated(rehearsed),
         "preferences": pairs,
         "verifiable": questions,
         "thinking_missing": sum(row.thinking_called_for and not row.reasoning for row in rows),
     }
+
+
+def _strata(manifest: Manifest, rows: list[RowOrigin]) -> dict[str, dict[str, int]]:
+    """Those of whose domain a row is left, for a domain is a word of somebody's own; and what became of those rows."""
+    domains = {row.domain for row in rows}
+    here: Counter[tuple[str, str]] = Counter(
+        (f"{row.domain}/{row.difficulty}/{'thinking' if row.reasoning else 'direct'}", row.split) for row in rows
+    )
+    left = {}
+    for name, fates in manifest.strata.items():
+        if name.rsplit("/", 2)[0] in domains:
+            now = {fate: here[name, fate] if fate in ("train", "holdout") else count for fate, count in fates.items()}
+            left[name] = {fate: count for fate, count in now.items() if count}
+    return left
 
 
 def named_in(manifest: Manifest) -> Iterator[Named]:

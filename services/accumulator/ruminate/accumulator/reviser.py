@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -33,11 +33,15 @@ from ruminate.schemas.envelope import derive_event_id
 from ruminate.schemas.flow import DATASET_REVISED
 from ruminate.schemas.payload import ArtifactReference
 from ruminate.shared.bus import Bus, Delivery
+from ruminate.shared.scratch import sweep_scratch
 from ruminate.shared.store import ArtifactDamaged, ArtifactMissing, Store, StoreError
 
 log = structlog.get_logger()
 
 SOURCE: Final = "/ruminate/accumulator"
+_SWEEP_AGAIN: Final = timedelta(hours=1)
+"""A replica that was frozen may have put in what it had in hand, long after the store was swept."""
+_NEVER_SWEPT: Final = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(slots=True)
@@ -55,10 +59,16 @@ class Datasets:
     """At which revision, and after how many requests, a dataset was looked through."""
     swept_after: int = 0
     """How many requests there were when the store was swept."""
+    sweep_at: datetime = _NEVER_SWEPT
+    """When it is swept again, whatever was asked meanwhile."""
 
     def seal(self, number: int, dataset: ArtifactReference) -> None:
         """A batch has joined the chain."""
         self.current[number] = dataset
+
+    def ignore(self) -> None:
+        """A batch was sealed that is none of the chain: its dataset lies in the store all the same."""
+        self.swept_after = 0
 
     def take(self, delivery: Delivery[DatasetRevised]) -> bool:
         """Whether this record is a dataset's next revision."""
@@ -87,6 +97,7 @@ class Reviser:
         requests = len(self._register.of(datasets.tenant, datasets.target))
         return bool(requests) and (
             datasets.swept_after != requests
+            or self._clock() >= datasets.sweep_at
             or any(
                 datasets.looked_through.get(number) != (self._revision(datasets, number), requests) for number in datasets.current
             )
@@ -118,9 +129,10 @@ class Reviser:
                 else:
                     datasets.looked_through[number] = looked
                 looked = (self._revision(datasets, number), requests)
-        if datasets.swept_after != requests:
+        began_at = self._clock()
+        if datasets.swept_after != requests or began_at >= datasets.sweep_at:
             await self._sweep(datasets, forgotten)
-            datasets.swept_after = requests
+            datasets.swept_after, datasets.sweep_at = requests, began_at + _SWEEP_AGAIN
         return moved
 
     def _revision(self, datasets: Datasets, number: int) -> int:
@@ -151,7 +163,9 @@ class Reviser:
         return True
 
     async def _sweep(self, datasets: Datasets, forgotten: Forgotten) -> None:
-        """Remove what no chain names, and holds what has to be forgotten: old revisions, what lost a race, replays."""
+        """Remove what no chain names and holds what has to be forgotten: old revisions, what was cut short or lost, replays."""
+        await asyncio.to_thread(sweep_scratch)
+        await self._store.remove_unfinished()
         current = {reference.sha256 for reference in datasets.current.values()}
         for name, reference in await self._store.list_trees(kind=KIND):
             # The whole name: another target's may begin with this one's.
@@ -221,6 +235,7 @@ def _announcement(revised: Manifest, old: ArtifactReference, new: ArtifactRefere
         holdout_rows=counts["holdout"],
         replay_rows=counts["replay"] + counts["anchors"],
         generated_rows=counts["generated"],
+        replay_generated_rows=counts.get("replay_generated", 0),
         preference_pairs=counts["preferences"],
         verifiable_questions=counts["verifiable"],
     )

@@ -14,9 +14,9 @@ from typing import Final
 
 import orjson
 
-from ruminate.assessor.answers import marked_answer
 from ruminate.assessor.findings import Findings
 from ruminate.assessor.knowledge import Agreement
+from ruminate.assessor.marks import marked_answer
 from ruminate.assessor.reading import FUNCTION_WORDS, content_words, words
 from ruminate.schemas.interaction import InteractionRecorded, Message
 

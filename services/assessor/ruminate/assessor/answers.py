@@ -13,14 +13,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ruminate.assessor import mathematics
+from ruminate.assessor.marks import LONGEST_AMOUNT, answer_of, final_number, fraction, is_boxed, marked_answer, marked_number
 from ruminate.assessor.reading import NUMBER_WORDS, Reading, content_words, numbers, words
 
-_FINAL = re.compile(r"#### {0,3}(.{1,80})")
-_BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{(?:[^{}]|\{[^{}]{0,60}\}){0,60}\}){1,120})\}")
-_STATED = re.compile(r"(?:^A:|\banswer(?: is)?:?|\bresult is|\btotal is) {0,2}\**([^\n]{1,80})", re.IGNORECASE | re.MULTILINE)
 _AMOUNT = re.compile(r"[-−]?[$€£]?[-−]?[\d,]*\.?\d+[%$€£]?\.?")
-_FRACTION = re.compile(r"([-−]?\d{1,12})/(\d{1,12})")
-_LONGEST_AMOUNT = 40
 _NEGATION = frozenset({"not", "never", "no", "isn", "wasn", "aren", "neither", "nor", "cannot", "don", "doesn", "didn"})
 _YES_NO = frozenset({"yes", "no"})
 _LONGEST_KEY_WORDS = 8
@@ -40,7 +36,7 @@ class Comparison:
 
 def compare(reading: Reading, reference: str, equal: mathematics.Equal = mathematics.nobody) -> Comparison:
     """Compare the answer with the reference answer; `equal` is asked about expressions, where they are such."""
-    reference = _answer_of(reference)
+    reference = answer_of(reference)
     expected = _amount(reference)
     if expected is not None:
         return _compare_amounts(reading, expected)
@@ -49,57 +45,14 @@ def compare(reading: Reading, reference: str, equal: mathematics.Equal = mathema
     return _compare_words(reading, reference)
 
 
-def _answer_of(reference: str) -> str:
-    """What a solution marks as its answer; the whole of a text that is none."""
-    for mark in (_FINAL, _BOXED):
-        if marked := mark.findall(reference):
-            return str(marked[-1])
-    # "The answer is clear" is no mark: only a number after it is, and only at the end of a longer text.
-    last = reference.rstrip().rpartition("\n")[2]
-    if last != reference and (marked := _STATED.findall(last)) and numbers(marked[-1]):
-        return str(marked[-1])
-    return reference
-
-
-def marked_answer(text: str) -> str | None:
-    """What a text marks as its answer (`#### 18`, `\\boxed{18}`, `the answer is 18`); None where it marks nothing."""
-    for mark in (_FINAL, _BOXED, _STATED):
-        if marked := mark.findall(text):
-            return str(marked[-1])
-    return None
-
-
-def final_number(reading: Reading) -> float | None:
-    """The number that an answer ends in: the one that it marks as its answer, else its last."""
-    marked = _marked_number(reading)
-    if marked is not None:
-        return marked
-    return reading.answer_numbers[-1] if reading.answer_numbers else None
-
-
-def _marked_number(reading: Reading) -> float | None:
-    if fraction := _fraction(reading.answer):
-        return fraction[0]
-    for mark in (_FINAL, _BOXED, _STATED):
-        marked = mark.findall(reading.answer)
-        if marked and (found := _fraction(marked[-1]) or numbers(marked[-1])):
-            return found[0]
-    return None
-
-
 def _amount(text: str) -> float | None:
     """The number that the text is, where it is nothing else."""
     text = text.strip()
-    if len(text) > _LONGEST_AMOUNT:
+    if len(text) > LONGEST_AMOUNT:
         return None
     text = text.replace(" ", "")
-    found = numbers(re.sub("[$€£]", "", text)) if _AMOUNT.fullmatch(text) else _fraction(text)
+    found = numbers(re.sub("[$€£]", "", text)) if _AMOUNT.fullmatch(text) else fraction(text)
     return found[0] if found else None
-
-
-def _fraction(text: str) -> tuple[float, ...]:
-    match = _FRACTION.fullmatch(text.strip(" .*$")) if len(text) <= _LONGEST_AMOUNT else None
-    return (float(match[1].replace("−", "-")) / float(match[2]),) if match and float(match[2]) else ()
 
 
 def _compare_amounts(reading: Reading, expected: float) -> Comparison:
@@ -111,7 +64,7 @@ def _compare_amounts(reading: Reading, expected: float) -> Comparison:
         return Comparison("undecided" if spoken else "wrong", "no number in digits", expected)
     if _same(final, expected):
         return Comparison("right", "the final number", expected)
-    if _marked_number(reading) is None and any(_same(number, expected) for number in reading.answer_numbers):
+    if marked_number(reading) is None and any(_same(number, expected) for number in reading.answer_numbers):
         # "72 clips, 24 of them in May" begins with its answer; what a longer text says, its numbers do not tell.
         first = _same(reading.answer_numbers[0], expected) and len(reading.answer_numbers) <= 3
         return Comparison("right" if first else "undecided", "a number of the answer", expected)
@@ -119,7 +72,7 @@ def _compare_amounts(reading: Reading, expected: float) -> Comparison:
 
 
 def _compare_expressions(reading: Reading, expected: str, equal: mathematics.Equal) -> Comparison:
-    boxed = _BOXED.search(reading.answer) is not None
+    boxed = is_boxed(reading.answer)
     said = marked_answer(reading.answer) or reading.answer
     if said.strip(" $.") == expected.strip(" $."):
         return Comparison("right", "the same expression")

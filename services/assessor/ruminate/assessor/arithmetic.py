@@ -13,9 +13,8 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import islice, pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 from ruminate.assessor.notation import ABOUT, AND, SAID, SCALES, WEAK, WORD_OPERATORS, plain
 
@@ -24,6 +23,7 @@ _MOST_EQUATIONS = 500
 _MOST_SIDES = 5_000
 _EXPRESSION_CHARACTERS = "0123456789 \t,.$€£%()+-*/x×÷−^" + AND + "".join(SCALES) + "".join(WORD_OPERATORS)
 _OPERATOR_CHARACTERS = "+-*/x×÷−^%(" + "".join(WORD_OPERATORS)
+_OPERATORS = frozenset(_OPERATOR_CHARACTERS)
 _TOKEN = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+|[-+*/x×÷−^()%⁺³⁶⁹⊕⊖⊗⊘]")
 # "5 apples + 3", "$5/apple * 3", "11 cars/minute": words between a number and what follows it are its unit.
 _UNIT = re.compile(
@@ -49,6 +49,8 @@ _ADD = {"+": 1.0, "-": -1.0, "−": -1.0, "⊕": 1.0, "⊖": -1.0}
 _SUBTRACT = frozenset("-−⊖")
 _MULTIPLY = frozenset("*x×⊗")
 _DIVIDE = frozenset("/÷⊘")
+_BETWEEN_NUMBERS = frozenset("+-−*x×/÷")
+_NO_NUMBERS = frozenset("-+*/x×÷−^()%⁺³⁶⁹⊕⊖⊗⊘")
 _ABOUT_RATIO = 0.1
 """How far off an *about* may be, beside what rounding allows."""
 _DECIMAL_COMMA = re.compile(r"(?<![\d,.])(\d+),(\d{1,2})(?![\d,.])")
@@ -72,8 +74,7 @@ _UNITS: Final[dict[str, tuple[int, float]]] = {
 _MEASURE = re.compile(r"(\d+(?:\.\d+)?) ?([a-z]{1,11})(?![A-Za-z/^])")
 
 
-@dataclass(frozen=True, slots=True)
-class Equation:
+class Equation(NamedTuple):
     """One recomputed equation: the numbers in it, the result as stated and as it should be, and whether it is right."""
 
     operands: tuple[float, ...]
@@ -97,6 +98,35 @@ class _Expression:
         self.divisions = 0
         self.of_the_sum: float | None = None
         """Another reading of the whole: `50 - 20%` takes a fifth of the 50 away."""
+
+    def whole(self) -> float | None:
+        """The expression from its first token on."""
+        value = self._sum_of_numbers()
+        return self.sum() if value is None else value
+
+    def _sum_of_numbers(self) -> float | None:
+        """Nothing but numbers with signs between them, as most are, and no division by zero: that takes no descent."""
+        signs, numbers = self.tokens[1::2], self.tokens[::2]
+        if len(signs) + 1 != len(numbers) or not (_BETWEEN_NUMBERS.issuperset(signs) and _NO_NUMBERS.isdisjoint(numbers)):
+            return None
+        values = [float(number.replace(",", "")) for number in numbers]
+        total, sign_of_term, term = 0.0, 1.0, values[0]
+        additions = divisions = 0
+        for sign, value in zip(signs, values[1:], strict=True):
+            if sign in _ADD:
+                total += sign_of_term * term
+                sign_of_term, term = _ADD[sign], value
+                additions += 1
+            elif sign in _MULTIPLY:
+                term *= value
+            elif value:
+                term /= value
+                divisions += 1
+            else:
+                return None
+        self.at, self.numbers, self.operators = len(self.tokens), values, len(signs)
+        self.additions, self.divisions = additions, divisions
+        return total + sign_of_term * term
 
     def sum(self, depth: int = 0) -> float | None:
         value = self._product(depth)
@@ -161,7 +191,7 @@ class _Expression:
                 self.at -= 1
                 return None
             value = -inner
-        elif symbol and (symbol[0].isdigit() or symbol[0] == "."):
+        elif symbol and (symbol[0].isdecimal() or symbol[0] == "."):
             self.at += 1
             value = float(symbol.replace(",", ""))
             self.numbers.append(value)
@@ -184,7 +214,7 @@ class _Expression:
         if self.at + 2 >= len(self.tokens) or self.tokens[self.at + 1] != "/":
             return None
         above, _, below = self.tokens[self.at : self.at + 3]
-        if not (above.isdigit() and below.isdigit() and int(below)):
+        if not (above.isdecimal() and below.isdecimal() and int(below)):
             return None
         self.at += 3
         return int(above) / int(below)
@@ -222,13 +252,14 @@ def _judged(sides: list[str]) -> Iterator[Equation]:
 
 def _judge(left: str, right: str) -> Equation | None:
     # Most equations are two numbers and an operator, and hold: those need no parser.
-    pair, result = _PAIR.search(left[-40:]), _RESULT.match(right)
-    if pair and result:
-        one, other, stated = float(pair[1]), float(pair[3]), float(result[1])
-        if (other or pair[2] != "/") and _OPERATIONS[pair[2]](one, other) == stated:
-            return Equation((one, other), stated, holds=True, computed=stated, takes_away=pair[2] == "-")
-    elif result is None and _NUMERIC.match(right) is None:
-        return None
+    result = _RESULT.match(right)
+    if result is None:
+        if _NUMERIC.match(right) is None:
+            return None
+    elif pair := _PAIR.search(left[-40:]):
+        one, sign, other, stated = float(pair[1]), pair[2], float(pair[3]), float(result[1])
+        if (other or sign != "/") and _OPERATIONS[sign](one, other) == stated:
+            return Equation((one, other), stated, holds=True, computed=stated, takes_away=sign == "-")
     kind = right[0] if right[0] in (WEAK, SAID, ABOUT) else ""
     right = right[len(kind) :]
     equation = _parse(left, right, kind)
@@ -300,8 +331,7 @@ def _accuses(computed: _Left, kind: str) -> bool:
     return computed.certain and (kind != WEAK or computed.words > 0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Right:
+class _Right(NamedTuple):
     """The right side: the number that it begins with, and the whole expression where it is one."""
 
     first: float
@@ -324,8 +354,14 @@ def _read_right(text: str) -> _Right | None:
     tokens = _TOKEN.findall(run)
     if not tokens:
         return None
+    # "= 3y" and "= 2x + 1" speak of a variable, "= 7:30" of a time; "= 24 clips" does not.
+    certain = not (rest and run[-1].isdigit() and _VARIABLE.match(rest))
+    if len(tokens) == 1 and tokens[0] not in _NO_NUMBERS:
+        number = float(tokens[0].replace(",", ""))
+        unit = 10.0 ** -len(tokens[0].partition(".")[2])
+        return _Right(number, unit, 1.0, rest.startswith(("cent", "¢")), number, operators=0, operands=(), certain=certain)
     expression = _Expression(tokens)
-    value = expression.sum()
+    value = expression.whole()
     if value is None or not expression.numbers or not math.isfinite(value):
         return None
     index = next(at for at, token in enumerate(tokens) if token[0].isdecimal() or token[0] == ".")
@@ -336,8 +372,6 @@ def _read_right(text: str) -> _Right | None:
         first = abs(value)
     negative = index > 0 and tokens[index - 1] in ("-", "−")
     _, _, decimals = tokens[index].partition(".")
-    # "= 3y" and "= 2x + 1" speak of a variable, "= 7:30" of a time; "= 24 clips" does not.
-    certain = not (rest and run[-1].isdigit() and _VARIABLE.match(rest)) and expression.peek() != "x"
     return _Right(
         first=(-first if negative else first) * scale,
         unit=1e-9 if mixed else scale * 10.0 ** -len(decimals),
@@ -346,17 +380,17 @@ def _read_right(text: str) -> _Right | None:
         value=value,
         operators=expression.operators,
         operands=tuple(expression.numbers[1:]) if expression.operators else (),
-        certain=certain,
+        certain=certain and expression.peek() != "x",
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Left:
-    """The left side, and whether it is certain that nothing before it takes part in it."""
+class _Left(NamedTuple):
+    """The left side, and what stands before it; `apart`: no sign of that takes part in it."""
 
     value: float
     operands: tuple[float, ...]
-    certain: bool
+    before: str
+    apart: bool
     operators: int = 0
     words: int = 0
     additions: int = 0
@@ -365,12 +399,17 @@ class _Left:
     fraction: bool = False
     takes_away: bool = False
 
+    @property
+    def certain(self) -> bool:
+        """Whether it is certain that nothing before it takes part in it, no word either."""
+        return self.apart and not _OPERATOR_WORD.search(self.before[-12:])
+
 
 def _read_left(text: str) -> _Left | None:
     window = text[-_REACH:]
     before = window.rstrip(_EXPRESSION_CHARACTERS)
     run = window[len(before) :]
-    if run.lstrip()[:1] in _OPERATOR_CHARACTERS or not any(sign in _OPERATOR_CHARACTERS for sign in run.strip(" -")):
+    if run.lstrip()[:1] in _OPERATOR_CHARACTERS or _OPERATORS.isdisjoint(run.strip(" -")):
         window = _UNIT.sub("", window)
         before = window.rstrip(_EXPRESSION_CHARACTERS)
     run = window[len(before) :]
@@ -381,24 +420,25 @@ def _read_left(text: str) -> _Left | None:
         if found:
             before, run = before + head + found, tail
     tokens = _TOKEN.findall(run)
-    certain = not _OPERATOR_WORD.search(before[-12:]) and not (run[:1].strip() and (before[-1:].isalnum() or before[-1:] == ":"))
+    apart = not (run[:1].strip() and (before[-1:].isalnum() or before[-1:] == ":"))
     stripped = run.lstrip(" $€£.,")
     if stripped[:1] in ("-", "−") and not before.strip():
         tokens = tokens[1:] if stripped[1:2] == " " else tokens  # a bullet
     elif (stripped[:1] and stripped[0] in _OPERATOR_CHARACTERS + "^)" and stripped[0] != "(") or len(run) == _REACH:
-        certain = False
+        apart = False
     expression = _Expression(tokens)
     while expression.at < len(tokens):
         began = expression.at
         expression.numbers = []
-        value = expression.sum()
+        value = expression.whole() if began == 0 else expression.sum()
         if value is not None and expression.at == len(tokens):
             if not math.isfinite(value):
                 return None
             return _Left(
                 value=value,
                 operands=tuple(expression.numbers),
-                certain=certain,
+                before=before,
+                apart=apart,
                 operators=expression.operators,
                 words=expression.words,
                 additions=expression.additions,
@@ -408,7 +448,7 @@ def _read_left(text: str) -> _Left | None:
                 fraction=tokens[began + 1 : began + 2] == ["/"] and len(tokens) == began + 3,
             )
         # What stands before is not part of the sum; what follows may be.
-        certain = False
+        apart = False
         expression.at = max(expression.at, began + 1)
     return None
 

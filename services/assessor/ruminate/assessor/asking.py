@@ -21,8 +21,8 @@ from typing import Any, Final, Generic, Protocol, Self, TypeVar
 from uuid import UUID
 
 import structlog
-from prometheus_client import Counter, Histogram
 
+from ruminate.assessor.metrics import AskerCounts
 from ruminate.schemas.envelope import derive_event_id
 from ruminate.schemas.evidence import EvidenceKind, EvidenceRecorded
 from ruminate.schemas.flow import EVIDENCE_RECORDED
@@ -64,15 +64,6 @@ class AskingPlan:
     remembered: int = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Where an asker counts: what it told (model, what), what it passed over (reason), how long a question took (model)."""
-
-    told: Counter
-    passed_over: Counter
-    seconds: Histogram
-
-
 class PassedOver(Exception):
     """There is nothing to say of an interaction, and why."""
 
@@ -107,7 +98,7 @@ class Asking(Generic[S]):
         plan: AskingPlan,
         *,
         name: str,
-        counts: Counts,
+        counts: AskerCounts,
         work: Callable[[S], Awaitable[None]],
         today: Callable[[], date] = today_utc,
     ) -> None:

@@ -33,6 +33,7 @@ from ruminate.assessor.policy import Policy
 from ruminate.assessor.validator import Validator
 from ruminate.schemas.interaction import AnswerCheck
 from ruminate.shared.confined import run_confined
+from ruminate.shared.scratch import sweep_scratch
 
 log = structlog.get_logger()
 
@@ -55,6 +56,8 @@ class Checker:
         self._found: OrderedDict[bytes, Comparison] = OrderedDict()
 
     def __enter__(self) -> Self:
+        # An assessor that was killed has left the folders of what it ran.
+        sweep_scratch()
         return self
 
     def __exit__(self, *_: object) -> None:

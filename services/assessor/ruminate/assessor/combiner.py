@@ -97,8 +97,8 @@ class Combiner:
 
     def telling(self, shown: Signals, most: int = 3) -> list[tuple[str, float]]:
         """The signals that moved the sum most, with what each added: why an answer is trusted or not."""
-        moved = ((name, weight * value) for name, weight, value in zip(NAMES, self.weights, shown, strict=True))
-        return sorted((entry for entry in moved if abs(entry[1]) >= 0.05), key=lambda entry: -abs(entry[1]))[:most]
+        moved = zip(NAMES, map(operator.mul, self.weights, shown), strict=True)
+        return sorted([entry for entry in moved if entry[1] >= 0.05 or entry[1] <= -0.05], key=lambda entry: -abs(entry[1]))[:most]
 
 
 def probability(logit: float) -> float:

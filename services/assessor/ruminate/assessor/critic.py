@@ -15,9 +15,9 @@ from datetime import date
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from ruminate.assessor.asking import Asking, AskingPlan, Counts, today_utc
+from ruminate.assessor.asking import Asking, AskingPlan, today_utc
 from ruminate.assessor.knowledge import Knowledge
-from ruminate.assessor.metrics import CRITIC_JUDGED, CRITIC_PASSED_OVER, CRITIC_SECONDS
+from ruminate.assessor.metrics import CRITIC
 from ruminate.assessor.rubric import (
     PAIR_FORMAT,
     Better,
@@ -58,8 +58,7 @@ class Critic:
 
     def __init__(self, bus: Bus, plan: CriticPlan, *, today: Callable[[], date] = today_utc) -> None:
         self._plan = plan
-        counts = Counts(CRITIC_JUDGED, CRITIC_PASSED_OVER, CRITIC_SECONDS)
-        self._asking: Asking[Work] = Asking(bus, plan, name=SAID_BY, counts=counts, work=self._judge, today=today)
+        self._asking: Asking[Work] = Asking(bus, plan, name=SAID_BY, counts=CRITIC, work=self._judge, today=today)
         self._answers: OrderedDict[tuple[str, bytes], Work] = OrderedDict()
 
     async def __aenter__(self) -> Self:

@@ -22,7 +22,6 @@ from ruminate.assessor.mathematics import Equal, nobody
 from ruminate.assessor.parts import ModeFit
 from ruminate.assessor.policy import Policy
 from ruminate.assessor.reading import Reading, control_characters, mostly_symbols, words
-from ruminate.assessor.rubric import PARTS
 from ruminate.assessor.signals import Signals, signals
 from ruminate.schemas.assessment import ReasoningAssessed, ReasoningQuality, Score, Verdict
 from ruminate.schemas.evidence import EvidenceRecorded
@@ -30,6 +29,9 @@ from ruminate.schemas.interaction import InteractionRecorded
 
 SCORER_VERSION: Final = "rules-4"
 """Changes with every change of what a part finds."""
+
+_JUDGED: Final = ("answer_quality", *ReasoningQuality.model_fields)
+"""The parts that a model may be asked about."""
 
 
 @lru_cache(maxsize=64)
@@ -76,7 +78,7 @@ def _with_words(critique: Critique | None, said: EvidenceRecorded) -> Critique:
     """What a model says by now: its latest scores, and its latest preference. Of several models the latest is heard."""
     model = said.model or said.said_by
     before = critique if critique is not None and critique.model == model else Critique(model)
-    scores = before.scores if said.judged is None else {part: said.judged[part] for part in PARTS if part in said.judged}
+    scores = before.scores if said.judged is None else {part: said.judged[part] for part in _JUDGED if part in said.judged}
     return Critique(model, scores, before.preferred if said.preferred is None else said.preferred)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ruminate.assessor.answers import final_number
 from ruminate.assessor.blocks import Blocks, check_blocks
+from ruminate.assessor.marks import final_number
 from ruminate.assessor.reading import Reading, read
 from ruminate.assessor.structure import Structure, look_at
 from ruminate.assessor.trail import Trail, follow_numbers

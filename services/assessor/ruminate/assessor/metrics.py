@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from ruminate.assessor.knowledge import Knowledge
 from ruminate.schemas.assessment import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class AskerCounts:
+    """Where one who asks a model counts: what it told (model, what), what it passed over (reason), how long it took (model)."""
+
+    told: Counter
+    passed_over: Counter
+    seconds: Histogram
+
+
+def _counts_of(asker: str, *, told: tuple[str, str], passed_over: str, seconds: str) -> AskerCounts:
+    """Each with its sentence; `told` with the word for what this one does, too."""
+    did, says = told
+    return AskerCounts(
+        Counter(f"ruminate_{asker}_{did}", says, ["model", "what"]),
+        Counter(f"ruminate_{asker}_passed_over", passed_over, ["reason"]),
+        Histogram(f"ruminate_{asker}_seconds", seconds, ["model"], buckets=(0.3, 1, 3, 10, 30, 100, 300)),
+    )
+
 
 INTERACTIONS_ASSESSED: Final = Counter(
     "ruminate_interactions_assessed",
@@ -29,68 +50,45 @@ CHECKS_MADE: Final = Counter(
     "Checks that answers came with, by what they came to; if many are undecided, read in the evidence of verdicts why.",
     ["kind", "result"],
 )
-CRITIC_JUDGED: Final = Counter(
-    "ruminate_critic_judged",
-    "Words of the critic that became evidence, by model; if there are none, read ruminate_critic_passed_over_total.",
-    ["model", "what"],
-)
-CRITIC_PASSED_OVER: Final = Counter(
-    "ruminate_critic_passed_over",
-    "Answers that were judged without the critic's word, by why; if its node is away or slow, give it one of its own.",
-    ["reason"],
-)
-CRITIC_SECONDS: Final = Histogram(
-    "ruminate_critic_seconds",
-    "Time of one question to the critic; if it grows towards the timeout, choose a smaller model or turn its thinking off.",
-    ["model"],
-    buckets=(0.3, 1, 3, 10, 30, 100, 300),
+CRITIC: Final = _counts_of(
+    "critic",
+    told=(
+        "judged",
+        "Words of the critic that became evidence, by model; if there are none, read ruminate_critic_passed_over_total.",
+    ),
+    passed_over="Answers that were judged without the critic's word, by why; if its node is away or slow, give it one of its own.",
+    seconds="Time of one question to the critic; if it grows towards the timeout, choose a smaller model or turn its thinking off.",
 )
 CRITIC_COMPARED: Final = Counter(
     "ruminate_critic_compared",
     "Answers whose worth is known, by what the critic had said; if the share of `opposite` nears a third, switch it off.",
     ["model", "said"],
 )
-PANEL_TOLD: Final = Counter(
-    "ruminate_panel_told",
-    "Counts of a panel that became evidence, by what it mostly says; if there are none, read ruminate_panel_passed_over_total.",
-    ["model", "what"],
+PANEL: Final = _counts_of(
+    "panel",
+    told=(
+        "told",
+        "Counts of a panel that became evidence, by what it mostly says; if there are none, read ruminate_panel_passed_over_total.",
+    ),
+    passed_over="Questions that a panel said nothing or not enough about, by why; if its budget is spent early, lower its share or "
+    "its doubt.",
+    seconds="Time of one answer of a panel; if it grows towards the timeout, choose a smaller model or ask for fewer answers.",
 )
 PANEL_ANSWERS: Final = Counter(
     "ruminate_panel_answers",
     "Answers that a panel gave, by what they say; if most have nothing to compare, name another model or switch it off.",
     ["model", "said"],
 )
-PANEL_PASSED_OVER: Final = Counter(
-    "ruminate_panel_passed_over",
-    "Questions that a panel said nothing or not enough about, by why; if its budget is spent early, lower its share or its doubt.",
-    ["reason"],
-)
-PANEL_SECONDS: Final = Histogram(
-    "ruminate_panel_seconds",
-    "Time of one answer of a panel; if it grows towards the timeout, choose a smaller model or ask for fewer answers.",
-    ["model"],
-    buckets=(0.3, 1, 3, 10, 30, 100, 300),
-)
-WRITER_TOLD: Final = Counter(
-    "ruminate_writer_told",
-    "Thinking that was written, verified and told; if there is none, read ruminate_writer_passed_over_total.",
-    ["model", "what"],
+WRITER: Final = _counts_of(
+    "writer",
+    told=("told", "Thinking that was written, verified and told; if there is none, read ruminate_writer_passed_over_total."),
+    passed_over="Answers that thinking was asked for in vain, by why; if most are refused, read ruminate_writer_refused_total.",
+    seconds="Time of one question to a writer; if it grows towards the timeout, choose a smaller model or turn its thinking off.",
 )
 WRITER_REFUSED: Final = Counter(
     "ruminate_writer_refused",
     "Faults of thinking that was written and not told; if nearly all of it is refused, choose a larger model or switch it off.",
     ["model", "fault"],
-)
-WRITER_PASSED_OVER: Final = Counter(
-    "ruminate_writer_passed_over",
-    "Answers that thinking was asked for in vain, by why; if most are refused, read ruminate_writer_refused_total.",
-    ["reason"],
-)
-WRITER_SECONDS: Final = Histogram(
-    "ruminate_writer_seconds",
-    "Time of one question to a writer; if it grows towards the timeout, choose a smaller model or turn its thinking off.",
-    ["model"],
-    buckets=(0.3, 1, 3, 10, 30, 100, 300),
 )
 ANSWERS_COMPARED: Final = Counter(
     "ruminate_answers_compared",
@@ -126,6 +124,11 @@ ASSESSMENT_SECONDS: Final = Histogram(
     "Time to judge one interaction; if it grows, lower `most_characters` of the policy or add replicas.",
     buckets=(0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1),
 )
+ERASED: Final = Counter(
+    "ruminate_assessments_erased",
+    "What was not judged, for it is erased, by kind (interaction, evidence); if evidence grows, tell whoever sends the feedback.",
+    ["kind"],
+)
 
 
 def count_critique(knowledge: Knowledge) -> None:
@@ -150,10 +153,3 @@ def count_verdict(verdict: Verdict) -> None:
     if verdict.decision == "reject":
         for reason in verdict.reasons:
             REJECTIONS.labels(reason.partition(":")[0]).inc()
-
-
-ERASED: Final = Counter(
-    "ruminate_assessments_erased",
-    "What was not judged, for it is erased, by kind (interaction, evidence); if evidence grows, tell whoever sends the feedback.",
-    ["kind"],
-)

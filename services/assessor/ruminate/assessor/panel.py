@@ -15,10 +15,10 @@ from types import TracebackType
 from typing import Final, Self
 from uuid import UUID
 
-from ruminate.assessor.asking import CONTEXT_TOKENS, Asking, AskingPlan, Counts, PassedOver, today_utc
+from ruminate.assessor.asking import CONTEXT_TOKENS, Asking, AskingPlan, PassedOver, today_utc
 from ruminate.assessor.findings import Findings
 from ruminate.assessor.knowledge import Knowledge
-from ruminate.assessor.metrics import PANEL_ANSWERS, PANEL_PASSED_OVER, PANEL_SECONDS, PANEL_TOLD
+from ruminate.assessor.metrics import PANEL, PANEL_ANSWERS
 from ruminate.assessor.opinions import NOBODY, Asked, Given, asked_of, counted, given_of, has_said_enough, is_chosen
 from ruminate.schemas.assessment import Verdict
 from ruminate.schemas.interaction import InteractionRecorded
@@ -45,8 +45,7 @@ class Panel:
 
     def __init__(self, bus: Bus, plan: PanelPlan, *, today: Callable[[], date] = today_utc) -> None:
         self._plan = plan
-        counts = Counts(PANEL_TOLD, PANEL_PASSED_OVER, PANEL_SECONDS)
-        self._asking: Asking[Asked] = Asking(bus, plan, name=SAID_BY, counts=counts, work=self._hear, today=today)
+        self._asking: Asking[Asked] = Asking(bus, plan, name=SAID_BY, counts=PANEL, work=self._hear, today=today)
         self._waiting: dict[UUID, Asked] = {}
 
     async def __aenter__(self) -> Self:

@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from ruminate.assessor.answers import final_number
 from ruminate.assessor.blocks import Blocks
 from ruminate.assessor.knowledge import Knowledge
+from ruminate.assessor.marks import final_number
 from ruminate.assessor.policy import Policy
-from ruminate.assessor.reading import Reading, content_words
+from ruminate.assessor.reading import FUNCTION_WORDS, Reading, content_words
 from ruminate.assessor.structure import Structure
 from ruminate.assessor.trail import Trail
 from ruminate.schemas.assessment import Score
@@ -270,13 +270,12 @@ _WASTED_BELOW = 0.5
 
 def _linked_steps(reading: Reading) -> tuple[int, int]:
     """Of the steps after the first, those that share a content word or a number with the question or an earlier step."""
-    said: set[str | float] = set(reading.question_content)
-    said.update(reading.question_numbers)
+    said, said_numbers = set(reading.question_words), set(reading.question_numbers)
     linked = 0
     for at, (found, numbers) in enumerate(zip(reading.step_words, reading.step_numbers, strict=True)):
-        holds: frozenset[str | float] = frozenset(content_words(found)) | numbers
-        linked += at > 0 and not holds.isdisjoint(said)
-        said |= holds
+        linked += at > 0 and not (said.intersection(found) <= FUNCTION_WORDS and numbers.isdisjoint(said_numbers))
+        said.update(found)
+        said_numbers |= numbers
     return linked, len(reading.steps) - 1
 
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from ruminate.assessor.agreement import says_a_number
-from ruminate.assessor.answers import marked_answer
 from ruminate.assessor.arithmetic import equations
 from ruminate.assessor.decide import untaught, weigh
 from ruminate.assessor.findings import Findings, find
 from ruminate.assessor.knowledge import Knowledge
+from ruminate.assessor.marks import marked_answer
 from ruminate.assessor.policy import Policy
 from ruminate.assessor.reading import FUNCTION_WORDS, NUMBER_WORDS, Reading, content_words
 from ruminate.assessor.trail import COMMON_NUMBERS

@@ -15,8 +15,13 @@ from ruminate.assessor.arithmetic import Equation, equations
 from ruminate.schemas.interaction import InteractionRecorded
 
 _WORD = re.compile(r"\w+")
+# The same of ASCII: small letters, digits and underscores as they are, capitals small, and all else but line ends a space.
+_ASCII_WORDS: Final = "".join(
+    sign.lower() if sign == "\n" or _WORD.match(sign) else " " for sign in map(chr, range(128))
+).ljust(256).encode()  # fmt: skip
 # Patterns begin with what is rare in prose, so that the engine skips to it; none can backtrack over a long run.
 _NUMBER = re.compile(r"\d(?<!\w\d)(?:\d{0,2}(?:,\d{3})+|\d{0,17})(?:\.\d{1,18})?(?!\d)")
+_SIGNED_NUMBER = re.compile(r"[.\-−](?<![^\W_].)\d")
 _STEP_ENDS = ("! ", "? ", "\n", "。", "！", "？")
 _NAME_IN_SENTENCE = re.compile(r"[A-Z](?<=[\w,;:] [A-Z])[\w'’-]{1,40}")
 _NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]")
@@ -77,7 +82,7 @@ def read(interaction: InteractionRecorded, *, most_characters: int) -> Reading:
     question, thinking, answer = (_both_ends(text, most_characters) for text in whole)
     length = sum(map(len, whole))
     steps = tuple(step for piece in _sentences(thinking) if (step := piece.strip()) and any(map(str.isalnum, step)))
-    step_words = tuple(words(step) for step in steps)
+    step_words = _words_of_each(steps)
     question_words, question_numbers = words(question), numbers(question)
     return Reading(
         question=question,
@@ -118,7 +123,16 @@ def _sentences(text: str) -> list[str]:
 
 def words(text: str) -> tuple[str, ...]:
     """The words of a text, in lower case."""
+    if text.isascii():  # by table, at a fifth of the cost
+        return tuple(text.encode().translate(_ASCII_WORDS).decode().split())
     return tuple(_WORD.findall(text.lower()))
+
+
+def _words_of_each(steps: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    joined = "\n".join(steps)  # no step holds a line end
+    if not steps or not joined.isascii():
+        return tuple(map(words, steps))
+    return tuple([tuple(line.split()) for line in joined.encode().translate(_ASCII_WORDS).decode().split("\n")])
 
 
 def content_words(found: Iterable[str]) -> frozenset[str]:
@@ -128,10 +142,12 @@ def content_words(found: Iterable[str]) -> frozenset[str]:
 
 def numbers(text: str) -> tuple[float, ...]:
     """The numbers written in digits, in order: `1,200.50` is one, `-3` is negative where it is no difference."""
+    if _SIGNED_NUMBER.search(text) is None:
+        return tuple([float(digits.replace(",", "")) for digits in _NUMBER.findall(text)])
     found: list[float] = []
     for match in _NUMBER.finditer(text):
         digits, start = match[0], match.start()
-        value = float(digits.replace(",", "") if "," in digits else digits)
+        value = float(digits.replace(",", ""))
         if start and (before := text[start - 1]) in ".-−":
             value = _signed(text, start, digits, value, before)
         found.append(value)

@@ -94,7 +94,7 @@ def signals(
         long_thinking=_between(math.log((reading.thinking_words + 1) / 100), 1.5) if thought else 0.0,
         many_steps=_between((trail.results - 4) / 4, 1.0) if trail.results else 0.0,
         percentages=float("%" in reading.question or "percent" in reading.question_words),
-        comparisons=_count(sum(word in _COMPARING for word in reading.question_words), 3),
+        comparisons=_count(len([word for word in reading.question_words if word in _COMPARING]), 3),
         unused_given=_count(trail.unused_given, 3),
         all_given_used=float(numeric and thought and trail.unused_given == 0),
         unfounded_operands=_count(trail.unfounded, 3),

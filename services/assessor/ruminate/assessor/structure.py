@@ -17,7 +17,13 @@ _HEDGES = re.compile(
 )
 _OPEN_ENDED = "and or but so because the a an of to in with for is are that which if then therefore thus"
 _DANGLING: Final = frozenset(_OPEN_ENDED.split())
-_SENTENCE = re.compile(r"[^.?!\n]{0,400}\?")
+_HEDGING: Final = (
+    "maybe", "perhaps", "probably", "possibly", "i guess", "i think", "not sure", "unclear", "might be", "assume",
+)  # fmt: skip
+"""One of these stands in whatever hedges: to look for them all costs a tenth of looking for words."""
+_OTHER_CASES: Final = "ıİſK"
+"""What counts as an i, s or k where case does not, and has no such letter in lower case."""
+_LONGEST_QUESTION: Final = 400
 _LETTER_OF_ANOTHER_ALPHABET = re.compile(r"[^\x00-\u024f\W\d_]")
 _LEAST_WORDS = 2
 """Words of content that a statement needs before another one can contradict it."""
@@ -46,10 +52,15 @@ def look_at(reading: Reading) -> Structure:
         contradictions=_contradictions(reading),
         unfounded_numbers=_unfounded_numbers(reading),
         unfinished=dangling or reading.thinking.endswith((",", "=", "+", "-", "*", "/", "(", ":")),
-        hedges=len(_HEDGES.findall(reading.thinking)),
+        hedges=_hedges(reading.thinking),
         asked=_asked(reading),
         foreign_ratio=_foreign_ratio(reading),
     )
+
+
+def _hedges(text: str) -> int:
+    may_hold = any(map(text.lower().__contains__, _HEDGING)) or any(map(text.__contains__, _OTHER_CASES))
+    return len(_HEDGES.findall(text)) if may_hold else 0
 
 
 def _contradictions(reading: Reading) -> int:
@@ -83,19 +94,26 @@ def _unfounded_numbers(reading: Reading) -> int:
         known.update(equation.operands)
     said = frozenset[float]().union(*reading.step_numbers)
     # What counts the steps is no statement.
-    return sum(number not in known and not 0 <= number <= len(reading.steps) for number in said)
+    return len([number for number in said - known if not 0 <= number <= len(reading.steps)])
 
 
 def _asked(reading: Reading) -> float | None:
     """How much of the words that were asked for comes back in the last steps or in the answer."""
-    questions = _SENTENCE.findall(reading.question)
-    if not questions or not (reading.steps or reading.answer):
+    asked = _last_question(reading.question)
+    if not asked or not (reading.steps or reading.answer):
         return None
-    wanted = content_words(word for word in words(questions[-1]) if not word.isdecimal())
+    wanted = content_words(word for word in words(asked) if not word.isdecimal())
     if not wanted:
         return None
     said = set(reading.answer_words).union(*reading.step_words[-2:])
     return sum(_stem(word) in said or word in said or f"{word}s" in said for word in wanted) / len(wanted)
+
+
+def _last_question(text: str) -> str:
+    """The sentence that ends with the last question mark, or its end where it is long."""
+    end = text.rfind("?")
+    before = text[max(0, end - _LONGEST_QUESTION) : end] if end >= 0 else ""
+    return before[max(map(before.rfind, ".?!\n")) + 1 :]
 
 
 def _stem(word: str) -> str:
@@ -103,7 +121,8 @@ def _stem(word: str) -> str:
 
 
 def _foreign_ratio(reading: Reading) -> float:
-    if not any(map(_LETTER_OF_ANOTHER_ALPHABET.search, (reading.question, reading.thinking, reading.answer))):
+    texts = (reading.question, reading.thinking, reading.answer)
+    if not any(not text.isascii() and _LETTER_OF_ANOTHER_ALPHABET.search(text) for text in texts):
         return 0.0
     asked = _scripts(reading.question)
     if not asked:

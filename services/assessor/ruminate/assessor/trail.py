@@ -6,9 +6,11 @@ conclusion that was exchanged leaves an answer that is not what the last step fo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from ruminate.assessor.arithmetic import Equation
 from ruminate.assessor.reading import Reading, numbers
 
 # Numbers that a computation may bring along without the question having given them: units, calendars, percentages.
@@ -55,36 +57,48 @@ def follow_numbers(reading: Reading, final: float | None) -> Trail:
     said = frozenset[float]().union(*reading.step_numbers)
     seen = set(COMMON_NUMBERS.union(*reading.given.values()))
     times: dict[float, int] = {}
-    founded = operands = 0
+    founded = operands = longest = wrong = differences = 0
     for equation in equations:
         for operand in equation.operands:
             founded += operand in seen
             times[operand] = times.get(operand, 0) + 1
         operands += len(equation.operands)
+        longest = max(longest, len(equation.operands))
+        wrong += not equation.holds
+        differences += equation.takes_away
         seen.add(equation.stated)
     used = said.union(times)
     words = frozenset[str]().union(*reading.step_words)
     unused = sum(word not in words and used.isdisjoint(forms) for word, forms in reading.given.items())
     results = [equation.stated for equation in equations]
-    led_nowhere = sum(
-        not any(result in later.operands or result == later.stated for later in equations[at + 1 : at + 1 + _LATER])
-        for at, result in enumerate(results[:-1])
-    )
     return Trail(
         given=len(reading.given),
         unused_given=unused if reading.steps else 0,
         operands=operands,
         founded=founded,
         results=len(results),
-        unused_results=led_nowhere,
-        wrong=sum(not equation.holds for equation in equations),
+        unused_results=_led_nowhere(equations),
+        wrong=wrong,
         reused=sum(count > 1 for count in times.values()),
-        longest=max((len(equation.operands) for equation in equations), default=0),
-        differences=sum(equation.takes_away for equation in equations),
+        longest=longest,
+        differences=differences,
         conclusion=_conclusion(reading, results, said, final),
         odd_form=_odd_form(reading, final),
         echoes=final is not None and final in reading.question_numbers and final not in results,
     )
+
+
+def _led_nowhere(equations: Sequence[Equation]) -> int:
+    """How many results, but for the last one, none of the next equations holds."""
+    found = 0
+    next_at: dict[float, int] = {}
+    for at in range(len(equations) - 1, -1, -1):  # from the end, so that the next use of each number is known
+        operands, result = equations[at].operands, equations[at].stated
+        if at + 1 < len(equations):
+            found += next_at.get(result, at + _LATER + 1) > at + _LATER
+        next_at.update(dict.fromkeys(operands, at))
+        next_at[result] = at
+    return found
 
 
 def _conclusion(reading: Reading, results: list[float], said: frozenset[float], final: float | None) -> Conclusion:

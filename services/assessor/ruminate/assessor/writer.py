@@ -22,12 +22,12 @@ from typing import Any, Final, Self, TypeVar
 from uuid import UUID
 
 from ruminate.assessor.answers import Comparison
-from ruminate.assessor.asking import CONTEXT_TOKENS, Asking, AskingPlan, Counts, PassedOver, today_utc
+from ruminate.assessor.asking import CONTEXT_TOKENS, Asking, AskingPlan, PassedOver, today_utc
 from ruminate.assessor.decide import knowledge_of
 from ruminate.assessor.findings import Findings, find
 from ruminate.assessor.knowledge import Knowledge
 from ruminate.assessor.mathematics import Equal, nobody
-from ruminate.assessor.metrics import WRITER_PASSED_OVER, WRITER_REFUSED, WRITER_SECONDS, WRITER_TOLD
+from ruminate.assessor.metrics import WRITER, WRITER_REFUSED
 from ruminate.assessor.policy import Policy
 from ruminate.assessor.proofreading import Standards, draft_of, faults_of
 from ruminate.assessor.writing import (
@@ -90,8 +90,7 @@ class Writer:
         self._policy = policy
         self._checked = checked
         self._equal = equal
-        counts = Counts(WRITER_TOLD, WRITER_PASSED_OVER, WRITER_SECONDS)
-        self._asking: Asking[Unthought] = Asking(bus, plan, name=SAID_BY, counts=counts, work=self._think, today=today)
+        self._asking: Asking[Unthought] = Asking(bus, plan, name=SAID_BY, counts=WRITER, work=self._think, today=today)
         self._waiting: set[UUID] = set()
 
     async def __aenter__(self) -> Self:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
+from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
     AclOperation,

@@ -21,7 +21,7 @@ import structlog
 
 from ruminate.eraser.decide import Life, Told, account, due_at, next_stage, settles_in, told_by
 from ruminate.eraser.lives import COMPACTED
-from ruminate.eraser.metrics import FINISHED, OLDEST, OPEN, PASS_SECONDS
+from ruminate.eraser.metrics import FINISHED, OLDEST, OPEN, PASS_SECONDS, PASSES, SECONDS
 from ruminate.eraser.sweep import mark, sweep
 from ruminate.schemas.erasure import ErasureRequested, RecordsErased
 from ruminate.schemas.flow import RECORDS_ERASED
@@ -107,6 +107,7 @@ class Eraser:
                 await self._pass()
             except (BrokerUnavailable, OffsetLost) as error:
                 log.warning("erasure_pass_broken_off", why=str(error))
+                PASSES.labels("broken_off").inc()
                 self._put_off(self._clock() + _AGAIN)
 
     async def _pass(self) -> None:
@@ -130,6 +131,7 @@ class Eraser:
         await mark(self._bus, finished)
         for erasure_id, event in events.items():
             await self._tell(erasure_id, wanted[erasure_id], event, settle)
+        PASSES.labels("erased" if any(found.live.total() for found in search.found.values()) else "nothing_left").inc()
 
     async def _tell(self, erasure_id: str, each: _Open, event: RecordsErased, settle: timedelta) -> None:
         if self._open.get(erasure_id) is not each:
@@ -143,6 +145,7 @@ class Eraser:
             del self._open[erasure_id]
             each.hold.release()
             FINISHED.inc()
+            SECONDS.observe(max(0.0, (event.erased_at - each.delivery.payload.requested_at).total_seconds()))
         self._show()
 
     def _put_off(self, until: datetime) -> None:

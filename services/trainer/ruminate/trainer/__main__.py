@@ -16,12 +16,13 @@ from ruminate.shared.operations import serve_operations
 from ruminate.shared.service import run, stop_bus_on_signals
 from ruminate.shared.store import open_store
 from ruminate.trainer.settings import TrainerSettings
-from ruminate.trainer.train import train_one
+from ruminate.trainer.train import forget_all_texts, train_one
 
 
 async def main(settings: TrainerSettings) -> None:
     """Open what we need, in order; close it in reverse, whatever happens."""
     store = open_store(settings.store_uri)
+    forget_all_texts(settings.state_dir / "jobs")
     async with AsyncExitStack() as resources:
         enter = resources.enter_async_context
         bus = await enter(KafkaBus(settings, reader="trainer"))

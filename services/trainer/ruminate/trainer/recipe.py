@@ -314,6 +314,8 @@ class _Watcher(TrainerCallback):  # type: ignore[misc]
         self._tell(Report(progress=progress))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= self._plan.steps:
+            return  # whoever goes on from the end trains a step more
         (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE_FILE).touch()
 
 

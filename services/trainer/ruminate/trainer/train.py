@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
 from errno import ENOSPC
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import structlog
@@ -84,7 +84,6 @@ async def train_one(delivery: Delivery[TrainingBatchSealed], bus: Bus, store: St
                     raise Unavailable(failed.failure.explanation, retry_after_seconds=30.0) from failed
                 if as_it_is(delivery.payload, (await ask(bus, batch)).revised).dataset != batch.dataset:
                     raise Unavailable("an erasure has revised the dataset meanwhile", retry_after_seconds=1.0) from failed
-                forget_texts(job_folder(jobs, batch.batch_id))
                 tell_failed(delivery, failed.failure)
             else:
                 metrics.JOBS.labels("trained").inc()
@@ -125,19 +124,23 @@ async def make(plan: JobPlan, folder: Path, bus: Bus, store: Store, settings: Tr
     try:
         with locked(folder) as lock:
             begin(folder, plan)
-            async with Teller(plan, bus) as teller:
-                result = finished(folder)
-                if result is None:
-                    await teller(Progress(phase="waiting"))
-                    await bring_in(plan, folder, store)
-                    result = await run_job(
-                        folder,
-                        lock=lock,
-                        on_progress=teller,
-                        crash_restarts=settings.crash_restarts,
-                        threads=settings.training_threads,
-                    )
-                return await keep(plan, result, folder, store)
+            try:
+                async with Teller(plan, bus) as teller:
+                    result = finished(folder)
+                    if result is None:
+                        await teller(Progress(phase="waiting"))
+                        await to_its_end(bring_in(plan, folder, store))
+                        result = await run_job(
+                            folder,
+                            lock=lock,
+                            on_progress=teller,
+                            crash_restarts=settings.crash_restarts,
+                            threads=settings.training_threads,
+                        )
+                    return await keep(plan, result, folder, store)
+            finally:
+                # Also where the job goes on later: whoever has it then brings them in again, as they are by then.
+                forget_texts(folder)
     except JobBusy as busy:
         raise Unavailable(str(busy), retry_after_seconds=1.0) from busy
     except OSError as error:
@@ -145,6 +148,16 @@ async def make(plan: JobPlan, folder: Path, bus: Bus, store: Store, settings: Tr
             raise
         explanation = "the disk of RUMINATE_STATE_DIR or of the store is full; make room, then seal a new batch"
         raise JobFailed(Failure(phase="preparing", reason="no_room", explanation=explanation)) from error
+
+
+async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do the work also where we are cancelled in it: a thread cannot be, and would write behind whoever removes its files."""
+    working = asyncio.create_task(work)
+    try:
+        await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.gather(working, return_exceptions=True)
+        raise
 
 
 async def bring_in(plan: JobPlan, folder: Path, store: Store) -> None:
@@ -234,6 +247,13 @@ def forget(jobs: Path, settled: Collection[str]) -> None:
 def forget_texts(folder: Path) -> None:
     """Remove the rows from a job's folder: a job that has failed is kept for whoever asks why, and its texts are not."""
     shutil.rmtree(folder / DATASET_FOLDER, ignore_errors=True)
+
+
+def forget_all_texts(jobs: Path) -> None:
+    """Remove the rows of every job that nobody works on: a trainer that was killed may never be given its job again."""
+    for folder in jobs.glob("job-*"):
+        with suppress(JobBusy), locked(folder):
+            forget_texts(folder)
 
 
 class Teller:

@@ -19,7 +19,7 @@ KINDS: Final = (PASSWORD, SECRET, AWS_SECRET)
 """Every kind that this module finds."""
 
 # Every alternative begins with a letter of its own: so the search skips what cannot begin one.
-_NAMED: Final = re.compile(
+NAMED: Final = re.compile(
     r"p(?:asswor[dt]e?|asswd|assphrase|asscode|ass\b|wd|w\b|arola d[’']ordine|rivate[ _-]?key)|_p(?:ass|w)\b"
     r"|s(?:ecret|enha|alasana|chl[üu]ssel|(?:igning|hared|ession|ervice)[ _-]?key)|token|c(?:redentials?|ontrase[ñn]a)|bearer"
     r"|m(?:ot de passe|aster[ _-]?key)|wachtwoord|webhook[ _-]?key|k(?:ennwort|ey(?= is ))|l[öo]senord|has[lł]o|identified by"
@@ -41,6 +41,7 @@ _STEMS: Final = (
     "woord",
     "senha",
     "senord",
+    "schlussel",
     "salasana",
     "contrase",
     "haslo",
@@ -111,13 +112,15 @@ _LETTER: Final = re.compile(r"[^\W\d_]")
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\Z")
 
 
-def may_hold(text: str, lower: str) -> bool:
+def may_hold(look: Look) -> bool:
     """Whether a name for a secret, or a URL with a user, occurs."""
+    text, lower = look.text, look.lower
     if "://" in text and "@" in text:
         return True
-    if any(map(lower.__contains__, _STEMS)) or not (lower.isascii() or not any(map(lower.__contains__, _OTHER_STEMS))):
-        return _NAMED.search(lower) is not None
-    return " -u" in text or "--user" in text
+    if " -u" in text or "--user" in text or "mysql" in text:
+        return True
+    may_be_named = any(map(lower.__contains__, _STEMS)) or not (lower.isascii() or not any(map(lower.__contains__, _OTHER_STEMS)))
+    return may_be_named and NAMED.search(lower) is not None
 
 
 def find(look: Look) -> Iterator[Finding]:
@@ -133,14 +136,14 @@ def find(look: Look) -> Iterator[Finding]:
         for found in pattern.finditer(text):
             if not is_stand_in(found[1]):
                 yield Finding(*found.span(1), PASSWORD)
-    for named in _NAMED.finditer(look.lower):
+    for named in NAMED.finditer(look.lower):
         yield from _after_name(look, named.start(), named.end())
 
 
 def _under_key(look: Look) -> Iterator[Finding]:
     """The whole text is a value: `{"password": "…"}`."""
     value = look.text
-    if all(_is_about(look.key, named.end()) for named in _NAMED.finditer(in_lower_case(look.key))):
+    if all(_is_about(look.key, named.end()) for named in NAMED.finditer(in_lower_case(look.key))):
         return
     kind = _kind_of(look.key.lower())
     if "\n" not in value and len(value) <= _LONGEST and _is_value(value, kind, quoted=True):
@@ -242,7 +245,7 @@ def _is_password(value: str, *, digits: bool, letters: bool, quoted: bool, tight
         return (quoted and "." not in value and "_" not in value) or tight
     if not letters and _AMOUNT.match(value):
         return quoted or len(value) >= 6 or tight
-    return quoted or tight or (digits and _NAMED.search(value.lower()) is None) or not value.isidentifier()
+    return quoted or tight or (digits and NAMED.search(value.lower()) is None) or not value.isidentifier()
 
 
 def _looks_drawn(value: str, *, mixed: bool) -> bool:

@@ -10,7 +10,7 @@ from typing import Final
 
 import phonenumbers
 
-from ruminate.collector.privacy.text import ASCII_WORD, Finding, Look, begins_word, ends_word
+from ruminate.collector.privacy.text import ASCII_WORD, Finding, Look, Words, begins_word, ends_word
 
 EMAIL: Final = "email"
 PHONE: Final = "phone"
@@ -35,9 +35,9 @@ _USER_OF_URL: Final = re.compile(r"://[^\s/@]{0,320}\Z")
 _AFTER_ENCODING: Final = re.compile(r".*(?:%[0-9A-Fa-f]{2}|\\[nrt]|[=/&?])", re.DOTALL)
 
 
-def may_hold_email(text: str, lower: str) -> bool:
+def may_hold_email(look: Look) -> bool:
     """Whether an `@` with something on both sides occurs."""
-    return "@" in text
+    return "@" in look.text
 
 
 def find_emails(look: Look) -> Iterator[Finding]:
@@ -75,22 +75,34 @@ def _is_program(text: str, name: str, end: int) -> bool:
 # --- phone numbers ----------------------------------------------------------------------------------------------------
 
 _INTERNATIONAL: Final = re.compile(r"(?:\+|00)[1-9](?:[ \u00a0.()/\u2010-\u2012-]{0,2}[0-9]){6,14}(?![0-9])")
+_GROUP: Final = re.compile(r"[0-9]+")
 _NATIONAL: Final = re.compile(r"\(?[0-9](?:[ \u00a0.()/\u2010-\u2012-]{0,2}[0-9]){6,13}(?![0-9])")
 _NORTH_AMERICAN: Final = re.compile(r"(?:1[ .-])?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[ .-])[2-9][0-9]{2}[ .-][0-9]{4}\Z")
 _WITH_AREA: Final = re.compile(r"\(0?[1-9][0-9]{1,4}\)[ -]?[0-9]")
 _TRUNK: Final = re.compile(r"0[1-9][0-9]{0,4}[ /-](?=[0-9])")
 _DECIMAL: Final = re.compile(r"\+[0-9]+\.[0-9]+")
 _DATE: Final = re.compile(r"(?:19|20)[0-9]{2}-(?:19|20)[0-9]{2}(?:\D|\Z)|[0-9]{1,4}([./-])[0-9]{1,2}\1[0-9]{1,4}(?:\D|\Z)")
-_WORDS: Final = re.compile(
-    r"phone|\btel(?:\b|[eé][fp])|mobil|cell?ul|\bcell\b|\bcall(?:ed|s)?\b(?! last)|\bdial|whatsapp|signal|\bsms\b"
-    r"|\btext (?:me|him|her|us|them)|\bring\b|reach (?:me|him|her|us)"
-    r"|handy|\bfax|rufnummer|anrufen|\brufen?\b|erreich|joindre|appel|num[ée]ro|llam[ae]|m[óo]vil|chiam|cellulare|ligar?\b|telemóvel"
-    r"|telefoon|bel (?:me|mij)|dzwo[nń]|zadzwo|kom[óo]rk|telefon|携帯|電話|전화|тел|звон|contact|kontakt|contatt"
-    r"|hotline|durchwahl|my number"
+_STEMS: Final = (
+    "phone", "tel", "mobil", "cel", "call", "dial", "whatsapp", "signal", "sms", "text ", "ring", "reach ", "handy", "fax", "ruf",
+    "erreich", "joindre", "appel", "num", "llam", "vil", "chiam", "liga", "bel m", "dzwo", "kom", "携帯", "電話", "전화", "тел",
+    "звон", "contact", "kontakt", "contatt", "hotline", "durchwahl",
+)  # fmt: skip
+WORDS: Final = Words(
+    re.compile(
+        r"phone|\btel(?:\b|[eé][fp])|mobil|cell?ul|\bcell\b|\bcall(?:ed|s)?\b(?! last)|\bdial|whatsapp|signal|\bsms\b"
+        r"|\btext (?:me|him|her|us|them)|\bring\b|reach (?:me|him|her|us)"
+        r"|handy|\bfax|rufnummer|anrufen|\brufen?\b|erreich|joindre|appel|num[ée]ro|llam[ae]|m[óo]vil|chiam|cellulare|ligar?\b"
+        r"|telemóvel|telefoon|bel (?:me|mij)|dzwo[nń]|zadzwo|kom[óo]rk|telefon|携帯|電話|전화|тел|звон|contact|kontakt|contatt"
+        r"|hotline|durchwahl|my number"
+    ),
+    _STEMS,
 )
-_PLAIN_WORDS: Final = re.compile(
-    r"phone|\btel(?:\b|[eé][fp])|mobile?\b|cellulare|celular|\bcell\b|whatsapp|\bsms\b|handy|rufnummer|móvil|携帯|電話|전화|телефон"
-    r"|(?:call|text|ring) (?:me|him|her|us|them)|my number"
+PLAIN_WORDS: Final = Words(
+    re.compile(
+        r"phone|\btel(?:\b|[eé][fp])|mobile?\b|cellulare|celular|\bcell\b|whatsapp|\bsms\b|handy|rufnummer|móvil|携帯|電話|전화"
+        r"|телефон|(?:call|text|ring) (?:me|him|her|us|them)|my number"
+    ),
+    _STEMS,
 )
 _BEFORE, _AFTER = 48, 12
 
@@ -99,7 +111,7 @@ def find_phones(look: Look, regions: Sequence[str]) -> Iterator[Finding]:
     """Numbers that the numbering plan of their country has. National ones need a word nearby, or a form that little else has."""
     text = look.text
     read = 0
-    for found in _INTERNATIONAL.finditer(text):
+    for found in _INTERNATIONAL.finditer(text) if "+" in text or "00" in text else ():
         start = found.start()
         if start and (text[start - 1] in ASCII_WORD or text[start - 1] in ".+") and not begins_word(text, start):
             continue
@@ -134,8 +146,8 @@ def _regions_of(look: Look, written: str, start: int, end: int, regions: Sequenc
         return [region for region in regions if region in ("US", "CA")]
     digits = sum(map(str.isdigit, written))
     # Of digits in one piece, every country has some: they need a word that means nothing else.
-    words = _PLAIN_WORDS if digits == len(written) and written[0] != "0" else _WORDS
-    if digits >= 8 and words.search(look.around(start, end, before=_BEFORE, after=_AFTER)):
+    words = PLAIN_WORDS if digits == len(written) and written[0] != "0" else WORDS
+    if digits >= 8 and words.stand_in(look.around(start, end, before=_BEFORE, after=_AFTER)):
         return regions
     if 9 <= digits <= 11 and not listed and (_TRUNK.match(written) or _WITH_AREA.match(written)) and "." not in written:
         return regions
@@ -144,7 +156,7 @@ def _regions_of(look: Look, written: str, start: int, end: int, regions: Sequenc
 
 def _ends(written: str) -> list[int]:
     """Where the number may end: with all groups of digits, or without the last ones."""
-    return [found.end() for found in re.finditer(r"[0-9]+", written)][::-1][:6]
+    return [found.end() for found in _GROUP.finditer(written)][::-1][:6]
 
 
 def _is_alone(text: str, start: int, end: int) -> bool:
@@ -195,14 +207,14 @@ _DOCUMENTATION: Final = tuple(
 )
 
 
-def may_hold_ip(text: str, lower: str) -> bool:
+def may_hold_ip(look: Look) -> bool:
     """Whether dots or colons stand as in an address."""
-    return _DOTTED.search(text) is not None or _HEX_COLON.search(text) is not None
+    return _DOTTED.search(look.text) is not None or _HEX_COLON.search(look.text) is not None
 
 
-def may_hold_mac(text: str, lower: str) -> bool:
+def may_hold_mac(look: Look) -> bool:
     """Whether colons or dashes stand as in a MAC address."""
-    return _HEX_COLON.search(text) is not None or _MAC_DASHES.search(text) is not None
+    return _HEX_COLON.search(look.text) is not None or _MAC_DASHES.search(look.text) is not None
 
 
 def find_ips(look: Look, *, private: bool) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ import calendar
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 
 from stdnum import luhn, verhoeff
@@ -29,7 +29,7 @@ from stdnum.nl import bsn
 from stdnum.pl import pesel
 from stdnum.us import itin, ssn
 
-from ruminate.collector.privacy.text import Finding, Look, begins_word, ends_word
+from ruminate.collector.privacy.text import Finding, Look, Words, begins_word, ends_word
 
 IBAN: Final = "iban"
 CARD: Final = "card"
@@ -47,7 +47,7 @@ class _National:
     country: str
     lengths: tuple[int, ...]
     is_valid: Callable[[str], bool]
-    words: re.Pattern[str]
+    words: Words
     form: re.Pattern[str] | None = None
     """Written so, it needs no word nearby."""
 
@@ -58,10 +58,16 @@ class _Lettered:
 
     kind: str
     country: str
+    shapes: tuple[bytes, ...]
+    """One of them is in the shape of whatever the pattern finds."""
     pattern: re.Pattern[str]
     is_valid: Callable[[str], bool]
-    words: re.Pattern[str] | None = None
+    words: Words | None = None
     """Needed nearby where the pattern's group `weak` took part."""
+
+    def may_stand_in(self, look: Look) -> bool:
+        """Whether a look at the pattern is worth it."""
+        return any(map(look.shape.__contains__, self.shapes))
 
 
 def _is_date(year: int, month: int, day: int) -> bool:
@@ -125,64 +131,85 @@ def _is_long_and(valid: Callable[[str], bool], digits: str) -> bool:
     return len(set(digits)) > 2 and valid(digits)
 
 
-def _words(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern)
+def _words(pattern: str, *stems: str) -> Words:
+    return Words(re.compile(pattern), stems)
 
 
+_RRN_WORDS: Final = _words("주민|resident registration|rrn", "주민", "resident", "rrn")
 _TAX_AND_INSURANCE: Final = r"social security|\bss[n#]|\bsoc\.? sec"
-_NATIONALS: Final = (
+NATIONAL: Final = (
     _National(
-        "us_ssn", "US", (9,), _is_ssn, _words(_TAX_AND_INSURANCE), re.compile(r"[0-9]{3}([ -])[0-9]{2}\1[0-9]{4}\Z"),
+        "us_ssn", "US", (9,), _is_ssn, _words(_TAX_AND_INSURANCE, "ss", "soc"), re.compile(r"[0-9]{3}([ -])[0-9]{2}\1[0-9]{4}\Z"),
     ),
     _National(
-        "us_itin", "US", (9,), itin.is_valid, _words(r"\bitin\b|taxpayer|\btin\b"),
+        "us_itin", "US", (9,), itin.is_valid, _words(r"\bitin\b|taxpayer|\btin\b", "tin", "taxpayer"),
         re.compile(r"9[0-9]{2}([ -])[0-9]{2}\1[0-9]{4}\Z"),
     ),
-    _National("uk_nhs", "GB", (10,), partial(_is_long_and, nhs.is_valid), _words(r"\bnhs\b|national health|patient")),
+    _National(
+        "uk_nhs", "GB", (10,), partial(_is_long_and, nhs.is_valid),
+        _words(r"\bnhs\b|national health|patient", "nhs", "national", "patient"),
+    ),
     _National(
         "de_tax_id", "DE", (11,), idnr.is_valid,
-        _words(r"steuer|\bidnr|\bid-nr|\btin\b|tax id|\bsteuer-id"), re.compile(r"[0-9]{2} [0-9]{3} [0-9]{3} [0-9]{3}\Z"),
+        _words(r"steuer|\bidnr|\bid-nr|\btin\b|tax id", "steuer", "idnr", "id-nr", "tin", "tax id"),
+        re.compile(r"[0-9]{2} [0-9]{3} [0-9]{3} [0-9]{3}\Z"),
     ),
     _National(
-        "fr_nir", "FR", (15,), nir.is_valid, _words("s[ée]cu|nir"),
+        "fr_nir", "FR", (15,), nir.is_valid, _words("s[ée]cu|nir", "cu", "nir"),
         re.compile(r"[12] ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{3} ?[0-9]{3} ?[0-9]{2}\Z"),
     ),
-    _National("nl_bsn", "NL", (9,), partial(_is_long_and, bsn.is_valid), _words(r"\bbsn\b|burgerservice|sofi|persoonsnummer")),
-    _National("pl_pesel", "PL", (11,), pesel.is_valid, _words("pesel")),
+    _National(
+        "nl_bsn", "NL", (9,), partial(_is_long_and, bsn.is_valid),
+        _words(r"\bbsn\b|burgerservice|sofi|persoonsnummer", "bsn", "burger", "sofi", "persoon"),
+    ),
+    _National("pl_pesel", "PL", (11,), pesel.is_valid, _words("pesel", "pesel")),
     _National(
         "be_national_number", "BE", (11,), _is_be_national_number,
-        _words(r"rijksregister|registre national|num[ée]ro national|insz|niss|national number"),
+        _words(
+            r"rijksregister|registre national|num[ée]ro national|insz|niss|national number", "rijks", "national", "insz", "niss"
+        ),
         re.compile(r"[0-9]{2}\.[0-9]{2}\.[0-9]{2}-[0-9]{3}\.[0-9]{2}\Z"),
     ),
     _National(
-        "ch_ahv", "CH", (13,), ahv.is_valid, _words(r"\bahv|\bavs\b|\bavs-|oasi"),
+        "ch_ahv", "CH", (13,), ahv.is_valid, _words(r"\bahv|\bavs\b|\bavs-|oasi", "ahv", "avs", "oasi"),
         re.compile(r"756[. ]?[0-9]{4}[. ]?[0-9]{4}[. ]?[0-9]{2}\Z"),
     ),
     _National(
-        "at_svnr", "AT", (10,), vnr.is_valid, _words(r"sozialversicherung|\bsvnr|\bsv-nr|versicherungsnummer|\bvsnr"),
+        "at_svnr", "AT", (10,), vnr.is_valid,
+        _words(
+            r"sozialversicherung|\bsvnr|\bsv-nr|versicherungsnummer|\bvsnr", "versicherung", "svnr", "sv-nr", "vsnr"
+        ),
         re.compile(r"[0-9]{4} [0-9]{6}\Z"),
     ),
     _National(
-        "se_personnummer", "SE", (10, 12), _is_se_personnummer, _words(r"personn|samordningsn|\bpnr\b"),
+        "se_personnummer", "SE", (10, 12), _is_se_personnummer,
+        _words(r"personn|samordningsn|\bpnr\b", "personn", "samordning", "pnr"),
         re.compile(r"[0-9]{6}-[0-9]{4}\Z"),
     ),
-    _National("dk_cpr", "DK", (10,), partial(_has_date, order="dmy"), _words(r"\bcpr\b|\bcpr-|personnummer")),
-    _National("no_fnr", "NO", (11,), _is_no_fnr, _words("f[øo]dselsn|personn"), re.compile(r"[0-9]{6} ?[0-9]{5}\Z")),
+    _National("dk_cpr", "DK", (10,), partial(_has_date, order="dmy"), _words(r"\bcpr\b|\bcpr-|personnummer", "cpr", "personn")),
     _National(
-        "br_cpf", "BR", (11,), partial(_is_long_and, cpf.is_valid), _words(r"\bcpf\b|cadastro"),
+        "no_fnr", "NO", (11,), _is_no_fnr, _words("f[øo]dselsn|personn", "dselsn", "personn"),
+        re.compile(r"[0-9]{6} ?[0-9]{5}\Z"),
+    ),
+    _National(
+        "br_cpf", "BR", (11,), partial(_is_long_and, cpf.is_valid), _words(r"\bcpf\b|cadastro", "cpf", "cadastro"),
         re.compile(r"[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}\Z"),
     ),
     _National(
-        "in_aadhaar", "IN", (12,), _is_aadhaar, _words("aadhaar|aadhar|uidai|आधार"),
+        "in_aadhaar", "IN", (12,), _is_aadhaar, _words("aadhaar|aadhar|uidai|आधार", "aadha", "uidai", "आधार"),
         re.compile(r"[0-9]{4}([ -])[0-9]{4}\1[0-9]{4}\Z"),
     ),
     _National(
-        "ca_sin", "CA", (9,), partial(_is_long_and, sin.is_valid), _words(r"\bsin\b|social insurance|\bnas\b|assurance sociale"),
+        "ca_sin", "CA", (9,), partial(_is_long_and, sin.is_valid),
+        _words(r"\bsin\b|social insurance|\bnas\b|assurance sociale", "sin", "soc", "nas"),
     ),
-    _National("au_tfn", "AU", (8, 9), partial(_is_long_and, tfn.is_valid), _words(r"\btfn\b|tax file")),
-    _National("jp_my_number", "JP", (12,), my_number.is_valid, _words("マイナンバー|個人番号|my number|individual number")),
-    _National("kr_rrn", "KR", (13,), _is_kr_rrn, _words("주민|resident registration|rrn"), re.compile(r"[0-9]{6}-[1-8][0-9]{6}\Z")),
-    _National("kr_rrn", "KR", (13,), _is_kr_rrn_of_any_age, _words("주민|resident registration|rrn")),
+    _National("au_tfn", "AU", (8, 9), partial(_is_long_and, tfn.is_valid), _words(r"\btfn\b|tax file", "tfn", "tax file")),
+    _National(
+        "jp_my_number", "JP", (12,), my_number.is_valid,
+        _words("マイナンバー|個人番号|my number|individual number", "マイナンバー", "個人番号", "number"),
+    ),
+    _National("kr_rrn", "KR", (13,), _is_kr_rrn, _RRN_WORDS, re.compile(r"[0-9]{6}-[1-8][0-9]{6}\Z")),
+    _National("kr_rrn", "KR", (13,), _is_kr_rrn_of_any_age, _RRN_WORDS),
 )  # fmt: skip
 
 
@@ -195,33 +222,54 @@ def _always(_: str) -> bool:
     return True
 
 
-_NI_WORDS: Final = re.compile(r"\bnino?\b|national insurance|\bni (?:no|number)|\bni:|payroll|p60|hmrc")
-_LETTERED: Final = (
+_NI_WORDS: Final = _words(
+    r"\bnino?\b|national insurance|\bni (?:no|number)|\bni:|payroll|p60|hmrc",
+    "nin",
+    "national",
+    "ni ",
+    "ni:",
+    "payroll",
+    "p60",
+    "hmrc",
+)
+LETTERED: Final = (
     _Lettered(
-        "uk_nino", "GB",
+        "uk_nino", "GB", (b"AA 00 00 00 A", b"AA000000"),
         re.compile(
             r"(?!BG|GB|KN|NK|NT|TN|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z]"
             r"(?: [0-9]{2} [0-9]{2} [0-9]{2} [A-D]|(?P<weak>[0-9]{6} ?[A-D]))"
         ),
         _always, _NI_WORDS,
     ),
-    _Lettered("es_dni", "ES", re.compile("[0-9]{8}[ -]?[A-HJ-NP-TV-Z]"), dni.is_valid),
-    _Lettered("es_dni", "ES", re.compile("[XYZ][ -]?[0-9]{7}[ -]?[A-HJ-NP-TV-Z]"), nie.is_valid),
     _Lettered(
-        "it_fiscal_code", "IT",
+        "es_dni", "ES", (b"00000000A", b"00000000 A", b"00000000-A"), re.compile("[0-9]{8}[ -]?[A-HJ-NP-TV-Z]"), dni.is_valid,
+    ),
+    _Lettered(
+        "es_dni", "ES", (b"A0000000", b"A 0000000", b"A-0000000"),
+        re.compile("[XYZ][ -]?[0-9]{7}[ -]?[A-HJ-NP-TV-Z]"), nie.is_valid,
+    ),
+    _Lettered(
+        "it_fiscal_code", "IT", (b"AAAAAA0", b"AAAAAAAAA"),
         re.compile("[A-Z]{6}[0-9LMNP-V]{2}[A-EHLMPRST][0-9LMNP-V]{2}[A-Z][0-9LMNP-V]{3}[A-Z]"), codicefiscale.is_valid,
     ),
-    _Lettered("fi_hetu", "FI", re.compile("[0-9]{6}[-+A-FU-Y][0-9]{3}[0-9A-FHJ-NPR-Y]"), _is_hetu),
-    _Lettered("fr_nir", "FR", re.compile("[12] ?[0-9]{2} ?[0-9]{2} ?2[AB] ?[0-9]{3} ?[0-9]{3} ?[0-9]{2}"), nir.is_valid),
     _Lettered(
-        "in_pan", "IN", re.compile("[A-Z]{3}(?:P|(?P<weak>[ABCFGHJLT]))[A-Z][0-9]{4}[A-Z]"), _always,
-        re.compile(r"\bpan\b|income tax|permanent account"),
+        "fi_hetu", "FI", (b"000000-000", b"000000+000", b"000000A000"),
+        re.compile("[0-9]{6}[-+A-FU-Y][0-9]{3}[0-9A-FHJ-NPR-Y]"), _is_hetu,
+    ),
+    _Lettered(
+        "fr_nir", "FR", (b"0A000", b"0A 000"),
+        re.compile("[12] ?[0-9]{2} ?[0-9]{2} ?2[AB] ?[0-9]{3} ?[0-9]{3} ?[0-9]{2}"), nir.is_valid,
+    ),
+    _Lettered(
+        "in_pan", "IN", (b"AAAAA0000A",), re.compile("[A-Z]{3}(?:P|(?P<weak>[ABCFGHJLT]))[A-Z][0-9]{4}[A-Z]"), _always,
+        _words(r"\bpan\b|income tax|permanent account", "pan", "income", "permanent"),
     ),
 )  # fmt: skip
-NATIONAL_KINDS: Final = tuple(dict.fromkeys(kind.kind for kind in (*_NATIONALS, *_LETTERED)))
+_LETTERED_SHAPES: Final = tuple(dict.fromkeys(shape for kind in LETTERED for shape in kind.shapes))
+NATIONAL_KINDS: Final = tuple(dict.fromkeys(kind.kind for kind in (*NATIONAL, *LETTERED)))
 KINDS: Final = (IBAN, CARD, *NATIONAL_KINDS)
 """Every kind that this module finds."""
-COUNTRIES: Final = tuple(sorted({kind.country for kind in (*_NATIONALS, *_LETTERED)}))
+COUNTRIES: Final = tuple(sorted({kind.country for kind in (*NATIONAL, *LETTERED)}))
 """The countries whose numbers are known."""
 
 _LENGTHS_OF_IBAN: Final = {
@@ -237,8 +285,6 @@ _LENGTHS_OF_IBAN: Final = {
 _IBAN_BEGIN: Final = re.compile(r"[A-Z]{2}[0-9]{2}[ \u00a0-]?[A-Z0-9]")
 _SMALL_IBAN: Final = re.compile("[a-z]{2}[0-9]{2}[a-z0-9]{11,29}(?![A-Za-z0-9])")
 _IBAN_REST: Final = re.compile(r"(?:[ \u00a0-]?[A-Z0-9]){15,33}")
-_LETTER_DIGIT: Final = re.compile(r"[A-Z][ ]?[0-9]")
-_SIX_DIGITS: Final = re.compile(r"[0-9]{6}")
 _RUN: Final = re.compile(r"[0-9](?:[ \u00a0./\u2010-\u2012-]?[0-9]){7,}")
 _GROUP: Final = re.compile(r"[0-9]+")
 _CARD_FORM: Final = re.compile(
@@ -254,15 +300,20 @@ _ISSUERS: Final = re.compile(
 )
 
 
-def may_hold_letters(text: str, lower: str) -> bool:
-    """Whether capitals and digits stand together as in an account or a number with letters."""
-    return _LETTER_DIGIT.search(text) is not None or _SIX_DIGITS.search(text) is not None
+def may_hold_iban(look: Look) -> bool:
+    """Whether an account may begin."""
+    return b"AA00" in look.shape or b"aa00" in look.shape
+
+
+def may_hold_lettered(look: Look) -> bool:
+    """Whether letters and digits stand together as in a national number with letters."""
+    return any(map(look.shape.__contains__, _LETTERED_SHAPES))
 
 
 def find_ibans(look: Look) -> Iterator[Finding]:
     """Accounts of the length that their country has, whose check digits are right; in one piece or in groups."""
     text = look.text
-    for begin in _IBAN_BEGIN.finditer(text):
+    for begin in _IBAN_BEGIN.finditer(text) if b"AA00" in look.shape else ():
         start = begin.start()
         length = _LENGTHS_OF_IBAN.get(text[start : start + 2])
         if length is None or not begins_word(text, start):
@@ -271,7 +322,7 @@ def find_ibans(look: Look) -> Iterator[Finding]:
         end = _end_of(text, start, length, rest.end()) if rest else None
         if end is not None and ends_word(text, end) and mod_97_10.is_valid(_compact(text[start:end])):
             yield Finding(start, end, IBAN)
-    for small in _SMALL_IBAN.finditer(text):
+    for small in _SMALL_IBAN.finditer(text) if b"aa00" in look.shape else ():
         written = small[0].upper()
         is_long_enough = _LENGTHS_OF_IBAN.get(written[:2]) == len(written)
         if is_long_enough and begins_word(text, small.start()) and mod_97_10.is_valid(_compact(written)):
@@ -297,35 +348,54 @@ def _end_of(text: str, start: int, length: int, limit: int) -> int | None:
 def find_lettered(look: Look, countries: Collection[str], kinds: Collection[str]) -> Iterator[Finding]:
     """National numbers with letters."""
     text = look.text
-    for kind in _LETTERED:
-        if kind.country not in countries or kind.kind not in kinds:
+    for kind in LETTERED:
+        if kind.country not in countries or kind.kind not in kinds or not kind.may_stand_in(look):
             continue
         for found in kind.pattern.finditer(text):
             start, end = found.span()
             if not begins_word(text, start) or not ends_word(text, end) or text[start - 1 : start] in ("-", "."):
                 continue
             weak = "weak" in kind.pattern.groupindex and found["weak"] is not None
-            if weak and (kind.words is None or not kind.words.search(look.around(start, end, before=_BEFORE, after=_AFTER))):
+            if weak and (kind.words is None or not kind.words.stand_in(look.around(start, end, before=_BEFORE, after=_AFTER))):
                 continue
             if kind.is_valid(found[0]):
                 yield Finding(start, end, kind.kind)
 
 
-def find_digits(look: Look, countries: Collection[str], kinds: Collection[str]) -> Iterator[Finding]:
+@lru_cache(maxsize=256)
+def _by_length(countries: tuple[str, ...], kinds: frozenset[str]) -> Mapping[int, Sequence[_National]]:
+    """The national numbers of digits alone that are wanted, by how many digits they have."""
+    wanted = [kind for kind in NATIONAL if kind.country in countries and kind.kind in kinds]
+    return {length: [kind for kind in wanted if length in kind.lengths] for length in range(_FEWEST_DIGITS, _MOST_DIGITS + 1)}
+
+
+class _Near:
+    """What stands near a run of digits, looked at once for each kind of number."""
+
+    def __init__(self, look: Look, start: int, end: int) -> None:
+        # Words may stand before or behind a list; what stands beside the middle of a long one is no word.
+        self._around = look.around(start, end, before=_BEFORE, after=_AFTER)
+        self._named: dict[str, bool] = {}
+
+    def names(self, kind: _National) -> bool:
+        """Whether words that name this kind stand there."""
+        named = self._named.get(kind.kind)
+        if named is None:
+            named = self._named[kind.kind] = kind.words.stand_in(self._around)
+        return named
+
+
+def find_digits(look: Look, countries: tuple[str, ...], kinds: frozenset[str]) -> Iterator[Finding]:
     """Cards, and national numbers of digits alone."""
-    wanted = [kind for kind in _NATIONALS if kind.country in countries and kind.kind in kinds]
-    alone = [(kind, length) for kind in wanted if kind.form is not None for length in kind.lengths]
-    by_length = {length: [kind for kind, its in alone if its == length] for length in range(8, 20)}
+    by_length = _by_length(countries, kinds)
     for run in _RUN.finditer(look.text):
         if not begins_word(look.text, run.start()):
             continue
         groups = [group.span() for group in _GROUP.finditer(look.text, *run.span())]
-        # Words may stand before or behind a list; what stands beside the middle of a long one is no word.
-        around = look.around(*run.span(), before=_BEFORE, after=_AFTER)
-        named = [kind for kind in wanted if kind.words.search(around)]
+        near = _Near(look, *run.span())
         at = 0
         while at < len(groups):
-            found = _at_group(look.text, groups, at, by_length, named, card=CARD in kinds)
+            found = _at_group(look.text, groups, at, by_length, near, card=CARD in kinds)
             if found is None:
                 at += 1
             else:
@@ -339,7 +409,7 @@ def _at_group(
     groups: list[tuple[int, int]],
     at: int,
     by_length: Mapping[int, Sequence[_National]],
-    named: Sequence[_National],
+    near: _Near,
     *,
     card: bool,
 ) -> Finding | None:
@@ -356,7 +426,7 @@ def _at_group(
         return None
     for last, length in reversed(windows):
         is_card_long = card and length >= 13
-        if not (named or by_length[length] or is_card_long):
+        if not (by_length[length] or is_card_long):
             continue
         end = groups[last][1]
         if not ends_word(text, end):
@@ -372,8 +442,8 @@ def _at_group(
             and luhn.is_valid(digits)
         ):
             return Finding(start, end, CARD)
-        for kind in named:
-            if length in kind.lengths and kind.is_valid(digits):
+        for kind in by_length[length]:
+            if near.names(kind) and kind.is_valid(digits):
                 return Finding(start, end, kind.kind)
         for kind in by_length[length] if apart else ():
             if kind.form is not None and kind.form.match(written) and kind.is_valid(digits):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from re import _parser  # type: ignore[attr-defined]
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from ruminate.collector.privacy import assignments, contacts, numbers, tokens
+from ruminate.collector.privacy.patterns import NoPattern, Pattern
 from ruminate.schemas.payload import Name
 
 PERSON: Final = "person"
@@ -23,7 +23,6 @@ KINDS: Final = SECRETS | PERSONAL
 """Every kind there is, but for those that a policy adds."""
 
 _PATTERN_NAME: Final = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)*")
-_UNLIMITED: Final = _parser.MAXREPEAT
 
 
 def _check_kinds(kinds: tuple[str, ...]) -> tuple[str, ...]:
@@ -47,42 +46,12 @@ def _check_patterns(patterns: dict[str, str]) -> dict[str, str]:
         if name in KINDS or name in GROUPS:
             raise _wrong(f"{name!r} is a kind or group already; give the pattern a name of its own")
         try:
-            re.compile(pattern)
-            tree = _parser.parse(pattern)
-        except re.error as error:
-            raise _wrong(f"{name}: {pattern!r} is no regular expression: {error}") from None
-        except (RecursionError, OverflowError):
-            raise _wrong(f"{name}: {pattern!r} is too deep or too large; a simpler expression is allowed") from None
-        if tree.getwidth()[0] == 0:
+            compiled = Pattern(pattern)
+        except NoPattern as error:
+            raise _wrong(f"{name}: {pattern!r} is no regular expression of RE2, which knows no looking around: {error}") from None
+        if compiled.may_match_nothing:
             raise _wrong(f"{name}: {pattern!r} can match nothing at all; let it demand at least one character")
-        if _repeats_repeats(tree):
-            raise _wrong(
-                f"{name}: {pattern!r} repeats without limit what repeats already, which can take for ever on some texts; "
-                "limit one of the two, as in {1,40}"
-            )
     return patterns
-
-
-def _repeats_repeats(tree: Any, within: bool = False) -> bool:
-    """Whether an unlimited repeat holds a repeat of varying length."""
-    for operation, argument in tree:
-        name = str(operation)
-        if name in ("MAX_REPEAT", "MIN_REPEAT"):
-            least, most, body = argument
-            if (within and most != least) or _repeats_repeats(body, within or most == _UNLIMITED):
-                return True
-        elif any(_repeats_repeats(part, within) for part in _parts(argument)):
-            return True
-    return False
-
-
-def _parts(argument: Any) -> list[Any]:
-    """The expressions that an operation of the parser holds."""
-    if isinstance(argument, _parser.SubPattern):
-        return [argument]
-    if isinstance(argument, (tuple, list)):
-        return [part for item in argument for part in _parts(item)]
-    return []
 
 
 def _check_allowed(values: tuple[str, ...]) -> tuple[str, ...]:

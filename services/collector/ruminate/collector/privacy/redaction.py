@@ -7,23 +7,29 @@ there is nothing more to find: so doing it twice changes nothing.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter
 
 from ruminate.collector.privacy.placeholders import PLACEHOLDER, Numbering
 from ruminate.collector.privacy.policy import SECRETS, PrivacyPolicy, PrivacySettings
 from ruminate.collector.privacy.scan import FindNames, Scanner
 from ruminate.collector.privacy.text import Finding, Look, begins_word, ends_word
 from ruminate.schemas.interaction import ImageReference, InteractionCompleted, Message, ToolCall, ToolDefinition
+from ruminate.schemas.payload import Part
+
+P = TypeVar("P", bound=Part)
 
 _NAME_CHARACTERS: Final = 200
 """The most that a tag or an image's address may have."""
 _LEAST_LARGE: Final = 10**8
 """From here on, a number in a tool's arguments is long enough to be somebody's."""
+_MOST_CLEAN: Final = 256
+_TOOLS: Final[TypeAdapter[tuple[ToolDefinition, ...]]] = TypeAdapter(tuple[ToolDefinition, ...])
 _KNOWN_CHARACTERS: Final = 8
 _KNOWN_VALUES: Final = 256
 """So many values are looked for in all texts: each costs one more look at everything."""
@@ -60,11 +66,19 @@ class Redactor:
     def __init__(self, policy: PrivacyPolicy, find_names: FindNames | None = None) -> None:
         self._scanner = Scanner(policy, find_names)
         self._exact = SECRETS | frozenset(policy.patterns)
+        self._clean: dict[bytes, list[_Written]] = {}
+        """What was offered and nothing was found in, by its digest: agents offer the same in every turn, and it is long."""
 
     def interaction(self, payload: InteractionCompleted) -> Redacted:
         """The interaction with placeholders; the very same where there is nothing to replace."""
-        written = list(_written(payload))
-        texts, counts = self._redact(written)
+        digest = hashlib.blake2b(_TOOLS.dump_json(payload.tools), digest_size=16).digest() if payload.tools else b""
+        clean = self._clean.get(digest)
+        offered = list(_offered(payload)) if clean is None else clean
+        texts, counts = self._redact([*offered, *_written(payload)], clean=0 if clean is None else len(clean))
+        if offered and clean is None and texts[: len(offered)] == [each.text for each in offered]:
+            if len(self._clean) >= _MOST_CLEAN:
+                self._clean.clear()
+            self._clean[digest] = offered
         return Redacted(_rewritten(payload, iter(texts)), counts) if counts else Redacted(payload, counts)
 
     def text(self, text: str) -> RedactedText:
@@ -72,11 +86,12 @@ class Redactor:
         texts, counts = self._redact([_Written(text)])
         return RedactedText(texts[0], counts)
 
-    def _redact(self, written: Sequence[_Written]) -> tuple[list[str], Counter[str]]:
+    def _redact(self, written: Sequence[_Written], *, clean: int = 0) -> tuple[list[str], Counter[str]]:
+        """In the first `clean` texts is nothing but what shows in others."""
         texts = [each.text for each in written]
         counts: Counter[str] = Counter()
         numbering: Numbering | None = None
-        pending: Sequence[int] = range(len(texts))
+        pending: Sequence[int] = range(clean, len(texts))
         while pending:
             recognisers = self._scanner.recognisers_for("\n".join([texts[place] for place in pending]))
             if not recognisers:
@@ -158,6 +173,8 @@ def _known(texts: Sequence[str], found: Mapping[int, list[Finding]], numbering: 
 
 def _find_known(texts: Sequence[str], found: dict[int, list[Finding]], known: Mapping[str, str]) -> None:
     """A value that shows what it is in one place goes in all: `the password is …` there, the bare word here."""
+    if not known:
+        return
     for place, text in enumerate(texts):
         more: list[Finding] = []
         for value, kind in known.items():
@@ -201,11 +218,14 @@ def _replaced(text: str, findings: Sequence[Finding], numbering: Numbering, most
 # which the next turn will hold it, then the rest.
 
 
-def _written(payload: InteractionCompleted) -> Iterator[_Written]:
+def _offered(payload: InteractionCompleted) -> Iterator[_Written]:
     for tool in payload.tools:
         if tool.description is not None:
             yield _Written(tool.description)
         yield from _of_json(tool.parameters, "")
+
+
+def _written(payload: InteractionCompleted) -> Iterator[_Written]:
     for message in payload.messages:
         yield from _of_turn(message.thinking, message.content, message.tool_calls)
         for image in message.images:
@@ -254,12 +274,12 @@ def _rewritten(payload: InteractionCompleted, texts: Iterator[str]) -> Interacti
     tools = tuple(_tool(tool, texts) for tool in payload.tools)
     messages = tuple(_message(message, texts) for message in payload.messages)
     answer = payload.response
-    response = answer.model_copy(update=_turn(answer.thinking, answer.tool_calls, texts))
+    response = _with(answer, _turn(answer.thinking, answer.tool_calls, texts))
     reference = None if payload.reference_answer is None else next(texts)
     check = payload.answer_check
     if check is not None:
-        check = check.model_copy(update={"content": next(texts)})
-    thinking = payload.thinking.model_copy(update={"reason": next(texts)})
+        check = _with(check, {"content": next(texts)})
+    thinking = _with(payload.thinking, {"reason": next(texts)})
     context = payload.context
     if context.other:
         context = context.model_copy(update={"other": _json(context.other, texts)})
@@ -281,13 +301,20 @@ def _message(message: Message, texts: Iterator[str]) -> Message:
     update = _turn(message.thinking, message.tool_calls, texts)
     if message.images:
         update["images"] = tuple(_image(image, texts) for image in message.images)
-    return message.model_copy(update=update)
+    return _with(message, update)
+
+
+def _with(part: P, update: Mapping[str, object]) -> P:
+    """The part with what is new in it; the very same where nothing is."""
+    if all(getattr(part, name) == value for name, value in update.items()):
+        return part
+    return part.model_copy(update=update)
 
 
 def _tool(tool: ToolDefinition, texts: Iterator[str]) -> ToolDefinition:
     update: dict[str, object] = {} if tool.description is None else {"description": next(texts)}
     update["parameters"] = _json(tool.parameters, texts)
-    return tool.model_copy(update=update)
+    return _with(tool, update)
 
 
 def _turn(thinking: str | None, tool_calls: Sequence[ToolCall], texts: Iterator[str]) -> dict[str, object]:

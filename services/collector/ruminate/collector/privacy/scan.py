@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
 from ruminate.collector.privacy import assignments, contacts, numbers, tokens
+from ruminate.collector.privacy.patterns import Pattern
 from ruminate.collector.privacy.policy import PERSON, SECRETS, PrivacyPolicy
-from ruminate.collector.privacy.text import Finding, Look, holds_many_digits, in_lower_case
+from ruminate.collector.privacy.text import Finding, Look, holds_many_digits
 
 Find = Callable[[Look], Iterator[Finding]]
-MayHold = Callable[[str, str], bool]
+MayHold = Callable[[Look], bool]
 
 
 class FindNames(Protocol):
@@ -28,7 +28,7 @@ class Recogniser:
 
     kinds: tuple[str, ...]
     may_hold: MayHold
-    """Of the text, and of the same in lower case. May say yes for nothing, never no for something."""
+    """May say yes for nothing, never no for something, but for what a key says."""
     find: Find
 
 
@@ -50,21 +50,18 @@ class Scanner:
     """The recognisers of one policy."""
 
     def __init__(self, policy: PrivacyPolicy, find_names: FindNames | None = None) -> None:
-        self._recognisers = tuple(_wanted(policy, find_names))
-        self._looks = tuple({recogniser.may_hold: None for recogniser in self._recognisers})
+        self.recognisers = tuple(_wanted(policy, find_names))
         self._allowed = frozenset(value.casefold() for value in policy.allowed)
 
     def recognisers_for(self, joined: str) -> Sequence[Recogniser]:
         """Those that may find something in texts that are joined to this one; mostly none."""
-        lower = in_lower_case(joined)
-        held = {may_hold for may_hold in self._looks if may_hold(joined, lower)}
-        return [recogniser for recogniser in self._recognisers if recogniser.may_hold in held] if held else ()
+        return _that_may_find(self.recognisers, Look.at(joined))
 
-    def find(self, look: Look, recognisers: Iterable[Recogniser]) -> list[Finding]:
+    def find(self, look: Look, recognisers: Sequence[Recogniser]) -> list[Finding]:
         """What has to go, in order, without overlaps."""
-        found = [
-            finding for recogniser in recognisers for finding in recogniser.find(look) if not self._is_allowed(look.text, finding)
-        ]
+        # What stands under a key may be something for what the key says alone.
+        wanted = recognisers if look.key else _that_may_find(recognisers, look)
+        found = [finding for recogniser in wanted for finding in recogniser.find(look) if not self._is_allowed(look.text, finding)]
         return list(_apart(sorted(found))) if found else found
 
     def _is_allowed(self, text: str, finding: Finding) -> bool:
@@ -75,6 +72,14 @@ class Scanner:
             return True
         domain = value.rpartition("@")[2] if finding.kind == contacts.EMAIL else ""
         return any(domain == allowed or domain.endswith(f".{allowed}") for allowed in self._allowed) if domain else False
+
+
+def _that_may_find(recognisers: Sequence[Recogniser], look: Look) -> list[Recogniser]:
+    held: dict[MayHold, bool] = {}  # several have the same look
+    for recogniser in recognisers:
+        if recogniser.may_hold not in held:
+            held[recogniser.may_hold] = recogniser.may_hold(look)
+    return [recogniser for recogniser in recognisers if held[recogniser.may_hold]]
 
 
 def _wanted(policy: PrivacyPolicy, find_names: FindNames | None) -> Iterator[Recogniser]:
@@ -88,9 +93,9 @@ def _wanted(policy: PrivacyPolicy, find_names: FindNames | None) -> Iterator[Rec
         Recogniser((contacts.PHONE,), holds_many_digits, partial(contacts.find_phones, regions=countries)),
         Recogniser((contacts.IP,), contacts.may_hold_ip, partial(contacts.find_ips, private=policy.private_addresses)),
         Recogniser((contacts.MAC,), contacts.may_hold_mac, contacts.find_macs),
-        Recogniser((numbers.IBAN,), numbers.may_hold_letters, numbers.find_ibans),
+        Recogniser((numbers.IBAN,), numbers.may_hold_iban, numbers.find_ibans),
         Recogniser(
-            numbers.NATIONAL_KINDS, numbers.may_hold_letters, partial(numbers.find_lettered, countries=countries, kinds=national)
+            numbers.NATIONAL_KINDS, numbers.may_hold_lettered, partial(numbers.find_lettered, countries=countries, kinds=national)
         ),
         Recogniser(
             (numbers.CARD, *numbers.NATIONAL_KINDS),
@@ -105,23 +110,18 @@ def _wanted(policy: PrivacyPolicy, find_names: FindNames | None) -> Iterator[Rec
         elif kept:
             yield Recogniser(tuple(sorted(kept)), recogniser.may_hold, partial(_only, recogniser.find, kept))
     for name, pattern in policy.patterns.items():
-        compiled = re.compile(pattern)
-        yield Recogniser((name,), partial(_occurs, compiled), partial(_find_pattern, compiled, name))
+        # Anchors may say otherwise of a text alone than of many joined, so it is always looked for.
+        yield Recogniser((name,), lambda _: True, partial(_find_pattern, Pattern(pattern), name))
     if policy.is_on(PERSON) and find_names is not None:
-        yield Recogniser((PERSON,), lambda text, lower: True, partial(_find_persons, find_names))
+        yield Recogniser((PERSON,), lambda _: True, partial(_find_persons, find_names))
 
 
 def _only(find: Find, kinds: frozenset[str], look: Look) -> Iterator[Finding]:
     return (finding for finding in find(look) if finding.kind in kinds)
 
 
-def _occurs(pattern: re.Pattern[str], text: str, lower: str) -> bool:
-    # Anchors and what looks around may say otherwise of a text alone than of many joined.
-    return True
-
-
-def _find_pattern(pattern: re.Pattern[str], name: str, look: Look) -> Iterator[Finding]:
-    return (Finding(*found.span(), name) for found in pattern.finditer(look.text) if found.end() > found.start())
+def _find_pattern(pattern: Pattern, name: str, look: Look) -> Iterator[Finding]:
+    return (Finding(start, end, name) for start, end in pattern.find(look.text))
 
 
 def _find_persons(find_names: FindNames, look: Look) -> Iterator[Finding]:

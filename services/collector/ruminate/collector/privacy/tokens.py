@@ -30,7 +30,7 @@ def _token(kind: str, prefixes: str, body: str) -> list[_Token]:
 _W: Final = "[A-Za-z0-9_-]"
 _A: Final = "[A-Za-z0-9]"
 _H: Final = "[0-9a-f]"
-_TOKENS: Final = [
+TOKENS: Final = [
     *_token("aws_key", "AKIA ASIA ABIA ACCA", "[A-Z0-9]{16}"),
     *_token("github_token", "ghp_ gho_ ghu_ ghs_ ghr_", f"{_A}{{30,255}}"),
     *_token("github_token", "github_pat_", "[A-Za-z0-9_]{22,255}"),
@@ -110,23 +110,25 @@ _END_KEY: Final = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?---
 _KEY_LINES: Final = re.compile(r"(?:(?:\s|\\[nr]){1,20}[A-Za-z0-9+/=]{16,5000})*")
 
 _SHORTEST: Final = 20
-"""No token but a private key is shorter, and none has a space."""
+"""No other token is shorter, and none but a private key has a space."""
+_OF_SHORT_ONES: Final = ("eyJ", "xox", "xapp-", "-----BEGIN")
 _LOOSE: Final = re.compile(r":AA|AccountKey=|[?&;]sig=|://[0-9a-f]{32}[:@]", re.IGNORECASE)
 _PREFIXES: Final = tuple(
-    sorted({token.prefix for token in _TOKENS if not any(token.prefix != o.prefix and o.prefix in token.prefix for o in _TOKENS)})
+    sorted({token.prefix for token in TOKENS if not any(token.prefix != o.prefix and o.prefix in token.prefix for o in TOKENS)})
 )
 KINDS: Final = tuple(
     dict.fromkeys(
-        [token.kind for token in _TOKENS]
+        [token.kind for token in TOKENS]
         + ["telegram_token", "discord_token", "sentry_dsn", "azure_key", "azure_sas", "private_key"]
     )
 )
 """Every kind that this module finds."""
 
 
-def may_hold(text: str, lower: str) -> bool:
+def may_hold(look: Look) -> bool:
     """Whether a prefix occurs in a word that is long enough; a text without one needs no further look."""
-    if "-----BEGIN" in text:
+    text = look.text
+    if any(map(text.__contains__, _OF_SHORT_ONES)):
         return True
     # Of a clean text, hardly a word is left.
     long_words = " ".join([word for word in text.split() if len(word) >= _SHORTEST])
@@ -140,7 +142,7 @@ def may_hold(text: str, lower: str) -> bool:
 def find(look: Look) -> Iterator[Finding]:
     """Every token, in no order; the same place may come as two kinds."""
     text = look.text
-    for token in _TOKENS:
+    for token in TOKENS:
         at = text.find(token.prefix)
         while at >= 0:
             end = at + len(token.prefix)

@@ -7,10 +7,12 @@ written as JSON and nothing in a name can end it.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC
 from typing import Any, Final
 
 from ruminate.accumulator.dataset import Manifest
@@ -28,6 +30,7 @@ CARD: Final = "README.md"
 PLOTS: Final = "card"
 
 _LISTED: Final = 12
+_FIGURE: Final = re.compile(r"-|[0-9.]+(?: \([0-9.]+%\))?")
 _ESCAPED: Final = {ord(char): f"&#{ord(char)};" for char in "`|<>[]"}
 _SIZES: Final = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _MESSAGES: Final = "`role`, `content`, `reasoning_content`, `tool_calls`, `name`, `tool_call_id`"
@@ -153,7 +156,7 @@ def _what(card: Card) -> Iterator[str]:
         ("chain", f"target `{_text(batch.target_model)}` of tenant `{_text(batch.tenant)}`"),
         ("number", str(batch.number)),
         ("parent", f"`{_text(batch.previous_batch_id)}`" if batch.previous_batch_id else "none: the first of its chain"),
-        ("sealed", f"{batch.sealed_at.isoformat()}, by {batch.reason}: {_text(batch.explanation)}"),
+        ("sealed", f"{batch.sealed_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC, by {batch.reason}: {_text(batch.explanation)}"),
         (
             "interval",
             f"offsets {batch.after_offset + 1} to {batch.to_offset} of partition {batch.assessed_partition} of "
@@ -172,6 +175,7 @@ def _counts(card: Card) -> Iterator[str]:
         ("of these written and verified afterwards", _share(batch.generated_rows, batch.reasoning_rows)),
         ("of these direct", str(batch.direct_rows)),
         ("to be trained with them, rehearsed", str(batch.replay_rows)),
+        ("of these with thinking written and verified afterwards", _share(batch.replay_generated_rows, batch.replay_rows)),
         ("held out, never trained", str(batch.holdout_rows)),
         ("direct, though thinking was called for", str(counts.get("thinking_missing", 0))),
         ("with tool calls", str(card.lengths.rows_with_tool_calls)),
@@ -514,8 +518,11 @@ def _share(rows: int, of: int) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Columns of figures stand at the right."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(heads)
+    figures = [any(column) and all(_FIGURE.fullmatch(cell) for cell in column if cell) for column in columns]
     yield f"| {' | '.join(heads)} |"
-    yield f"|{'---|' * len(heads)}"
+    yield f"|{''.join('---:|' if each else '---|' for each in figures)}"
     for row in rows:
         yield f"| {' | '.join(row)} |"
 

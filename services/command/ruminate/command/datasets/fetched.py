@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from itertools import zip_longest
@@ -24,6 +24,7 @@ from ruminate.accumulator.dataset import (
 )
 from ruminate.command.datasets.files import DATA_FILES, DataFile, Origin
 from ruminate.schemas.payload import ArtifactReference
+from ruminate.shared.scratch import scratch, sweep_scratch
 from ruminate.shared.store import ArtifactDamaged, Store
 
 _LONG: Final = ("rows", "rehearsed", "pairs", "questions", "aside", "left_out")
@@ -128,9 +129,10 @@ class Fetched:
 @asynccontextmanager
 async def fetched(store: Store, dataset: ArtifactReference) -> AsyncIterator[Fetched]:
     """A copy of a dataset, every byte verified, for as long as the context lasts. Raises ArtifactMissing, ArtifactDamaged."""
-    with tempfile.TemporaryDirectory(prefix="ruminate-dataset-", ignore_cleanup_errors=True) as name:
-        await store.fetch(dataset, to=Path(name))
-        yield Fetched(Path(name), dataset)
+    await asyncio.to_thread(sweep_scratch)
+    with scratch("dataset") as folder:
+        await store.fetch(dataset, to=folder)
+        yield Fetched(folder, dataset)
 
 
 ROWS: Final = (DATA_FILES["train"], DATA_FILES["holdout"])

@@ -10,12 +10,14 @@ from xml.sax.saxutils import escape
 from ruminate.command.datasets.measure import Histogram
 
 _WIDTH: Final = 720
-_LABEL: Final = 190
+_LABEL: Final = 224
 _NUMBER: Final = 130
 _ROW: Final = 22
 _TOP: Final = 44
 _LETTERS: Final = 26
 """So many of a label fit beside its bar."""
+_END: Final = 17
+"""So many of its last stay where it does not fit: difficulty and mode of a stratum."""
 
 # An image cannot see the colours of the page that it stands on, only what its reader prefers: so it brings its own ground.
 _STYLE: Final = """
@@ -50,14 +52,18 @@ def bars(title: str, values: Sequence[tuple[str, int]]) -> str:
     for place, (label, count) in enumerate(values):
         y = _TOP + _ROW * place
         width = space * count / most if most else 0.0
-        shown = label if len(label) <= _LETTERS else f"{label[: _LETTERS - 1]}…"
         share = f"{count} ({count / total:.0%})" if total else str(count)
         parts += [
-            f'  <text x="{_LABEL}" y="{y + 14}" text-anchor="end">{escape(shown)}</text>',
+            f'  <text x="{_LABEL}" y="{y + 14}" text-anchor="end">{escape(_shortened(label))}</text>',
             f'  <rect class="bar" x="{_LABEL + 10}" y="{y + 2}" width="{width:.1f}" height="{_ROW - 6}" rx="2"/>',
             f'  <text class="number" x="{_LABEL + 18 + width:.1f}" y="{y + 14}">{share}</text>',
         ]
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _shortened(label: str) -> str:
+    """What stands at its end tells it from its like as often as what stands at its beginning."""
+    return label if len(label) <= _LETTERS else f"{label[: _LETTERS - _END - 1]}…{label[-_END:]}"
 
 
 def of_ratios(histogram: Histogram) -> list[tuple[str, int]]:

@@ -97,7 +97,10 @@ def shown(described: Mapping[str, Any]) -> Iterator[str]:
         f"rows: {counts['train']} to train on ({counts['reasoning']} reasoning, {written}; {counts['direct']} direct), "
         f"{counts['holdout']} held out"
     )
-    yield f"rehearsed: {counts.get('replay', 0)} rows of earlier batches: {counted(rehearsed.get('replay', {}))}"
+    yield (
+        f"rehearsed: {counts.get('replay', 0)} rows of earlier batches ({counts.get('replay_generated', 0)} of these with thinking "
+        f"that was written afterwards): {counted(rehearsed.get('replay', {}))}"
+    )
     yield f"anchors: {counts.get('anchors', 0)}: {counted(rehearsed.get('anchor', {}))}"
     yield f"preferences: {counts.get('preferences', 0)} pairs: {counted(described['pairs'])}"
     yield f"practice: {counts.get('verifiable', 0)} questions that can be checked: {counted(questions.get('train', {}))}"

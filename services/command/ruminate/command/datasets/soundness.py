@@ -19,7 +19,7 @@ import re
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final, Literal, NamedTuple
@@ -93,14 +93,17 @@ class _Trained:
     batch_id: str
     hashes: array[int]
     origins: array[int]
+    generated: frozenset[int]
+    """Of the hashes, those of lines whose thinking was written afterwards."""
     erased: Remembered
 
     @classmethod
-    def of(cls, manifest: Manifest, trained: Iterable[RowOrigin]) -> _Trained:
+    def of(cls, manifest: Manifest, trained: Sequence[RowOrigin]) -> _Trained:
         """Those of these rows."""
         ordered = sorted((_short(row.sha256), _origin_of(row)) for row in trained)
         hashes, origins = array("Q", (hashed for hashed, _ in ordered)), array("Q", (origin for _, origin in ordered))
-        return cls(manifest.batch_id, hashes, origins, Remembered(manifest))
+        generated = frozenset(_short(row.sha256) for row in trained if row.generated_thinking)
+        return cls(manifest.batch_id, hashes, origins, generated, Remembered(manifest))
 
     def holds(self, each: Rehearsed) -> bool:
         """Whether such a line was trained here."""
@@ -117,7 +120,10 @@ class _Trained:
             # An erasure goes from batch to batch: it was trained there, and is to leave this one, too.
             erased = each.recorded_id is not None and self.erased.of(each.recorded_id)
             return None if erased else "no such line was trained there"
-        return None if _origin_of(each) in self.origins[first:end] else "it has another origin there"
+        if _origin_of(each) not in self.origins[first:end]:
+            return "it has another origin there"
+        # What an earlier release has rehearsed is not said to be written, whatever it was.
+        return "its thinking was not written afterwards there" if each.generated_thinking and hashed not in self.generated else None
 
 
 class ChainSoundness:
@@ -230,6 +236,7 @@ def announced_counts(batch: TrainingBatchSealed, manifest: Manifest) -> Iterator
     yield "holdout_rows", batch.holdout_rows, counts.get("holdout", -1)
     yield "replay_rows", batch.replay_rows, counts.get("replay", 0) + counts.get("anchors", 0)
     yield "generated_rows", batch.generated_rows, counts.get("generated", 0)
+    yield "replay_generated_rows", batch.replay_generated_rows, counts.get("replay_generated", 0)
     yield "preference_pairs", batch.preference_pairs, counts.get("preferences", 0)
     yield "verifiable_questions", batch.verifiable_questions, counts.get("verifiable", 0)
 
@@ -271,6 +278,7 @@ def _counts(manifest: Manifest) -> Iterator[Problem]:
         "generated": sum(row.generated_thinking for row in train),
         "holdout": len(manifest.rows) - len(train),
         "replay": rehearsed["replay"],
+        "replay_generated": sum(each.generated_thinking for each in manifest.rehearsed),
         "anchors": rehearsed["anchor"],
         "preferences": len(manifest.pairs),
         "verifiable": sum(asked.split == "train" for asked in manifest.questions),

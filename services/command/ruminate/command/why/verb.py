@@ -11,10 +11,12 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from ruminate.command.datasets.session import StoreUri, Target, Tenant, open_parts, run_verb
 from ruminate.command.terminal import DEFAULT_STATE, AsJson, Kafka, State, complaints, console, line, write_json
+from ruminate.command.why.backward import batch_tree, version_tree
 from ruminate.command.why.facts import Interaction, OneLine, Version
+from ruminate.command.why.forward import interaction_tree, line_tree
 from ruminate.command.why.gather import Found, OfBatch, gather
 from ruminate.command.why.subject import Subject
-from ruminate.command.why.tree import Node, batch_tree, interaction_tree, line_tree, version_tree
+from ruminate.command.why.tree import Node
 
 _TOLD_EVERY_RECORDS = 500
 

@@ -15,10 +15,10 @@ from itertools import islice
 from typing import Any, Final
 from uuid import UUID
 
-from ruminate.accumulator.chain import Fold, Sealed, item_of
-from ruminate.accumulator.decide import Progress, reason_to_seal
+from ruminate.accumulator.sealing.chain import Fold, Sealed, item_of
+from ruminate.accumulator.sealing.decide import Progress, reason_to_seal
 from ruminate.accumulator.settings import AccumulatorSettings
-from ruminate.assessor.decide import judge
+from ruminate.assessor.judging.decide import judge
 from ruminate.assessor.policy import Policy
 from ruminate.collector.decide import check_id, check_source, judge_repeat, normalise, record, redact
 from ruminate.collector.privacy.policy import PrivacySettings

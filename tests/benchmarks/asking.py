@@ -14,13 +14,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ruminate.assessor.agreement import answer_key
-from ruminate.assessor.decide import untaught, weigh
-from ruminate.assessor.findings import Findings, find
-from ruminate.assessor.knowledge import Agreement, Knowledge
-from ruminate.assessor.opinions import Asked, Given, asked_of, counted, has_said_enough, wording_of
+from ruminate.assessor.asking.opinions import Asked, Given, asked_of, counted, has_said_enough, wording_of
+from ruminate.assessor.asking.proofreading import Standards, draft_of, faults_of
+from ruminate.assessor.evidence.agreement import answer_key
+from ruminate.assessor.finding.findings import Findings, find
+from ruminate.assessor.judging.decide import untaught, weigh
+from ruminate.assessor.judging.knowledge import Agreement, Knowledge
 from ruminate.assessor.policy import Policy
-from ruminate.assessor.proofreading import Standards, draft_of, faults_of
 from tests.planted_faults import Solution
 from tests.solutions import Solved, area_under_curve, interaction, solutions
 from tests.written_thinking import FAULTS, FURTHER, by_models, by_people, faulty, tacked_on

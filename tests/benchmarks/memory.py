@@ -26,12 +26,12 @@ from uuid import UUID
 
 import orjson
 
-from ruminate.assessor.casebook import Casebook
-from ruminate.assessor.classroom import Classroom
-from ruminate.assessor.comparing import Comparing
+from ruminate.assessor.evidence.casebook import Casebook
+from ruminate.assessor.evidence.comparing import Comparing
 from ruminate.assessor.handle import Scorer, assess_one
+from ruminate.assessor.learning.classroom import Classroom
+from ruminate.assessor.learning.scorers import Scorers
 from ruminate.assessor.reassess import reassess
-from ruminate.assessor.scorers import Scorers
 from ruminate.assessor.settings import AssessorSettings
 from ruminate.schemas.envelope import Envelope
 from ruminate.schemas.evidence import EvidenceRecorded

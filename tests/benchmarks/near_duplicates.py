@@ -27,8 +27,8 @@ import numpy as np
 import orjson
 import typer
 
-from ruminate.accumulator.decontaminate import Protected
-from ruminate.accumulator.near import (
+from ruminate.accumulator.curation.decontaminate import Protected
+from ruminate.accumulator.curation.near import (
     BANDS,
     HASHES,
     MIN_JACCARD,
@@ -38,7 +38,7 @@ from ruminate.accumulator.near import (
     shingles_of,
     signature_of,
 )
-from ruminate.accumulator.wording import digest_of_normalised, normalised
+from ruminate.accumulator.curation.wording import digest_of_normalised, normalised
 from tests.benchmarks import report
 
 RECALL_AT_080: Final = 0.95

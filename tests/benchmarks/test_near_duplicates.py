@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ruminate.accumulator.wording import normalised
+from ruminate.accumulator.curation.wording import normalised
 from tests.benchmarks import near_duplicates
 
 

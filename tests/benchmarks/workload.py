@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Final
 from uuid import UUID
 
-from ruminate.assessor.decide import SCORER_VERSION, assess
+from ruminate.assessor.judging.decide import SCORER_VERSION, assess
 from ruminate.assessor.policy import Policy
 from ruminate.collector.decide import normalise, record
 from ruminate.command.demo.lesson import Exchange, problem_exchanges

@@ -21,7 +21,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from infra.real.ports import hold_port
-from ruminate.accumulator.dataset import load_manifest
+from ruminate.accumulator.making.dataset import load_manifest
 from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.flow import (
     GROUP_READERS,

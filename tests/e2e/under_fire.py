@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 import psutil
 
-from ruminate.accumulator.dataset import load_manifest
+from ruminate.accumulator.making.dataset import load_manifest
 from ruminate.command.connection import open_bus
 from ruminate.command.demo.lesson import Question, examination, fact_exchanges, interaction
 from ruminate.command.demo.run import TARGET, TINY_SETTINGS

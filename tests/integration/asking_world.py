@@ -16,14 +16,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ruminate.assessor.casebook import Casebook, CasebookWindow
-from ruminate.assessor.comparing import Comparing
-from ruminate.assessor.decide import untaught
+from ruminate.assessor.asking.panel import Panel, PanelPlan
+from ruminate.assessor.asking.writer import Writer, WriterPlan
+from ruminate.assessor.evidence.casebook import Casebook, CasebookWindow
+from ruminate.assessor.evidence.comparing import Comparing
 from ruminate.assessor.handle import Scorer, assess_one
-from ruminate.assessor.panel import Panel, PanelPlan
+from ruminate.assessor.judging.decide import untaught
 from ruminate.assessor.policy import Policy
 from ruminate.assessor.reassess import reassess
-from ruminate.assessor.writer import Writer, WriterPlan
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.flow import ANSWER_NOTED, EVIDENCE_RECORDED, INTERACTION_RECORDED, REASONING_ASSESSED

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from ruminate.assessor.decide import judge
+from ruminate.assessor.judging.decide import judge
 from ruminate.assessor.policy import Policy
 from ruminate.eraser.decide import FOR_EVER, MARKER_KEY, Life
 from ruminate.eraser.erase import Eraser

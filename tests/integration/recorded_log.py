@@ -14,9 +14,9 @@ from typing import Any
 from uuid import UUID
 
 from ruminate.accumulator.accumulate import Accumulator
-from ruminate.accumulator.rebuild import Rebuilt, SealedChain, read_chains, rebuild_chain
+from ruminate.accumulator.rebuilding.rebuild import Rebuilt, SealedChain, read_chains, rebuild_chain
 from ruminate.accumulator.settings import AccumulatorSettings
-from ruminate.assessor.decide import judge
+from ruminate.assessor.judging.decide import judge
 from ruminate.assessor.policy import Policy
 from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.envelope import derive_event_id

@@ -18,10 +18,10 @@ import prometheus_client
 import pytest
 
 from ruminate.accumulator.accumulate import Accumulator
-from ruminate.accumulator.chain import BEGINNING, Link
-from ruminate.accumulator.dataset import Made, Manifest, keep_dataset, load_manifest
-from ruminate.accumulator.report import Report
-from ruminate.accumulator.rows import Row
+from ruminate.accumulator.making.dataset import Made, Manifest, keep_dataset, load_manifest
+from ruminate.accumulator.making.report import Report
+from ruminate.accumulator.records.rows import Row
+from ruminate.accumulator.sealing.chain import BEGINNING, Link
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.schemas.assessment import ReasoningAssessed, ReasoningQuality, Score, Verdict
 from ruminate.schemas.batch import TrainingBatchSealed

@@ -15,10 +15,10 @@ import pytest
 from prometheus_client import REGISTRY
 
 from ruminate.accumulator.accumulate import Accumulator
-from ruminate.accumulator.dataset import Manifest, load_manifest
-from ruminate.accumulator.rebuild import SealedChain
-from ruminate.accumulator.replay import KIND as REPLAYS
-from ruminate.accumulator.revise import salted
+from ruminate.accumulator.erasure.revise import salted
+from ruminate.accumulator.making.dataset import Manifest, load_manifest
+from ruminate.accumulator.rebuilding.rebuild import SealedChain
+from ruminate.accumulator.rebuilding.replay import KIND as REPLAYS
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.command.datasets.policy import ReplayPolicy
 from ruminate.command.datasets.replay import replay

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
-from ruminate.accumulator.dataset import load_manifest
+from ruminate.accumulator.making.dataset import load_manifest
 from ruminate.embedded.broker import EmbeddedBroker
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.batch import TrainingBatchSealed

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ruminate.accumulator.accumulate import Accumulator
-from ruminate.accumulator.rebuild import read_chains, rebuild_chain
+from ruminate.accumulator.rebuilding.rebuild import read_chains, rebuild_chain
 from ruminate.schemas.assessment import ReasoningAssessed, Score
 from ruminate.schemas.batch import BatchRequested
 from ruminate.schemas.flow import BATCH_REQUESTED

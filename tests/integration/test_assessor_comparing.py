@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID
 
-from ruminate.assessor.casebook import Casebook, CasebookWindow
-from ruminate.assessor.comparing import Comparing
-from ruminate.assessor.decide import untaught
+from ruminate.assessor.evidence.casebook import Casebook, CasebookWindow
+from ruminate.assessor.evidence.comparing import Comparing
 from ruminate.assessor.handle import Scorer, assess_one
+from ruminate.assessor.judging.decide import untaught
 from ruminate.assessor.policy import Policy
 from ruminate.assessor.reassess import reassess
 from ruminate.schemas.assessment import ReasoningAssessed

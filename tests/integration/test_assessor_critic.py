@@ -22,13 +22,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ruminate.assessor.casebook import Casebook, CasebookWindow
-from ruminate.assessor.critic import Critic, CriticPlan
-from ruminate.assessor.decide import untaught
+from ruminate.assessor.asking.critic import Critic, CriticPlan
+from ruminate.assessor.asking.rubric import PARTS
+from ruminate.assessor.evidence.casebook import Casebook, CasebookWindow
 from ruminate.assessor.handle import Scorer, assess_one
+from ruminate.assessor.judging.decide import untaught
 from ruminate.assessor.policy import Policy
 from ruminate.assessor.reassess import reassess
-from ruminate.assessor.rubric import PARTS
 from ruminate.embedded.broker import embedded_broker
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.envelope import derive_event_id

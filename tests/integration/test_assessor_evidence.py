@@ -12,9 +12,9 @@ from uuid import UUID
 
 import pytest
 
-from ruminate.assessor.casebook import Casebook, CasebookWindow
-from ruminate.assessor.decide import untaught
+from ruminate.assessor.evidence.casebook import Casebook, CasebookWindow
 from ruminate.assessor.handle import Scorer
+from ruminate.assessor.judging.decide import untaught
 from ruminate.assessor.policy import Policy
 from ruminate.assessor.reassess import UNKNOWN_INTERACTION, erase_evidence, reassess
 from ruminate.collector.feedback import record_feedback

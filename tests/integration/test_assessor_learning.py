@@ -13,13 +13,13 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from ruminate.assessor.classroom import Classroom, lesson_from, noted_of, snapshot_of
-from ruminate.assessor.combiner import Combiner
 from ruminate.assessor.handle import Scorer, assess_one
+from ruminate.assessor.judging.combiner import Combiner
+from ruminate.assessor.judging.signals import NAMES, Signals
+from ruminate.assessor.learning.classroom import Classroom, lesson_from, noted_of, snapshot_of
+from ruminate.assessor.learning.scorers import Scorers
+from ruminate.assessor.learning.teacher import Lesson, Teacher, source_digest
 from ruminate.assessor.policy import Policy, Weights
-from ruminate.assessor.scorers import Scorers
-from ruminate.assessor.signals import NAMES, Signals
-from ruminate.assessor.teacher import Lesson, Teacher, source_digest
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.flow import INTERACTION_RECORDED, LESSON_NOTED, REASONING_ASSESSED, SCORER_TAUGHT
 from ruminate.schemas.scoring import LessonNoted, ScorerTaught
@@ -215,7 +215,7 @@ def test_what_an_old_scorer_learned_goes_on_under_new_signals() -> None:
         old.learn(lesson_from(lesson(number)))
     at = NAMES.index("concludes")
     names = ["no longer a signal", "concludes"]
-    from ruminate.assessor.teacher import packed
+    from ruminate.assessor.learning.teacher import packed
 
     covariance = [[0.5, 0.0, 0.0], [0.0, old.covariance[at][at], 0.0], [0.0, 0.0, old.covariance[-1][-1]]]
     new = Teacher.going_on(

@@ -14,10 +14,10 @@ from typing import Any, TypedDict, Unpack
 
 import pytest
 
-from ruminate.assessor.decide import assess
-from ruminate.assessor.findings import find
-from ruminate.assessor.knowledge import Agreement, Knowledge
-from ruminate.assessor.panel import Panel, PanelPlan
+from ruminate.assessor.asking.panel import Panel, PanelPlan
+from ruminate.assessor.finding.findings import find
+from ruminate.assessor.judging.decide import assess
+from ruminate.assessor.judging.knowledge import Agreement, Knowledge
 from ruminate.assessor.policy import Policy
 from ruminate.embedded.broker import embedded_broker
 from ruminate.schemas.assessment import ReasoningAssessed

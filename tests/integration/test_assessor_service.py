@@ -19,8 +19,8 @@ from uuid import UUID, uuid5
 import pytest
 from pydantic import ValidationError
 
-from ruminate.assessor.decide import SCORER_VERSION, untaught
 from ruminate.assessor.handle import Scorer, assess_one
+from ruminate.assessor.judging.decide import SCORER_VERSION, untaught
 from ruminate.assessor.policy import Policy
 from ruminate.assessor.settings import AssessorSettings
 from ruminate.embedded.broker import embedded_broker

@@ -9,9 +9,9 @@ from functools import partial
 
 import pytest
 
-from ruminate.assessor.checker import Checker
-from ruminate.assessor.decide import untaught
+from ruminate.assessor.checking.checker import Checker
 from ruminate.assessor.handle import Scorer, assess_one
+from ruminate.assessor.judging.decide import untaught
 from ruminate.assessor.policy import Policy
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.flow import INTERACTION_RECORDED, LESSON_NOTED, REASONING_ASSESSED

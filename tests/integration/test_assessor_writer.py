@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ruminate.assessor.writer import WriterPlan
+from ruminate.assessor.asking.writer import WriterPlan
 from ruminate.embedded.broker import embedded_broker
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.envelope import derive_event_id

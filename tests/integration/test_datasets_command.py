@@ -16,9 +16,9 @@ import orjson
 import pytest
 from typer.testing import CliRunner, Result
 
-from ruminate.accumulator.rebuild import SealedChain
-from ruminate.accumulator.register import Register
-from ruminate.accumulator.reviser import Datasets, Reviser
+from ruminate.accumulator.erasure.reviser import Datasets, Reviser
+from ruminate.accumulator.rebuilding.rebuild import SealedChain
+from ruminate.accumulator.records.register import Register
 from ruminate.command.__main__ import app as whole
 from ruminate.command.datasets.verbs import app
 from ruminate.embedded.broker import embedded_broker

@@ -17,11 +17,11 @@ import yaml
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 from ruminate.accumulator.accumulate import _announcement
-from ruminate.accumulator.anchors import read_anchors
-from ruminate.accumulator.dataset import Made
-from ruminate.accumulator.decide import Seal
-from ruminate.accumulator.make import Sets
-from ruminate.accumulator.rebuild import SealedChain
+from ruminate.accumulator.making.anchors import read_anchors
+from ruminate.accumulator.making.dataset import Made
+from ruminate.accumulator.making.make import Sets
+from ruminate.accumulator.rebuilding.rebuild import SealedChain
+from ruminate.accumulator.sealing.decide import Seal
 from ruminate.command.datasets import versions
 from ruminate.command.datasets.card import markdown
 from ruminate.command.datasets.export import Export, Written

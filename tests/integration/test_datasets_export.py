@@ -18,7 +18,7 @@ import yaml
 
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 
-from ruminate.accumulator.dataset import Manifest, load_manifest
+from ruminate.accumulator.making.dataset import Manifest, load_manifest
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.command.datasets import versions
 from ruminate.command.datasets.card import Card, markdown

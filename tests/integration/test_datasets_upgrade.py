@@ -6,11 +6,11 @@ import asyncio
 import json
 from pathlib import Path
 
-from ruminate.accumulator.chain import Sealed, digest_of
-from ruminate.accumulator.dataset import KIND, account, load_holdings
-from ruminate.accumulator.rehearsal import Pick
-from ruminate.accumulator.shelf import Shelf
-from ruminate.accumulator.spool import Spool
+from ruminate.accumulator.curation.rehearsal import Pick
+from ruminate.accumulator.making.dataset import KIND, account, load_holdings
+from ruminate.accumulator.making.shelf import Shelf
+from ruminate.accumulator.making.spool import Spool
+from ruminate.accumulator.sealing.chain import Sealed, digest_of
 from ruminate.shared.store import FileStore
 
 BATCH_1 = Path(__file__).parents[1] / "data" / "batch-1"

@@ -21,8 +21,8 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from typer.testing import CliRunner, Result
 
 from infra.real.kafka import KafkaCluster
-from ruminate.accumulator.dataset import load_manifest
-from ruminate.accumulator.rebuild import read_chains
+from ruminate.accumulator.making.dataset import load_manifest
+from ruminate.accumulator.rebuilding.rebuild import read_chains
 from ruminate.command.__main__ import app
 from ruminate.command.audit.findings import Report
 from ruminate.command.audit.gather import audit

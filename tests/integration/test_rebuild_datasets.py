@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ruminate.accumulator.dataset import POLICY_VERSION, Rehearsed, load_manifest
+from ruminate.accumulator.making.dataset import POLICY_VERSION, Rehearsed, load_manifest
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.flow import REASONING_ASSESSED, TRAINING_BATCH_SEALED
@@ -99,7 +99,7 @@ def test_rehearsed_rows_with_written_thinking_are_counted_in_the_log_and_what_ea
         await assess(bus, *asked, evidence=wrote)
         with monkeypatch.context() as earlier:
             if not counted:
-                earlier.setattr("ruminate.accumulator.make.Rehearsed", silent)
+                earlier.setattr("ruminate.accumulator.making.make.Rehearsed", silent)
             await seal(bus, store, 3, settings)
         batches = (await chain_of(command(broker))).batches
         counts = [(await load_manifest(store, batch.dataset)).counts for batch in batches]
@@ -246,7 +246,7 @@ def test_a_manifest_of_an_unknown_policy_version_is_refused_with_the_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario(broker: MemoryBroker, store: FileStore, pieces: Pieces) -> None:
-        monkeypatch.setattr("ruminate.accumulator.rebuild.POLICY_VERSION", "batch-99")
+        monkeypatch.setattr("ruminate.accumulator.rebuilding.rebuild.POLICY_VERSION", "batch-99")
         rebuilt = await rebuild(command(broker), store)
         assert outcomes(rebuilt) == ["unknown_policy"] * len(rebuilt)
         assert POLICY_VERSION in rebuilt[0].explanation

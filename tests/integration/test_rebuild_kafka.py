@@ -14,7 +14,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from infra.real.kafka import KafkaCluster, kafka_cluster
-from ruminate.accumulator.dataset import load_manifest
+from ruminate.accumulator.making.dataset import load_manifest
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.command.datasets.policy import ReplayPolicy
 from ruminate.command.datasets.replay import replay

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ruminate.accumulator.dataset import load_manifest
-from ruminate.accumulator.replay import ReplayManifest, ReplayOmission, ReplayRow
+from ruminate.accumulator.curation.wording import digest_of_normalised, normalised
+from ruminate.accumulator.making.dataset import load_manifest
+from ruminate.accumulator.rebuilding.replay import ReplayManifest, ReplayOmission, ReplayRow
 from ruminate.accumulator.settings import AccumulatorSettings
-from ruminate.accumulator.wording import digest_of_normalised, normalised
-from ruminate.assessor.classroom import snapshot_of
-from ruminate.assessor.decide import judge
+from ruminate.assessor.judging.decide import judge
+from ruminate.assessor.learning.classroom import snapshot_of
 from ruminate.assessor.policy import Policy
 from ruminate.command.datasets.policy import ReplayPolicy
 from ruminate.command.datasets.replay import Replay, replay

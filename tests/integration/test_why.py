@@ -15,8 +15,8 @@ from uuid import UUID
 import orjson
 import pytest
 
-from ruminate.accumulator.dataset import load_manifest
-from ruminate.assessor.decide import judge
+from ruminate.accumulator.making.dataset import load_manifest
+from ruminate.assessor.judging.decide import judge
 from ruminate.command.datasets.look import NotFound
 from ruminate.command.why.gather import gather
 from ruminate.command.why.subject import Subject

@@ -9,9 +9,9 @@ from uuid import UUID
 
 import pytest
 
-from ruminate.accumulator.dataset import load_manifest
-from ruminate.accumulator.register import Register
-from ruminate.accumulator.reviser import Datasets, Reviser
+from ruminate.accumulator.erasure.reviser import Datasets, Reviser
+from ruminate.accumulator.making.dataset import load_manifest
+from ruminate.accumulator.records.register import Register
 from ruminate.command.datasets.look import NotFound
 from ruminate.command.erase.account import reach_of
 from ruminate.command.status import _print_version, _versions

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 import orjson
 
-from ruminate.accumulator import reviser
 from ruminate.accumulator.accumulate import _announcement
-from ruminate.accumulator.chain import BEGINNING, Fold, Link, Sealed, batch_id_of, item_of
-from ruminate.accumulator.choose import Selection, interval_of, seed_of
-from ruminate.accumulator.dataset import (
+from ruminate.accumulator.erasure import reviser
+from ruminate.accumulator.erasure.revise import LINES, gone_from, named_in, revise
+from ruminate.accumulator.making.choose import Selection, interval_of, seed_of
+from ruminate.accumulator.making.dataset import (
     KIND,
     SIGNATURES,
     Cut,
@@ -29,14 +29,14 @@ from ruminate.accumulator.dataset import (
     name_of,
     write_files,
 )
-from ruminate.accumulator.decide import Seal
-from ruminate.accumulator.make import Sets, make
-from ruminate.accumulator.names import Forgotten
-from ruminate.accumulator.revise import LINES, gone_from, named_in, revise
+from ruminate.accumulator.making.make import Sets, make
+from ruminate.accumulator.making.shelf import Shelf
+from ruminate.accumulator.making.spool import Spool
+from ruminate.accumulator.records.names import Forgotten
+from ruminate.accumulator.sealing.chain import BEGINNING, Fold, Link, Sealed, batch_id_of, item_of
+from ruminate.accumulator.sealing.decide import Seal
 from ruminate.accumulator.settings import AccumulatorSettings
-from ruminate.accumulator.shelf import Shelf
-from ruminate.accumulator.spool import Spool
-from ruminate.assessor.decide import judge as judge_interaction
+from ruminate.assessor.judging.decide import judge as judge_interaction
 from ruminate.assessor.policy import Policy
 from ruminate.collector.decide import CONFLICT, Seen, check_id, check_source, judge_repeat, normalise, record
 from ruminate.command.audit.findings import Report

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from ruminate.accumulator.chain import BEGINNING, Fold, Link, Sealed
-from ruminate.accumulator.choose import interval_of
-from ruminate.accumulator.dataset import Cut, Holdings, Made, account, keep_dataset
-from ruminate.accumulator.make import Sets, make
+from ruminate.accumulator.making.choose import interval_of
+from ruminate.accumulator.making.dataset import Cut, Holdings, Made, account, keep_dataset
+from ruminate.accumulator.making.make import Sets, make
+from ruminate.accumulator.making.shelf import Shelf
+from ruminate.accumulator.making.spool import Spool
+from ruminate.accumulator.sealing.chain import BEGINNING, Fold, Link, Sealed
 from ruminate.accumulator.settings import AccumulatorSettings
-from ruminate.accumulator.shelf import Shelf
-from ruminate.accumulator.spool import Spool
 from ruminate.schemas.assessment import ReasoningAssessed, ReasoningQuality, Score, Verdict
 from ruminate.schemas.evidence import EvidenceKind, EvidenceRecorded
 from ruminate.schemas.interaction import InteractionRecorded, Message, Response, Thinking

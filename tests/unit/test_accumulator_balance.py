@@ -9,9 +9,9 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ruminate.accumulator.predictor import LEAST_OF_EACH, Lesson, Predictor
-from ruminate.accumulator.rehearsal import Buffer, Pick, Rehearsable
-from ruminate.accumulator.strata import allocate
+from ruminate.accumulator.curation.predictor import LEAST_OF_EACH, Lesson, Predictor
+from ruminate.accumulator.curation.rehearsal import Buffer, Pick, Rehearsable
+from ruminate.accumulator.curation.strata import allocate
 
 # Strata
 

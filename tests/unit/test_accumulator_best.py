@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ruminate.accumulator.best import Best, Contender, best_of_cluster
+from ruminate.accumulator.curation.best import Best, Contender, best_of_cluster
 
 
 def row(offset: int, score: float = 0.5, *, cluster: str = "a", lane: str = "think", content: str | None = None) -> Contender:

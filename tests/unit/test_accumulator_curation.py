@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ruminate.accumulator.asked import asked_in, texts_in
-from ruminate.accumulator.curation import MOST_HELD_OUT, Curated, LeftOutRow, Rules, Standing, curate
-from ruminate.accumulator.decontaminate import Protected
-from ruminate.accumulator.known import Known, Settled
-from ruminate.accumulator.wording import digest_of_normalised
+from ruminate.accumulator.curation.asked import asked_in, texts_in
+from ruminate.accumulator.curation.curate import MOST_HELD_OUT, Curated, LeftOutRow, Rules, Standing, curate
+from ruminate.accumulator.curation.decontaminate import Protected
+from ruminate.accumulator.curation.known import Known, Settled
+from ruminate.accumulator.curation.wording import digest_of_normalised
 
 VOCABULARY = """tide moon river engine violin glacier beetle lantern harbour comet orchard bridge anchor basket candle desert
 ember feather garden hammer island jungle kettle ladder meadow needle ocean pepper quarry ribbon saddle temple umbrella valley

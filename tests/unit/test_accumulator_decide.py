@@ -12,14 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ruminate.accumulator.asked import asked_in, texts_in
-from ruminate.accumulator.candidate import Candidate
-from ruminate.accumulator.chain import BEGINNING, Counts, Fold, Item, Link, Sealed, batch_id_of, digest_of
-from ruminate.accumulator.choose import choose, interval_of
-from ruminate.accumulator.compose import Composed, Need
-from ruminate.accumulator.curation import Rules, Standing, curate
-from ruminate.accumulator.dataset import Cut, Holdings, Made, account, describe
-from ruminate.accumulator.decide import (
+from ruminate.accumulator.curation.asked import asked_in, texts_in
+from ruminate.accumulator.curation.curate import Rules, Standing, curate
+from ruminate.accumulator.curation.digests import DigestSet
+from ruminate.accumulator.curation.predictor import Predictor
+from ruminate.accumulator.making.candidate import Candidate
+from ruminate.accumulator.making.choose import choose, interval_of
+from ruminate.accumulator.making.compose import Composed, Need
+from ruminate.accumulator.making.dataset import Cut, Holdings, Made, account, describe
+from ruminate.accumulator.making.report import Contents, Limits, Report, report_of
+from ruminate.accumulator.records.facts import Facts, Stratum
+from ruminate.accumulator.records.rows import REPEATS, Row, RowLimits, TemplateArguments, Turn
+from ruminate.accumulator.sealing.chain import BEGINNING, Counts, Fold, Item, Link, Sealed, batch_id_of, digest_of
+from ruminate.accumulator.sealing.decide import (
     Look,
     Policy,
     Progress,
@@ -32,13 +37,8 @@ from ruminate.accumulator.decide import (
     usable_rows,
     usable_tokens,
 )
-from ruminate.accumulator.digests import DigestSet
-from ruminate.accumulator.drift import Finding, Looked
-from ruminate.accumulator.facts import Facts, Stratum
-from ruminate.accumulator.pauses import Pause, QuietHours
-from ruminate.accumulator.predictor import Predictor
-from ruminate.accumulator.report import Contents, Limits, Report, report_of
-from ruminate.accumulator.rows import REPEATS, Row, RowLimits, TemplateArguments, Turn
+from ruminate.accumulator.sealing.drift import Finding, Looked
+from ruminate.accumulator.sealing.pauses import Pause, QuietHours
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.payload import ArtifactReference

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ruminate.accumulator.decontaminate import RUN_CHARACTERS, RUN_WORDS, Contamination, Protected, common_runs, runs_of
-from ruminate.accumulator.near import signature_of
-from ruminate.accumulator.wording import normalised
+from ruminate.accumulator.curation.decontaminate import RUN_CHARACTERS, RUN_WORDS, Contamination, Protected, common_runs, runs_of
+from ruminate.accumulator.curation.near import signature_of
+from ruminate.accumulator.curation.wording import normalised
 from tests.benchmarks.near_duplicates import EDITS, word
 
 ROWS = [json.loads(line) for line in files("ruminate.command").joinpath("demo/gsm8k_shortest_220.jsonl").read_text().splitlines()]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ruminate.accumulator.digests import DIGEST_BYTES, DigestSet, Sides
+from ruminate.accumulator.curation.digests import DIGEST_BYTES, DigestSet, Sides
 
 # Few first bytes, so that many digests want the same place; the digest of zeros is among them.
 digests = st.builds(lambda first, last: bytes([first]) + bytes(14) + bytes([last]), st.integers(0, 3), st.integers(0, 60))

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ruminate.accumulator.chain import Fold, Item, Sealed, digest_of, item_of
-from ruminate.accumulator.drift import (
+from ruminate.accumulator.records.rows import RowLimits
+from ruminate.accumulator.sealing.chain import Fold, Item, Sealed, digest_of, item_of
+from ruminate.accumulator.sealing.drift import (
     FEWEST,
     LEAST_EFFECT,
     Looked,
@@ -25,8 +26,7 @@ from ruminate.accumulator.drift import (
     look,
     lower,
 )
-from ruminate.accumulator.rows import RowLimits
-from ruminate.accumulator.sample import SAMPLED_AS, SCORES, TOPICS, Counted, Sample, score_of, topic_of
+from ruminate.accumulator.sealing.sample import SAMPLED_AS, SCORES, TOPICS, Counted, Sample, score_of, topic_of
 from ruminate.schemas.assessment import Score
 from tests.unit.test_rebuild_bytes import assessed
 

@@ -10,8 +10,8 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ruminate.accumulator.names import Forgotten, names_in
-from ruminate.accumulator.revise import gone_from, named_in, revise, salted
+from ruminate.accumulator.erasure.revise import gone_from, named_in, revise, salted
+from ruminate.accumulator.records.names import Forgotten, names_in
 from ruminate.schemas.erasure import ErasureRequested, Erasures, names_of
 from ruminate.schemas.interaction import InteractionRecorded
 from tests.unit.making import START, Maker, assessed, said

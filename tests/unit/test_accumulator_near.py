@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ruminate.accumulator.near import ALIKE, SIGNATURE_BYTES, ClusterIndex, Likeness, jaccard_of, shingles_of, signature_of
-from ruminate.accumulator.wording import digest_of_normalised, normalised
+from ruminate.accumulator.curation.near import ALIKE, SIGNATURE_BYTES, ClusterIndex, Likeness, jaccard_of, shingles_of, signature_of
+from ruminate.accumulator.curation.wording import digest_of_normalised, normalised
 from tests.benchmarks.near_duplicates import EDITS, jaccard, pair, word
 
 QUESTIONS = [

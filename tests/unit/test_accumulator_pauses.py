@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ruminate.accumulator.pauses import Pause, QuietHours, pause_of, quiet_hours_of
+from ruminate.accumulator.sealing.pauses import Pause, QuietHours, pause_of, quiet_hours_of
 from ruminate.accumulator.settings import AccumulatorSettings
 
 BERLIN = ZoneInfo("Europe/Berlin")

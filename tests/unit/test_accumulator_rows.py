@@ -11,9 +11,18 @@ from uuid import UUID
 import jinja2
 import pytest
 
-from ruminate.accumulator.asked import asked_in
-from ruminate.accumulator.near import jaccard_of
-from ruminate.accumulator.rows import INDICATORS, Built, Row, RowLimits, build, indicators_of, thinking_called_for, tokens_of
+from ruminate.accumulator.curation.asked import asked_in
+from ruminate.accumulator.curation.near import jaccard_of
+from ruminate.accumulator.records.rows import (
+    INDICATORS,
+    Built,
+    Row,
+    RowLimits,
+    build,
+    indicators_of,
+    thinking_called_for,
+    tokens_of,
+)
 from ruminate.schemas.assessment import ReasoningAssessed, ReasoningQuality, Score, Verdict
 from ruminate.schemas.interaction import (
     ContextFacts,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ruminate.accumulator.template import breaks, read_back, survives, written_out
+from ruminate.accumulator.records.template import breaks, read_back, survives, written_out
 
 TEMPLATE = jinja2.Environment(trim_blocks=False, lstrip_blocks=False).from_string(
     files("trl").joinpath("chat_templates/qwen3.jinja").read_text(encoding="utf-8")

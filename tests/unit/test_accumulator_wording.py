@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ruminate.accumulator.wording import (
+from ruminate.accumulator.curation.wording import (
     digest_of_normalised,
     figures_of,
     is_operator,

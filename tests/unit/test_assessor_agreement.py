@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ruminate.assessor.agreement import agreement_of, answer_key, asks_again, question_key
-from ruminate.assessor.findings import find
-from ruminate.assessor.knowledge import Agreement
+from ruminate.assessor.evidence.agreement import agreement_of, answer_key, asks_again, question_key
+from ruminate.assessor.finding.findings import find
+from ruminate.assessor.judging.knowledge import Agreement
 from ruminate.schemas.interaction import Message
 from tests.solutions import interaction
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ruminate.assessor.arithmetic import equations
+from ruminate.assessor.finding.arithmetic import equations
 
 
 def judged(text: str) -> list[tuple[float, bool]]:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from ruminate.assessor.answers import Comparison
-from ruminate.assessor.checker import Checker
-from ruminate.assessor.checks import can_be_checked, checked_by, json_of, python_of, schema_of, surer, unchecked, undecided
-from ruminate.assessor.decide import assess
-from ruminate.assessor.knowledge import Knowledge
+from ruminate.assessor.checking.answers import Comparison
+from ruminate.assessor.checking.checker import Checker
+from ruminate.assessor.checking.checks import can_be_checked, checked_by, json_of, python_of, schema_of, surer, unchecked, undecided
+from ruminate.assessor.checking.trial import outcome, program
+from ruminate.assessor.judging.decide import assess
+from ruminate.assessor.judging.knowledge import Knowledge
+from ruminate.assessor.learning.teacher import lesson_of
 from ruminate.assessor.policy import Policy
-from ruminate.assessor.teacher import lesson_of
-from ruminate.assessor.trial import outcome, program
 from ruminate.schemas.assessment import Verdict
 from ruminate.schemas.interaction import AnswerCheck, InteractionRecorded, ToolCall, ToolDefinition
 from ruminate.shared.confined import ConfinedResult
@@ -315,6 +315,6 @@ def test_the_program_of_a_trial_holds_any_text() -> None:
 
 
 def _signals() -> Any:
-    from ruminate.assessor.signals import NAMES, Signals
+    from ruminate.assessor.judging.signals import NAMES, Signals
 
     return Signals(*(0.0 for _ in NAMES))

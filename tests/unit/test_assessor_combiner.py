@@ -8,14 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ruminate.assessor.answers import Comparison
-from ruminate.assessor.combiner import BEFORE, MOST_OPINION, UNTAUGHT, Combiner, Snapshot
-from ruminate.assessor.decide import untaught, weigh
-from ruminate.assessor.findings import find
-from ruminate.assessor.knowledge import MOST_KNOWLEDGE, Agreement, Knowledge, Opinion
-from ruminate.assessor.policy import Policy, Weights
-from ruminate.assessor.signals import NAMES, Signals
-from ruminate.assessor.teacher import (
+from ruminate.assessor.checking.answers import Comparison
+from ruminate.assessor.finding.findings import find
+from ruminate.assessor.judging.combiner import BEFORE, MOST_OPINION, UNTAUGHT, Combiner, Snapshot
+from ruminate.assessor.judging.decide import untaught, weigh
+from ruminate.assessor.judging.knowledge import MOST_KNOWLEDGE, Agreement, Knowledge, Opinion
+from ruminate.assessor.judging.signals import NAMES, Signals
+from ruminate.assessor.learning.teacher import (
     MOST_CORRECTION,
     Lesson,
     Teacher,
@@ -25,6 +24,7 @@ from ruminate.assessor.teacher import (
     source_digest,
     unpacked,
 )
+from ruminate.assessor.policy import Policy, Weights
 from ruminate.schemas.assessment import Verdict
 from tests.solutions import interaction
 

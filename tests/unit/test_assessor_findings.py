@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ruminate.assessor.blocks import check_blocks, json_is_valid
-from ruminate.assessor.findings import Findings, find
+from ruminate.assessor.finding.blocks import check_blocks, json_is_valid
+from ruminate.assessor.finding.findings import Findings, find
 from tests.solutions import interaction
 
 BOOKS = "Mira has 14 books. She buys twice as many new ones, and gives 5 away. How many books does she have?"

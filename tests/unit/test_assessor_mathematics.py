@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from ruminate.assessor.answers import Comparison, compare
-from ruminate.assessor.mathematician import Mathematician
-from ruminate.assessor.mathematics import is_mathematical, is_safe
-from ruminate.assessor.reading import read
+from ruminate.assessor.checking.answers import Comparison, compare
+from ruminate.assessor.checking.mathematician import Mathematician
+from ruminate.assessor.checking.mathematics import is_mathematical, is_safe
+from ruminate.assessor.finding.reading import read
 from tests.solutions import interaction
 
 

@@ -7,11 +7,11 @@ from uuid import UUID, uuid5
 
 import pytest
 
-from ruminate.assessor.answers import Comparison
-from ruminate.assessor.decide import assess, knowledge_of
-from ruminate.assessor.findings import find
-from ruminate.assessor.knowledge import Agreement, Knowledge
-from ruminate.assessor.opinions import Asked, Given, asked_of, counted, given_of, has_said_enough, is_chosen, wording_of
+from ruminate.assessor.asking.opinions import Asked, Given, asked_of, counted, given_of, has_said_enough, is_chosen, wording_of
+from ruminate.assessor.checking.answers import Comparison
+from ruminate.assessor.finding.findings import find
+from ruminate.assessor.judging.decide import assess, knowledge_of
+from ruminate.assessor.judging.knowledge import Agreement, Knowledge
 from ruminate.assessor.policy import Policy
 from ruminate.assessor.settings import AssessorSettings
 from ruminate.schemas.evidence import EvidenceRecorded

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ruminate.assessor.asking.proofreading import Standards, draft_of, faults_of
 from ruminate.assessor.policy import Policy
-from ruminate.assessor.proofreading import Standards, draft_of, faults_of
 from tests.planted_faults import Solution
 from tests.solutions import interaction
 from tests.written_thinking import FAULTS, by_models, by_people, faulty, tacked_on

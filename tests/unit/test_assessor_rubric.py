@@ -7,13 +7,7 @@ from uuid import UUID, uuid5
 
 import pytest
 
-from ruminate.assessor.answers import Comparison
-from ruminate.assessor.combiner import MOST_OPINION
-from ruminate.assessor.decide import assess, knowledge_of, untaught, weigh
-from ruminate.assessor.findings import find
-from ruminate.assessor.knowledge import MOST_CRITIQUE, Critique, Knowledge
-from ruminate.assessor.policy import Policy
-from ruminate.assessor.rubric import (
+from ruminate.assessor.asking.rubric import (
     MOST_CHARACTERS,
     PARTS,
     Work,
@@ -26,9 +20,15 @@ from ruminate.assessor.rubric import (
     scores_of,
     work_of,
 )
+from ruminate.assessor.checking.answers import Comparison
+from ruminate.assessor.finding.findings import find
+from ruminate.assessor.judging.combiner import MOST_OPINION
+from ruminate.assessor.judging.decide import assess, knowledge_of, untaught, weigh
+from ruminate.assessor.judging.knowledge import MOST_CRITIQUE, Critique, Knowledge
+from ruminate.assessor.judging.signals import NAMES
+from ruminate.assessor.learning.teacher import lesson_of
+from ruminate.assessor.policy import Policy
 from ruminate.assessor.settings import AssessorSettings
-from ruminate.assessor.signals import NAMES
-from ruminate.assessor.teacher import lesson_of
 from ruminate.schemas.evidence import EvidenceRecorded
 from tests.solutions import interaction
 

@@ -7,14 +7,7 @@ from uuid import UUID, uuid5
 
 import pytest
 
-from ruminate.assessor.checks import checked_by, unchecked
-from ruminate.assessor.decide import knowledge_of, untaught, weigh
-from ruminate.assessor.findings import find
-from ruminate.assessor.policy import Policy
-from ruminate.assessor.reassess import MOST_EVIDENCE, carried
-from ruminate.assessor.settings import AssessorSettings
-from ruminate.assessor.teacher import lesson_of
-from ruminate.assessor.writing import (
+from ruminate.assessor.asking.writing import (
     Unthought,
     conclude_messages,
     concluded_of,
@@ -23,6 +16,13 @@ from ruminate.assessor.writing import (
     write_messages,
     written_of,
 )
+from ruminate.assessor.checking.checks import checked_by, unchecked
+from ruminate.assessor.finding.findings import find
+from ruminate.assessor.judging.decide import knowledge_of, untaught, weigh
+from ruminate.assessor.learning.teacher import lesson_of
+from ruminate.assessor.policy import Policy
+from ruminate.assessor.reassess import MOST_EVIDENCE, carried
+from ruminate.assessor.settings import AssessorSettings
 from ruminate.schemas.evidence import EvidenceKind, EvidenceRecorded
 from ruminate.schemas.interaction import AnswerCheck, InteractionRecorded, Message, Response, ToolCall
 from tests.solutions import interaction

@@ -11,8 +11,8 @@ from typing import Any, Final
 import orjson
 import pytest
 
-from ruminate.accumulator.dataset import load_manifest
-from ruminate.accumulator.rebuild import SealedChain
+from ruminate.accumulator.making.dataset import load_manifest
+from ruminate.accumulator.rebuilding.rebuild import SealedChain
 from ruminate.command.datasets.look import verify
 from ruminate.schemas.flow import REASONING_ASSESSED, TRAINING_BATCH_SEALED
 from ruminate.schemas.interaction import Message

@@ -12,8 +12,8 @@ from uuid import UUID
 import orjson
 import pytest
 
-from ruminate.accumulator.dataset import Manifest, load_manifest
-from ruminate.accumulator.rebuild import SealedChain
+from ruminate.accumulator.making.dataset import Manifest, load_manifest
+from ruminate.accumulator.rebuilding.rebuild import SealedChain
 from ruminate.command.audit.findings import Report
 from ruminate.command.audit.forgotten import WITHIN_MS
 from ruminate.command.audit.snapshot import CouldNotJudge, Snapshot

@@ -10,8 +10,11 @@ from uuid import UUID
 import orjson
 import pytest
 
-from ruminate.accumulator.anchors import AnchorSets, NotAnchored, read_anchors
-from ruminate.accumulator.dataset import (
+from ruminate.accumulator.curation.decontaminate import Protected
+from ruminate.accumulator.curation.known import Clusters
+from ruminate.accumulator.erasure.revise import revise
+from ruminate.accumulator.making.anchors import AnchorSets, NotAnchored, read_anchors
+from ruminate.accumulator.making.dataset import (
     HOLDOUT,
     MANIFEST,
     PREFERENCES,
@@ -21,11 +24,8 @@ from ruminate.accumulator.dataset import (
     VERIFIABLE_HOLDOUT,
     as_earlier_releases,
 )
-from ruminate.accumulator.decontaminate import Protected
-from ruminate.accumulator.known import Clusters
-from ruminate.accumulator.make import Sets
-from ruminate.accumulator.rebuild import settings_of
-from ruminate.accumulator.revise import revise
+from ruminate.accumulator.making.make import Sets
+from ruminate.accumulator.rebuilding.rebuild import settings_of
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.interaction import AnswerCheck, ImageReference, Message, Response
 from tests.unit.making import Maker, assessed, lines, question, said, why_left_out

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from ruminate.accumulator.accumulate import _announcement
-from ruminate.accumulator.dataset import Made, load_manifest
-from ruminate.accumulator.decide import Seal
-from ruminate.accumulator.decontaminate import Protected
-from ruminate.accumulator.make import Sets
-from ruminate.accumulator.report import Checked
+from ruminate.accumulator.curation.decontaminate import Protected
+from ruminate.accumulator.making.dataset import Made, load_manifest
+from ruminate.accumulator.making.make import Sets
+from ruminate.accumulator.making.report import Checked
+from ruminate.accumulator.sealing.decide import Seal
 from ruminate.command.datasets import verbs
 from ruminate.command.datasets.card import Card, markdown
 from ruminate.command.datasets.fetched import fetched

@@ -8,7 +8,7 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ruminate.accumulator.rows import Built, Row, build
+from ruminate.accumulator.records.rows import Built, Row, build
 from ruminate.schemas.assessment import ReasoningAssessed, ReasoningQuality, Score, Verdict
 from ruminate.schemas.interaction import InteractionRecorded, Message, Response, Thinking, ToolCall
 

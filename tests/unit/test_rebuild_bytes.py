@@ -9,15 +9,15 @@ from uuid import UUID
 
 import orjson
 
-from ruminate.accumulator.candidate import candidate_of
-from ruminate.accumulator.chain import Fold, Link, Sealed, item_of
-from ruminate.accumulator.choose import interval_of, seed_of
-from ruminate.accumulator.dataset import POLICY_VERSION, Cut, Made, write_files
-from ruminate.accumulator.make import Sets, make
-from ruminate.accumulator.rows import NO_LIMITS, RowLimits
+from ruminate.accumulator.making.candidate import candidate_of
+from ruminate.accumulator.making.choose import interval_of, seed_of
+from ruminate.accumulator.making.dataset import POLICY_VERSION, Cut, Made, write_files
+from ruminate.accumulator.making.make import Sets, make
+from ruminate.accumulator.making.shelf import Shelf
+from ruminate.accumulator.making.spool import Spool
+from ruminate.accumulator.records.rows import NO_LIMITS, RowLimits
+from ruminate.accumulator.sealing.chain import Fold, Link, Sealed, item_of
 from ruminate.accumulator.settings import AccumulatorSettings
-from ruminate.accumulator.shelf import Shelf
-from ruminate.accumulator.spool import Spool
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.flow import REASONING_ASSESSED
 from ruminate.shared.store import FileStore

@@ -10,8 +10,8 @@ from uuid import UUID
 import orjson
 import pytest
 
-from ruminate.accumulator.anchors import read_anchors
-from ruminate.accumulator.make import Sets
+from ruminate.accumulator.making.anchors import read_anchors
+from ruminate.accumulator.making.make import Sets
 from ruminate.command.why.backward import batch_node, version_tree
 from ruminate.command.why.facts import (
     Chain,

@@ -14,10 +14,10 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from ruminate.accumulator.chain import Fold, Sealed, item_of
-from ruminate.accumulator.decide import Progress, reason_to_seal
+from ruminate.accumulator.sealing.chain import Fold, Sealed, item_of
+from ruminate.accumulator.sealing.decide import Progress, reason_to_seal
 from ruminate.accumulator.settings import AccumulatorSettings
-from ruminate.assessor.decide import around, judge
+from ruminate.assessor.judging.decide import around, judge
 from ruminate.assessor.policy import Policy
 from ruminate.collector.decide import Seen, check_id, check_source, judge_repeat, normalise, record, redact
 from ruminate.collector.privacy.policy import PrivacySettings

@@ -11,8 +11,8 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
 from ruminate.accumulator.accumulate import Accumulator
-from ruminate.accumulator.anchors import read_anchors
-from ruminate.accumulator.protect import read_protected
+from ruminate.accumulator.curation.protect import read_protected
+from ruminate.accumulator.making.anchors import read_anchors
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.shared.kafka import KafkaBus
 from ruminate.shared.operations import serve_operations

@@ -20,23 +20,34 @@ from typing import TypeVar
 import structlog
 
 from ruminate.accumulator import metrics
-from ruminate.accumulator.anchors import AnchorSets
-from ruminate.accumulator.candidate import without_row
-from ruminate.accumulator.chain import BEGINNING, Counts, Fold, Item, Link, Sealed, batch_id_of, contradicts_itself, item_of
-from ruminate.accumulator.choose import Interval, Selection, interval_of, seed_of
-from ruminate.accumulator.dataset import Cut, Manifest, account, keep_dataset, load_holdings
-from ruminate.accumulator.decide import Look, Policy, Progress, Seal, decide, enough, expected, paused, reason_to_seal, usable_rows
-from ruminate.accumulator.drift import Looked, look
-from ruminate.accumulator.make import Sets, make
-from ruminate.accumulator.names import names_in
-from ruminate.accumulator.pauses import Pause
-from ruminate.accumulator.protect import ProtectedSets
-from ruminate.accumulator.register import Register
-from ruminate.accumulator.requests import Requests
-from ruminate.accumulator.reviser import Datasets, Reviser
+from ruminate.accumulator.curation.protect import ProtectedSets
+from ruminate.accumulator.erasure.reviser import Datasets, Reviser
+from ruminate.accumulator.making.anchors import AnchorSets
+from ruminate.accumulator.making.candidate import without_row
+from ruminate.accumulator.making.choose import Interval, Selection, interval_of, seed_of
+from ruminate.accumulator.making.dataset import Cut, Manifest, account, keep_dataset, load_holdings
+from ruminate.accumulator.making.make import Sets, make
+from ruminate.accumulator.making.shelf import Shelf
+from ruminate.accumulator.making.spool import Entry, Spool
+from ruminate.accumulator.records.names import names_in
+from ruminate.accumulator.records.register import Register
+from ruminate.accumulator.sealing.chain import BEGINNING, Counts, Fold, Item, Link, Sealed, batch_id_of, contradicts_itself, item_of
+from ruminate.accumulator.sealing.decide import (
+    Look,
+    Policy,
+    Progress,
+    Seal,
+    decide,
+    enough,
+    expected,
+    paused,
+    reason_to_seal,
+    usable_rows,
+)
+from ruminate.accumulator.sealing.drift import Looked, look
+from ruminate.accumulator.sealing.pauses import Pause
+from ruminate.accumulator.sealing.requests import Requests
 from ruminate.accumulator.settings import AccumulatorSettings
-from ruminate.accumulator.shelf import Shelf
-from ruminate.accumulator.spool import Entry, Spool
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.flow import BATCH_REQUESTED, DATASET_REVISED, ERASURE_REQUESTED, REASONING_ASSESSED, TRAINING_BATCH_SEALED

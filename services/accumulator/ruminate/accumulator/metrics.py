@@ -6,9 +6,9 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from ruminate.accumulator.decide import Policy, Progress, expected, usable_rows, usable_tokens
-from ruminate.accumulator.drift import NAMES
-from ruminate.accumulator.pauses import Pause
+from ruminate.accumulator.sealing.decide import Policy, Progress, expected, usable_rows, usable_tokens
+from ruminate.accumulator.sealing.drift import NAMES
+from ruminate.accumulator.sealing.pauses import Pause
 
 _CHAIN: Final = ("tenant", "target")
 PAUSES: Final = ("quiet_hours", "budget")

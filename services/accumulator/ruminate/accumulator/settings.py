@@ -9,14 +9,14 @@ from typing import Annotated, Any, Final, Self
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from ruminate.accumulator.best import MOST_A_CLUSTER
-from ruminate.accumulator.curation import MOST_HELD_OUT, Rules
-from ruminate.accumulator.decide import Policy
-from ruminate.accumulator.decontaminate import Protected
-from ruminate.accumulator.near import ClusterIndex
-from ruminate.accumulator.pauses import QuietHours, quiet_hours_of
-from ruminate.accumulator.report import Limits
-from ruminate.accumulator.rows import INDICATORS, RowLimits
+from ruminate.accumulator.curation.best import MOST_A_CLUSTER
+from ruminate.accumulator.curation.curate import MOST_HELD_OUT, Rules
+from ruminate.accumulator.curation.decontaminate import Protected
+from ruminate.accumulator.curation.near import ClusterIndex
+from ruminate.accumulator.making.report import Limits
+from ruminate.accumulator.records.rows import INDICATORS, RowLimits
+from ruminate.accumulator.sealing.decide import Policy
+from ruminate.accumulator.sealing.pauses import QuietHours, quiet_hours_of
 from ruminate.schemas.payload import FiniteJson
 from ruminate.shared.settings import ServiceSettings
 

@@ -18,18 +18,18 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
 
-from ruminate.assessor.casebook import Casebook
-from ruminate.assessor.checker import Checker
-from ruminate.assessor.classroom import Classroom
-from ruminate.assessor.comparing import Comparing
-from ruminate.assessor.critic import Critic
+from ruminate.assessor.asking.critic import Critic
+from ruminate.assessor.asking.panel import Panel
+from ruminate.assessor.asking.writer import Writer
+from ruminate.assessor.checking.checker import Checker
+from ruminate.assessor.checking.mathematician import Mathematician
+from ruminate.assessor.evidence.casebook import Casebook
+from ruminate.assessor.evidence.comparing import Comparing
 from ruminate.assessor.handle import Scorer, assess_one
-from ruminate.assessor.mathematician import Mathematician
-from ruminate.assessor.panel import Panel
+from ruminate.assessor.learning.classroom import Classroom
+from ruminate.assessor.learning.scorers import Scorers
 from ruminate.assessor.reassess import erase_evidence, reassess
-from ruminate.assessor.scorers import Scorers
 from ruminate.assessor.settings import AssessorSettings
-from ruminate.assessor.writer import Writer
 from ruminate.schemas.erasure import Erasures
 from ruminate.schemas.flow import ANSWER_NOTED, ERASURE_REQUESTED, EVIDENCE_RECORDED, INTERACTION_RECORDED, LESSON_NOTED
 from ruminate.shared.following import Following

@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from ruminate.assessor.agreement import answer_key, asks_again, question_key
-from ruminate.assessor.answers import Comparison
-from ruminate.assessor.checks import Checks, can_be_checked, checked_by, unchecked
-from ruminate.assessor.classroom import noted_of
-from ruminate.assessor.combiner import Combiner
-from ruminate.assessor.critic import Critic
-from ruminate.assessor.decide import SCORER_VERSION, around, judged, knowledge_of, weigh
-from ruminate.assessor.findings import find
-from ruminate.assessor.mathematics import Equal, nobody
+from ruminate.assessor.asking.critic import Critic
+from ruminate.assessor.asking.panel import Panel
+from ruminate.assessor.asking.writer import Writer
+from ruminate.assessor.checking.answers import Comparison
+from ruminate.assessor.checking.checks import Checks, can_be_checked, checked_by, unchecked
+from ruminate.assessor.checking.mathematics import Equal, nobody
+from ruminate.assessor.evidence.agreement import answer_key, asks_again, question_key
+from ruminate.assessor.finding.findings import find
+from ruminate.assessor.judging.combiner import Combiner
+from ruminate.assessor.judging.decide import SCORER_VERSION, around, judged, knowledge_of, weigh
+from ruminate.assessor.learning.classroom import noted_of
+from ruminate.assessor.learning.teacher import lesson_of
 from ruminate.assessor.metrics import ASSESSMENT_SECONDS, ERASED, count_verdict
-from ruminate.assessor.panel import Panel
 from ruminate.assessor.policy import Policy
-from ruminate.assessor.teacher import lesson_of
-from ruminate.assessor.writer import Writer
 from ruminate.schemas.envelope import derive_event_id
 from ruminate.schemas.erasure import Erasures, names_of
 from ruminate.schemas.evidence import AnswerNoted, EvidenceRecorded

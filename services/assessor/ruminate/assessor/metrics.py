@@ -7,7 +7,7 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from ruminate.assessor.knowledge import Knowledge
+from ruminate.assessor.judging.knowledge import Knowledge
 from ruminate.schemas.assessment import Verdict
 
 

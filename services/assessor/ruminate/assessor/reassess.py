@@ -10,15 +10,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from ruminate.assessor.casebook import Casebook
-from ruminate.assessor.classroom import noted_of
-from ruminate.assessor.decide import SCORER_VERSION, around, judged, knowledge_of, weigh
-from ruminate.assessor.findings import find
+from ruminate.assessor.asking.panel import Panel
+from ruminate.assessor.asking.writer import Writer
+from ruminate.assessor.evidence.casebook import Casebook
+from ruminate.assessor.finding.findings import find
 from ruminate.assessor.handle import Scorer, is_erased
+from ruminate.assessor.judging.decide import SCORER_VERSION, around, judged, knowledge_of, weigh
+from ruminate.assessor.learning.classroom import noted_of
+from ruminate.assessor.learning.teacher import lesson_of
 from ruminate.assessor.metrics import ERASED, EVIDENCE_WEIGHED, count_critique, count_verdict
-from ruminate.assessor.panel import Panel
-from ruminate.assessor.teacher import lesson_of
-from ruminate.assessor.writer import Writer
 from ruminate.schemas.erasure import Erasures, Names
 from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.flow import EVIDENCE_RECORDED, LESSON_NOTED, REASONING_ASSESSED

@@ -7,12 +7,12 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from ruminate.assessor.casebook import CasebookWindow
-from ruminate.assessor.critic import CriticPlan
-from ruminate.assessor.panel import PanelPlan
+from ruminate.assessor.asking.critic import CriticPlan
+from ruminate.assessor.asking.panel import PanelPlan
+from ruminate.assessor.asking.proofreading import Standards
+from ruminate.assessor.asking.writer import WriterPlan
+from ruminate.assessor.evidence.casebook import CasebookWindow
 from ruminate.assessor.policy import Policy, Share
-from ruminate.assessor.proofreading import Standards
-from ruminate.assessor.writer import WriterPlan
 from ruminate.schemas.payload import Name, Uri
 from ruminate.schemas.topic import MEBIBYTE
 from ruminate.shared.settings import ServiceSettings

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ruminate.assessor.teacher import reliability
+from ruminate.assessor.learning.teacher import reliability
 from ruminate.command.assess.work import Assessed
 from ruminate.schemas.assessment import Score, Verdict
 

@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from ruminate.assessor.checker import Checker
-from ruminate.assessor.combiner import UNTAUGHT, Snapshot
-from ruminate.assessor.decide import SCORER_VERSION
-from ruminate.assessor.mathematician import Mathematician
+from ruminate.assessor.checking.checker import Checker
+from ruminate.assessor.checking.mathematician import Mathematician
+from ruminate.assessor.judging.combiner import UNTAUGHT, Snapshot
+from ruminate.assessor.judging.decide import SCORER_VERSION
+from ruminate.assessor.learning.teacher import Teacher
 from ruminate.assessor.policy import Policy
-from ruminate.assessor.teacher import Teacher
 from ruminate.command.assess.page import page_of
 from ruminate.command.assess.report import Distribution, Example, Report
 from ruminate.command.assess.work import Told, assess_file, survey

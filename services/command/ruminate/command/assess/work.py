@@ -12,16 +12,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from ruminate.assessor.agreement import answer_key, question_key
-from ruminate.assessor.answers import Comparison
-from ruminate.assessor.checks import Checks, checked_by, unchecked
-from ruminate.assessor.combiner import Combiner, Snapshot
-from ruminate.assessor.decide import knowledge_of, weigh
-from ruminate.assessor.findings import find
-from ruminate.assessor.knowledge import Agreement, Knowledge
-from ruminate.assessor.mathematics import Equal, nobody
+from ruminate.assessor.checking.answers import Comparison
+from ruminate.assessor.checking.checks import Checks, checked_by, unchecked
+from ruminate.assessor.checking.mathematics import Equal, nobody
+from ruminate.assessor.evidence.agreement import answer_key, question_key
+from ruminate.assessor.finding.findings import find
+from ruminate.assessor.judging.combiner import Combiner, Snapshot
+from ruminate.assessor.judging.decide import knowledge_of, weigh
+from ruminate.assessor.judging.knowledge import Agreement, Knowledge
+from ruminate.assessor.learning.teacher import Teacher, lesson_of
 from ruminate.assessor.policy import Policy
-from ruminate.assessor.teacher import Teacher, lesson_of
 from ruminate.command.assess.lines import Refused, Taken, take
 from ruminate.schemas.assessment import Verdict
 

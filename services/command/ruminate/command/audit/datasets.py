@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from typing import Final
 from uuid import UUID
 
-from ruminate.accumulator.chain import digest_of
-from ruminate.accumulator.dataset import Manifest, Omission, RowOrigin
-from ruminate.accumulator.known import HELD_OUT
-from ruminate.accumulator.revise import named_in
-from ruminate.accumulator.rows import LeftOut
+from ruminate.accumulator.curation.known import HELD_OUT
+from ruminate.accumulator.erasure.revise import named_in
+from ruminate.accumulator.making.dataset import Manifest, Omission, RowOrigin
+from ruminate.accumulator.records.rows import LeftOut
+from ruminate.accumulator.sealing.chain import digest_of
 from ruminate.command.audit import facts
 from ruminate.command.audit.facts import Told
 from ruminate.command.audit.findings import FaultKind, Findings

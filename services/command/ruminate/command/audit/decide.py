@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ruminate.accumulator.revise import Named
+from ruminate.accumulator.erasure.revise import Named
 from ruminate.command.audit import facts
 from ruminate.command.audit.datasets import Datasets
 from ruminate.command.audit.debts import Debts

@@ -19,7 +19,7 @@ import orjson
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from ruminate.accumulator.rows import build
+from ruminate.accumulator.records.rows import build
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.envelope import derive_event_id, moment
 from ruminate.schemas.erasure import ErasureRequested, Erasures, Names

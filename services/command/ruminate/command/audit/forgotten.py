@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Final
 
-from ruminate.accumulator.names import Forgotten
-from ruminate.accumulator.revise import Named, gone_from
+from ruminate.accumulator.erasure.revise import Named, gone_from
+from ruminate.accumulator.records.names import Forgotten
 from ruminate.command.audit.facts import Told
 from ruminate.command.audit.findings import Findings
 from ruminate.command.audit.snapshot import Snapshot

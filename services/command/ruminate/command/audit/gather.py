@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from ruminate.accumulator.dataset import KIND as DATASETS
-from ruminate.accumulator.dataset import MANIFEST, Manifest
-from ruminate.accumulator.replay import KIND as REPLAYS
-from ruminate.accumulator.replay import ReplayManifest
-from ruminate.accumulator.revise import Named, named_in
+from ruminate.accumulator.erasure.revise import Named, named_in
+from ruminate.accumulator.making.dataset import KIND as DATASETS
+from ruminate.accumulator.making.dataset import MANIFEST, Manifest
+from ruminate.accumulator.rebuilding.replay import KIND as REPLAYS
+from ruminate.accumulator.rebuilding.replay import ReplayManifest
 from ruminate.command.audit.decide import Audit
 from ruminate.command.audit.findings import FaultKind, Report
 from ruminate.command.audit.kafka_log import KafkaLog

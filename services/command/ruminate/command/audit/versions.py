@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
-from ruminate.accumulator.chain import BEGINNING, Link
+from ruminate.accumulator.sealing.chain import BEGINNING, Link
 from ruminate.command.audit import facts
 from ruminate.command.audit.debts import OWED, PENDING, SETTLED, TOO_OLD, Debts, judge_unreadable
 from ruminate.command.audit.facts import Told

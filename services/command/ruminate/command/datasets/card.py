@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from typing import Any, Final
 
-from ruminate.accumulator.dataset import Manifest
-from ruminate.accumulator.report import Report
+from ruminate.accumulator.making.dataset import Manifest
+from ruminate.accumulator.making.report import Report
 from ruminate.command.datasets.columns import FORMS, features
 from ruminate.command.datasets.export import Written, puzzling
 from ruminate.command.datasets.files import CHECKS, CONFIGS, PAIRS, Config

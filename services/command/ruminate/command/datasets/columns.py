@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from ruminate.accumulator.report import Pairing, Practice
-from ruminate.accumulator.rows import Call, Row, Turn
+from ruminate.accumulator.making.report import Pairing, Practice
+from ruminate.accumulator.records.rows import Call, Row, Turn
 from ruminate.command.datasets.files import Config
 
 Kind = str | tuple["Field", ...] | list["Field"]

@@ -14,8 +14,8 @@ from itertools import chain as joined
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
-from ruminate.accumulator.dataset import Manifest
-from ruminate.accumulator.replay import ReplayManifest
+from ruminate.accumulator.making.dataset import Manifest
+from ruminate.accumulator.rebuilding.replay import ReplayManifest
 from ruminate.command.datasets.erased import interactions_by_request
 from ruminate.command.datasets.files import DATA_FILES, FileName
 

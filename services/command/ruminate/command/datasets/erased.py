@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from uuid import UUID
 
-from ruminate.accumulator.dataset import Erased, Manifest
-from ruminate.accumulator.revise import salted
+from ruminate.accumulator.erasure.revise import salted
+from ruminate.accumulator.making.dataset import Erased, Manifest
 
 
 class Remembered:

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NamedTuple
 import ijson
 from pydantic import ValidationError
 
-from ruminate.accumulator.dataset import (
+from ruminate.accumulator.making.dataset import (
     MANIFEST,
     AsideOrigin,
     Manifest,

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
-from ruminate.accumulator.beside import PairKind
-from ruminate.accumulator.dataset import (
+from ruminate.accumulator.making.beside import PairKind
+from ruminate.accumulator.making.dataset import (
     HOLDOUT,
     PREFERENCES,
     REPLAY,
@@ -22,7 +22,7 @@ from ruminate.accumulator.dataset import (
     Rehearsed,
     RowOrigin,
 )
-from ruminate.accumulator.facts import CheckKind
+from ruminate.accumulator.records.facts import CheckKind
 
 FileName = Literal["train", "replay", "holdout", "preferences", "verifiable", "verifiable-holdout"]
 Config = Literal["default", "preferences", "verifiable"]

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ruminate.accumulator.chain import digest_of
-from ruminate.accumulator.dataset import REPORT, Manifest, load_manifest
-from ruminate.accumulator.rebuild import Artifact, SealedChain, artifact_of, read_chains
-from ruminate.accumulator.report import Report
+from ruminate.accumulator.making.dataset import REPORT, Manifest, load_manifest
+from ruminate.accumulator.making.report import Report
+from ruminate.accumulator.rebuilding.rebuild import Artifact, SealedChain, artifact_of, read_chains
+from ruminate.accumulator.sealing.chain import digest_of
 from ruminate.command.datasets.erased import interactions_by_request
 from ruminate.command.datasets.files import files_of, has_report
 from ruminate.command.datasets.soundness import ChainSoundness, Dataset, announced_counts

@@ -11,10 +11,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
 
-from ruminate.accumulator.chain import contradicts_itself, digest_of
-from ruminate.accumulator.digests import DigestSet
-from ruminate.accumulator.rebuild import reading
-from ruminate.accumulator.rows import Row
+from ruminate.accumulator.curation.digests import DigestSet
+from ruminate.accumulator.rebuilding.rebuild import reading
+from ruminate.accumulator.records.rows import Row
+from ruminate.accumulator.sealing.chain import contradicts_itself, digest_of
 from ruminate.command.datasets.columns import parse_row
 from ruminate.command.datasets.fetched import ROWS, Fetched
 from ruminate.schemas.assessment import ReasoningAssessed

@@ -23,11 +23,11 @@ from typing import Any, Final
 import orjson
 from pydantic import ValidationError
 
-from ruminate.accumulator.anchors import AnchorSets, NotAnchored, read_anchors
-from ruminate.accumulator.dataset import POLICY_VERSION
-from ruminate.accumulator.protect import NotProtected, ProtectedSets, read_protected
+from ruminate.accumulator.curation.protect import NotProtected, ProtectedSets, read_protected
+from ruminate.accumulator.making.anchors import AnchorSets, NotAnchored, read_anchors
+from ruminate.accumulator.making.dataset import POLICY_VERSION
 from ruminate.accumulator.settings import AccumulatorSettings
-from ruminate.assessor.decide import SCORER_VERSION
+from ruminate.assessor.judging.decide import SCORER_VERSION
 from ruminate.assessor.policy import Policy
 from ruminate.shared.settings import ServiceSettings
 

@@ -22,11 +22,10 @@ from typing import Final
 
 import orjson
 
-from ruminate.accumulator.dataset import in_a_folder
-from ruminate.accumulator.names import Forgotten
-from ruminate.accumulator.rebuild import read_chains
-from ruminate.accumulator.register import Register
-from ruminate.accumulator.replay import (
+from ruminate.accumulator.making.dataset import in_a_folder
+from ruminate.accumulator.making.spool import Spool
+from ruminate.accumulator.rebuilding.rebuild import read_chains
+from ruminate.accumulator.rebuilding.replay import (
     KIND,
     Batch,
     ChainReplay,
@@ -39,12 +38,13 @@ from ruminate.accumulator.replay import (
     keep_batch,
     taught_by,
 )
-from ruminate.accumulator.spool import Spool
-from ruminate.assessor.checker import Checker
-from ruminate.assessor.checks import Checks
-from ruminate.assessor.decide import judge
-from ruminate.assessor.mathematician import Mathematician
-from ruminate.assessor.mathematics import Equal
+from ruminate.accumulator.records.names import Forgotten
+from ruminate.accumulator.records.register import Register
+from ruminate.assessor.checking.checker import Checker
+from ruminate.assessor.checking.checks import Checks
+from ruminate.assessor.checking.mathematician import Mathematician
+from ruminate.assessor.checking.mathematics import Equal
+from ruminate.assessor.judging.decide import judge
 from ruminate.command.datasets.look import not_found
 from ruminate.command.datasets.policy import ReplayPolicy
 from ruminate.command.datasets.report import ChainSize, ReplayedBatch, ReplayedChain, report_of, summary_of

@@ -8,8 +8,8 @@ from contextlib import aclosing
 from typing import Final
 from uuid import UUID
 
-from ruminate.assessor.classroom import snapshot_of
-from ruminate.assessor.combiner import UNTAUGHT, Combiner
+from ruminate.assessor.judging.combiner import UNTAUGHT, Combiner
+from ruminate.assessor.learning.classroom import snapshot_of
 from ruminate.assessor.policy import Weights
 from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.flow import EVIDENCE_RECORDED, REASONING_ASSESSED, SCORER_TAUGHT

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from ruminate.accumulator.predictor import LEAST_OF_EACH
-from ruminate.accumulator.report import Checked
+from ruminate.accumulator.curation.predictor import LEAST_OF_EACH
+from ruminate.accumulator.making.report import Checked
 
 _SIGNS: Final = 3
 """So many signs that speak for thinking are named, and so many that speak against it."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from ruminate.accumulator.replay import Unsound
+from ruminate.accumulator.rebuilding.replay import Unsound
 from ruminate.command.connection import find_settings, open_bus_at
 from ruminate.command.datasets.look import NotFound
 from ruminate.command.datasets.policy import PolicyError

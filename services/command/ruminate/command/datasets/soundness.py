@@ -26,10 +26,11 @@ from typing import Final, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from ruminate.accumulator.asked import digests_in
-from ruminate.accumulator.beside import asked_in_prompt
-from ruminate.accumulator.chain import digest_of
-from ruminate.accumulator.dataset import (
+from ruminate.accumulator.curation.asked import digests_in
+from ruminate.accumulator.curation.digests import DIGEST_BYTES, Sides
+from ruminate.accumulator.curation.wording import digest_of_normalised, normalised
+from ruminate.accumulator.making.beside import asked_in_prompt
+from ruminate.accumulator.making.dataset import (
     MANIFEST,
     POLICY_VERSION,
     REPLAY,
@@ -40,9 +41,8 @@ from ruminate.accumulator.dataset import (
     Rehearsed,
     RowOrigin,
 )
-from ruminate.accumulator.digests import DIGEST_BYTES, Sides
-from ruminate.accumulator.report import Report
-from ruminate.accumulator.wording import digest_of_normalised, normalised
+from ruminate.accumulator.making.report import Report
+from ruminate.accumulator.sealing.chain import digest_of
 from ruminate.command.datasets.erased import Remembered
 from ruminate.command.datasets.files import DATA_FILES, ROWS_ALONE, DataFile, FileName, origins
 from ruminate.schemas.batch import TrainingBatchSealed

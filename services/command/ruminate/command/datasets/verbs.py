@@ -14,11 +14,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ruminate.accumulator.anchors import NotAnchored, read_anchors
-from ruminate.accumulator.dataset import Manifest, load_manifest
-from ruminate.accumulator.protect import NotProtected, read_protected
-from ruminate.accumulator.rebuild import Rebuilt, rebuild_chain
-from ruminate.accumulator.report import Report
+from ruminate.accumulator.curation.protect import NotProtected, read_protected
+from ruminate.accumulator.making.anchors import NotAnchored, read_anchors
+from ruminate.accumulator.making.dataset import Manifest, load_manifest
+from ruminate.accumulator.making.report import Report
+from ruminate.accumulator.rebuilding.rebuild import Rebuilt, rebuild_chain
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.command.connection import read_settings
 from ruminate.command.datasets.look import Listed, chains_of, described, find, last_revision, listed, load_report, verify

@@ -12,9 +12,9 @@ from typing import Annotated, Final, Literal, get_args
 import orjson
 import typer
 
-from ruminate.accumulator.dataset import load_manifest
-from ruminate.accumulator.rebuild import SealedChain
-from ruminate.accumulator.replay import KIND, ReplayManifest
+from ruminate.accumulator.making.dataset import load_manifest
+from ruminate.accumulator.rebuilding.rebuild import SealedChain
+from ruminate.accumulator.rebuilding.replay import KIND, ReplayManifest
 from ruminate.command.datasets.card import CARD, PLOTS, Card, markdown
 from ruminate.command.datasets.columns import NotARow
 from ruminate.command.datasets.diff import Version, compare, sentences

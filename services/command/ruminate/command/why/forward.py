@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ruminate.accumulator.chain import digest_of
+from ruminate.accumulator.sealing.chain import digest_of
 from ruminate.command.datasets.files import DATA_FILES
 from ruminate.command.why.became import taught
 from ruminate.command.why.facts import Chain, Interaction, OneLine

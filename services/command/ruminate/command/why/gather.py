@@ -18,9 +18,9 @@ from uuid import UUID
 
 import orjson
 
-from ruminate.accumulator.chain import digest_of
-from ruminate.accumulator.dataset import Manifest, load_manifest
-from ruminate.accumulator.rebuild import SealedChain, artifact_of, read_chains
+from ruminate.accumulator.making.dataset import Manifest, load_manifest
+from ruminate.accumulator.rebuilding.rebuild import SealedChain, artifact_of, read_chains
+from ruminate.accumulator.sealing.chain import digest_of
 from ruminate.command.datasets.erased import Remembered
 from ruminate.command.datasets.files import DATA_FILES
 from ruminate.command.datasets.look import NotFound

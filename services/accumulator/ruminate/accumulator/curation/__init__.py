@@ -1,0 +1,1 @@
+"""Which rows are the same, which give something away, which are the best."""

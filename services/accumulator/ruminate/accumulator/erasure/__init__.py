@@ -1,0 +1,1 @@
+"""What has to be forgotten, and what it leaves of a dataset."""

@@ -1,0 +1,1 @@
+"""From an interval to the files of a dataset."""

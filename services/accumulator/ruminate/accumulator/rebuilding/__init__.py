@@ -1,0 +1,1 @@
+"""Datasets once more, out of the log, as they were or by another policy."""

@@ -1,0 +1,1 @@
+"""When a batch is cut: chains, reasons, pauses."""

@@ -1,0 +1,1 @@
+"""Those who ask a model on a node."""

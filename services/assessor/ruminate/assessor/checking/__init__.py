@@ -1,0 +1,1 @@
+"""Whether an answer is right, where that can be found out."""

@@ -1,0 +1,1 @@
+"""What is learned of an interaction after it was judged."""

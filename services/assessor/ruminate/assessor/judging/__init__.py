@@ -1,0 +1,1 @@
+"""From what was found and is known to a verdict."""

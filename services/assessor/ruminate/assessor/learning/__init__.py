@@ -1,0 +1,1 @@
+"""What the combiner of a tenant learns from what turned out."""

@@ -42,9 +42,20 @@ def run_rounds(state: Path, rng: random.Random, rounds: Sequence[Victims]) -> No
 
 @pytest.mark.timeout(400)
 def test_each_part_is_killed_once_and_the_loop_ends_with_one_registration_a_version(tmp_path: Path) -> None:
+    everybody = Victims(
+        taking=["collector", "assessor", "accumulator", "gateway", "monitor"],
+        training=[CHILD, "trainer"],
+        deploying=["deployer", "node"],
+    )
+    run_rounds(tmp_path / "state", random.Random(1), [everybody])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_conversation_is_forgotten_between_two_versions_while_the_eraser_is_killed(tmp_path: Path) -> None:
     rounds = [
-        Victims(taking=["collector", "assessor", "accumulator"], training=[CHILD, "trainer"], deploying=[]),
-        Victims(taking=["gateway", "monitor"], training=[], deploying=["deployer", "node"], forgetting=["eraser"]),
+        Victims(taking=["collector"], training=["trainer"], deploying=[]),
+        Victims(taking=["accumulator"], training=[], deploying=["deployer"], forgetting=["eraser"]),
     ]
     run_rounds(tmp_path / "state", random.Random(1), rounds)
 
@@ -92,7 +103,15 @@ def runs_module(loop: RunningLoop, module: str) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 @pytest.mark.parametrize(
-    "moment", [is_locked, runs_its_broker, makes_its_base, starts_its_last_service, exports_its_base], ids=lambda m: m.__name__
+    "moment",
+    [
+        is_locked,
+        runs_its_broker,
+        makes_its_base,
+        starts_its_last_service,
+        pytest.param(exports_its_base, marks=pytest.mark.long, id="exports_its_base"),
+    ],
+    ids=lambda m: m.__name__,
 )
 def test_nothing_outlives_a_start_that_is_cut_short(
     tmp_path: Path, moment: Callable[[RunningLoop], bool], number: signal.Signals

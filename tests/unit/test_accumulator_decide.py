@@ -231,6 +231,13 @@ def test_the_running_counts_are_those_of_a_count_from_the_definition(log: list[d
     assert fold.counts() == Counts(reasoning=sum(each.reasoning for each in rows), direct=sum(not each.reasoning for each in rows))
 
 
+def test_one_that_continues_itself_by_way_of_another_is_counted_anew_when_it_is_judged_anew() -> None:
+    log = [{"of": 1, "parent": 2, "revision": 0, "kind": "rejected", "event": None}]
+    log += [{"of": 2, "parent": 1, "revision": revision, "kind": "reasoning", "event": None} for revision in (0, 1)]
+    fold = fold_of(*items_of(log, cycles=True))
+    assert (fold.counts(), sum(why_not is None for why_not in reasons(fold))) == (Counts(), 0)
+
+
 @given(logs)
 def test_interactions_that_claim_to_continue_each_other_in_a_circle_end_the_fold_in_order(log: list[dict[str, Any]]) -> None:
     fold = fold_of(*items_of(log, cycles=True))

@@ -256,11 +256,12 @@ class Fold:
             self._continue(item.continues, +1)
 
     def _leave(self, item: Item) -> None:
-        has_row, continued = self._has_row(item), self._continued(item.name)
-        if has_row and not continued:
-            self._count(item, -1)
-        if has_row or continued:
+        has_row = self._has_row(item)
+        if has_row or self._continued(item.name):
             self._continue(item.continues, -1)
+        # In a circle it was continued by itself alone, and has only now become one that counts.
+        if has_row and not self._continued(item.name):
+            self._count(item, -1)
 
     def _continue(self, name: bytes | None, by: int) -> None:
         """An alive continuation of `name` came (+1) or went (-1): go up the conversation as far as that changes anything."""

@@ -155,7 +155,7 @@ def test_images_that_are_kept_are_named_and_two_of_them_are_two_questions() -> N
     assert image == {"sha256": "0" * 64, "media_type": "image/png", "size_bytes": 1, "uri": "s3://bucket/cat"}
     assert len({asked_in(line).question for line in (one, other, unseen.line)}) == 3
     assert jaccard_of(asked_in(one).signature, asked_in(other).signature) < 0.3
-    assert asked_in(one) == asked_in(seen("0" * 64, "s3://bucket/cat"))
+    assert asked_in(one) == asked_in(seen("0" * 64, "s3://elsewhere/cat")) == asked_in(seen("0" * 64))
 
 
 @pytest.mark.parametrize(

@@ -461,3 +461,10 @@ def test_rows_with_images_are_left_out_unless_they_are_kept_and_the_manifest_say
     assert Counter(kept) == {f"{image:064}": 2 for image in range(10)}
     assert (left.policy.get("keep_images"), made.manifest.policy["keep_images"]) == (None, True)
     assert (settings_of(left).keep_images, settings_of(made.manifest).keep_images) == (False, True)
+    # Where they are no longer kept, none comes back with what is rehearsed.
+    more = [assessed(n, response=Response(content='{"images": 1}', thinking="Hm.")) for n in range(200, 240)]
+    assert any("images" in row["prompt"][0] for row in lines(with_them.batch(*more, seal=False), REPLAY))
+    with_them.settings = with_them.settings.model_copy(update={"keep_images": False})
+    replayed = lines(with_them.batch(*more, seal=False), REPLAY)
+    assert replayed
+    assert not any("images" in row["prompt"][0] for row in replayed)

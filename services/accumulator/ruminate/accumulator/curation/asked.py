@@ -72,10 +72,11 @@ def texts_in(line: bytes) -> tuple[str, ...]:
 def _question(row: dict[str, Any]) -> str:
     """The words of the question, by which it is told from others; with images, of another one each would ask another thing."""
     words = normalised(_asked(row))
-    shown = "".join(turn["images"] for turn in row["prompt"] if turn.get("images"))
+    # By what they are, wherever they lie.
+    shown = [image["sha256"] for turn in row["prompt"] if turn.get("images") for image in orjson.loads(turn["images"])]
     if not shown:
         return words
-    image = hashlib.blake2b(shown.encode(), digest_size=8).hexdigest()
+    image = hashlib.blake2b("".join(shown).encode(), digest_size=8).hexdigest()
     return " ".join(f"{image}{word}" for word in ("", *words.split()))
 
 

@@ -20,6 +20,7 @@ from ruminate.accumulator.making.dataset import Cut, Made, Manifest, PairOrigin,
 from ruminate.accumulator.making.report import Contents, report_of
 from ruminate.accumulator.making.shelf import Shelf, Shelved
 from ruminate.accumulator.making.spool import Entry, Spool
+from ruminate.accumulator.records.rows import shows
 from ruminate.accumulator.sealing.decide import Policy
 from ruminate.accumulator.settings import AccumulatorSettings
 
@@ -83,7 +84,9 @@ def _finished(
     settings: AccumulatorSettings,
 ) -> Made:
     policy = settings.policy
-    revived = _within_ratio([*_replayed(composed, shelved, spool), *_anchored(composed, sets.anchors, policy, cut.seed)], policy)
+    again = [*_replayed(composed, shelved, spool), *_anchored(composed, sets.anchors, policy, cut.seed)]
+    # Images were kept when it was fresh, and are kept no longer.
+    revived = _within_ratio([each for each in again if settings.keep_images or not shows(each.line)], policy)
     manifest = describe(
         composed,
         revived,

@@ -146,6 +146,11 @@ def shows_something(interaction: InteractionRecorded) -> bool:
     return any(message.images for message in interaction.messages)
 
 
+def shows(line: bytes) -> bool:
+    """Whether a row has images, from its line: within a text, quotation marks of JSON bear a backslash."""
+    return b'"images":' in line
+
+
 def build(assessed: ReasoningAssessed, limits: RowLimits = NO_LIMITS, *, as_if_kept: bool = False) -> Built | LeftOut:
     """The row of an assessed interaction, or why it has none. Looks at nothing but this one record.
 

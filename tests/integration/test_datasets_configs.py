@@ -34,8 +34,6 @@ from ruminate.shared.memory import MemoryBroker, MemoryBus
 from tests.integration.test_datasets_export import open_with_datasets
 from tests.unit.making import START, Maker, assessed, lines, question, said
 
-pytest.importorskip("datasets", reason="uv pip install datasets")
-
 ANCHORS = 2
 ADD = ToolDefinition(
     name="add", description="Adds.", parameters={"type": "object", "properties": {"a": {"type": "integer", "default": 1}}}
@@ -234,9 +232,9 @@ def test_the_card_declares_every_config_and_says_what_is_in_it(exported: tuple[S
 
 def test_trl_takes_rows_pairs_and_questions_as_they_are(exported: tuple[Sealed, Path, str], tmp_path: Path) -> None:
     """By the functions with which its trainers read a dataset, and the template that it ships for Qwen3."""
-    data_utils = pytest.importorskip("trl.data_utils")
-    transformers = pytest.importorskip("transformers")
+    import transformers
     from tokenizers import Tokenizer, models
+    from trl import data_utils
 
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"?": 0}, unk_token="?")))
     tokenizer.chat_template = resources("trl").joinpath("chat_templates/qwen3.jinja").read_text(encoding="utf-8")

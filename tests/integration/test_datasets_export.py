@@ -32,7 +32,6 @@ from ruminate.shared.memory import MemoryBroker, MemoryBus
 from ruminate.shared.store import ArtifactDamaged, FileStore
 from tests.integration.recorded_log import SETTINGS, assess, chain_of, interaction, record, seal
 
-pytest.importorskip("datasets", reason="uv pip install datasets")
 SPLITS: tuple[FileName, FileName] = ("train", "holdout")
 ALL_TRAINED = SETTINGS.model_copy(update={"holdout_ratio": 0.0})
 

@@ -23,6 +23,7 @@ class Measured:
         pinned = ("taskset", "--cpu-list", ",".join(map(str, sorted(cores)))) if cores else ()
         self._tied = Tied([*pinned, *command], log=log, environment=environment)
         self.pid = self._tied.pid
+        self._most_seen = 0.0
 
     def check(self) -> None:
         """Raise with the end of its log where it has ended."""
@@ -35,12 +36,14 @@ class Measured:
         return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
 
     def peak_megabytes(self) -> float:
-        """The most memory that was resident at once."""
-        return self._memory_megabytes("VmHWM")
+        """The most memory that was resident at once: never less than `megabytes` has ever said."""
+        return max(self._most_seen, self._memory_megabytes("VmHWM"))
 
     def megabytes(self) -> float:
         """The memory that is resident now."""
-        return self._memory_megabytes("VmRSS")
+        # Linux counts pages a core, and notes its high water mark only where memory is given back: it may lag behind a little.
+        self._most_seen = max(self._most_seen, resident := self._memory_megabytes("VmRSS"))
+        return resident
 
     def stop(self) -> None:
         """SIGTERM, and SIGKILL where that does not help."""

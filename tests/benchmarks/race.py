@@ -258,6 +258,7 @@ def _settings(course: Course) -> Mapping[str, str]:
         "RUMINATE_COLLECTOR_PORT": "0",
         "RUMINATE_LOG_LEVEL": "warning",
         "RUMINATE_SEAL_AT_ROWS": "1000000",
+        "RUMINATE_SEAL_AT_RECORDS": "1000000",
         "RUMINATE_SEAL_AFTER_SECONDS": "31536000",
     }
 

@@ -86,7 +86,12 @@ def fold_kill_fold_and_seal(fleet: Fleet, rows: int) -> float:
     """Seconds from the start after a kill until every unsealed row is folded again."""
     asyncio.run(ensure_topics(fleet.client))
     asyncio.run(write(fleet.bootstrap, range(rows)))
-    sealing = {"RUMINATE_SEAL_AT_ROWS": str(rows + 1), "RUMINATE_HOLDOUT_RATIO": "0", "RUMINATE_SEAL_CHECK_SECONDS": "0.2"}
+    sealing = {
+        "RUMINATE_SEAL_AT_ROWS": str(rows + 1),
+        "RUMINATE_SEAL_AT_RECORDS": str(2 * rows),
+        "RUMINATE_HOLDOUT_RATIO": "0",
+        "RUMINATE_SEAL_CHECK_SECONDS": "0.2",
+    }
     accumulator = fleet.start("accumulator", tree=None, killed_at=None, **sealing)
     eventually(lambda: folded(accumulator, rows), what="every row is folded", within_seconds=300)
     accumulator.kill()

@@ -15,7 +15,7 @@ from ruminate.accumulator.rebuilding.rebuild import read_chains, rebuild_chain
 from ruminate.schemas.assessment import ReasoningAssessed, Score
 from ruminate.schemas.batch import BatchRequested
 from ruminate.schemas.flow import BATCH_REQUESTED
-from ruminate.schemas.interaction import Message, Usage
+from ruminate.schemas.interaction import Message, Response, Usage
 from ruminate.shared.bus import BusError
 from ruminate.shared.memory import MemoryBus
 from tests.integration.test_accumulator_chain import (
@@ -213,6 +213,45 @@ def test_tokens_seal_before_the_count_by_what_the_node_counted(tmp_path: Path) -
         assert batch.explanation.startswith(
             "7 rows (7 reasoning, 0 direct), 564 tokens; sealing needs 500 (RUMINATE_SEAL_AT_TOKENS)"
         )
+
+    play(scenario, tmp_path)
+
+
+USELESS: dict[str, Callable[[int], ReasoningAssessed]] = {
+    "rejected": lambda n: assessed(n, keep=False),
+    "over_ratio": lambda n: assessed(n, thinks=False),
+    "duplicate_exact": lambda n: assessed(
+        n,
+        messages=(Message(role="user", content="the same question"),),
+        response=Response(content="and answer", thinking="once more"),
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", USELESS)
+def test_a_stream_that_makes_no_batch_is_cut_all_the_same_and_accounted_for(tmp_path: Path, reason: str) -> None:
+    settings = SETTINGS.model_copy(update={"seal_at_records": 20})
+
+    async def scenario(world: World) -> None:
+        await world.assess(*(USELESS[reason](n) for n in range(47)))
+        async with world.accumulating(settings=settings) as accumulator:
+            await until(lambda: world.committed() == 40, "what may not wait any longer is committed")
+            await world.assess(*(assessed(n) for n in range(100, 108)))
+            await until(lambda: end_of(accumulator).number == 3, "rows that teach something make a batch as ever")
+        *cut, batch = world.chain()
+        once = reason == "duplicate_exact"  # the first of them has taught it
+        assert [(each.reason, each.rows, each.rejected_interactions) for each in cut] == [
+            ("records", once, 20 - once),
+            ("records", 0, 20),
+        ]
+        assert [each.reasoning_ratio for each in cut] == [1.0, 1.0]
+        # What came before them lies in the batch's interval; direct rows find room beside those that reason.
+        assert (batch.reasoning_rows, batch.direct_rows) == ((6, 2) if reason == "over_ratio" else (8, 0))
+        manifests = await world.manifests()
+        assert [each.left_out_counts for each in manifests[:2]] == [{reason: 20 - once}, {reason: 20}]
+        assert {left.offset for left in manifests[1].left_out} == set(range(20, 40))
+        for without_manifests in (False, True):
+            assert set(await rebuilt(world, settings, without_manifests=without_manifests)) == {"identical"}
 
     play(scenario, tmp_path)
 

@@ -307,6 +307,38 @@ def test_a_backlog_is_read_to_its_end_before_age_seals() -> None:
     assert isinstance(decide(progress(60, 20, age=9_000, newest=2, folded=1), POLICY, now=NOW), Seal)
 
 
+def test_no_more_records_wait_than_may_whatever_their_rows() -> None:
+    policy = replace(POLICY, seal_at_records=10_000)
+    for rows in (Counts(), Counts(direct=9_000), Counts(reasoning=3)):
+        full = Progress(rows, records=10_000)
+        due = decide(full, policy, now=NOW)
+        assert isinstance(due, Seal)
+        assert due.reason == "records"
+        assert due.explanation.endswith("10000 records wait, as many as may (RUMINATE_SEAL_AT_RECORDS); sealing needs no row")
+        assert enough(Look(rows, Counts()), due, policy)
+        assert isinstance(decide(full._replace(records=9_999), policy, now=NOW), Wait)
+        assert isinstance(decide(full, POLICY, now=NOW), Wait)
+
+
+def test_records_are_no_reason_while_another_holds_and_wait_for_the_same_pauses() -> None:
+    policy = replace(POLICY, seal_at_records=10_000)
+    full = progress(510, 0)._replace(records=10_000)
+    assert reason_to_seal(full, policy, now=NOW) == "count"
+    assert reason_to_seal(full._replace(look=Look(Counts(510), Counts(20))), policy, now=NOW) == "records", "a look found few"
+    quiet = replace(policy, quiet_hours=QuietHours(time(8), time(18), UTC))
+    waits = decide(Progress(Counts(), records=10_000), quiet, now=NOW)
+    assert isinstance(waits, Wait)
+    assert waits.pause is not None
+    assert "due (records)" in waits.explanation
+
+
+def test_a_batch_that_no_count_of_records_can_fill_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"raise RUMINATE_SEAL_AT_RECORDS"):
+        AccumulatorSettings(seal_at_rows=2_000, seal_at_records=1_000)
+    with pytest.raises(ValueError, match=r"'\*/t' in RUMINATE_SEAL_POLICIES: .*raise RUMINATE_SEAL_AT_RECORDS"):
+        AccumulatorSettings(seal_policies={"*/t": {"seal_at_records": 100}})
+
+
 @given(st.integers(0, 300), st.integers(0, 300), st.floats(0.01, 1))
 def test_as_many_direct_rows_are_taken_as_the_ratio_carries_and_never_more(reasoning: int, direct: int, ratio: float) -> None:
     policy = replace(POLICY, min_reasoning_ratio=ratio)
@@ -564,7 +596,7 @@ def test_a_dataset_is_sound_and_accounts_for_every_record_once(log: list[dict[st
     report = report_of(
         Contents(made.candidates, [], [], []), policy, Limits(RowLimits(1_000, 100), 0.9), touched=made.guard.touched
     )
-    assert report.problems == (() if selection.train else ("ratio: no row to train on",))
+    assert report.problems == ()
 
 
 @given(logs, st.data())
@@ -640,7 +672,6 @@ def broken(**changed: Any) -> list[Candidate]:
 @pytest.mark.parametrize(
     ("rows", "problem"),
     [
-        ([], "no row to train on"),
         ([*sound(), *sound()], "4 rows repeat an interaction"),
         ([*sound()[1:], replace(sound()[0], held_out=True), replace(sound()[0], held_out=False)], "both trained and held out"),
         ([replace(row, held_out=row.item.reasoning) for row in sound()], "0 of 1 rows reason; there must be at least 75%"),

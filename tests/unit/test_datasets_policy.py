@@ -52,7 +52,15 @@ def test_every_value_has_a_part_in_the_name(tmp_path: Path) -> None:
 
 def test_how_often_the_accumulator_looks_shapes_no_batch() -> None:
     assert set(BATCH_VALUES) == {
-        *("seal_at_rows", "min_reasoning_ratio", "seal_after_seconds", "seal_after_min_rows", "holdout_ratio", "shuffle_seed"),
+        *(
+            "seal_at_rows",
+            "seal_at_records",
+            "min_reasoning_ratio",
+            "seal_after_seconds",
+            "seal_after_min_rows",
+            "holdout_ratio",
+            "shuffle_seed",
+        ),
         *(
             "row_max_bytes",
             "indicator_weights",

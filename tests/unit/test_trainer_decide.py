@@ -241,7 +241,7 @@ def test_a_batch_without_rows_is_refused() -> None:
     batch = sealed(1, rows=0)
     refusal = decide(batch, 0, History(sealed=log_of(batch)), POLICY)
     assert isinstance(refusal, Refuse)
-    assert refusal.reason == "bad_dataset"
+    assert refusal.reason == "no_rows"
 
 
 def test_micro_batches_have_to_fill_a_batch() -> None:

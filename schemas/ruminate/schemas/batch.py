@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ruminate.schemas.payload import ArtifactReference, Count, Name, Payload, Ratio, Target, Text, Timestamp
 
-SealReason = Literal["count", "ratio", "age", "operator", "tokens", "drift", "quality"]
+SealReason = Literal["count", "ratio", "age", "operator", "tokens", "drift", "quality", "records"]
 
 
 class BatchRequested(Payload):

@@ -76,7 +76,9 @@ class TrainingFailed(Payload):
     batch_id: Name
     target_model: Target
     phase: JobPhase
-    reason: Name = Field(description="A constant word: `bad_dataset`, `base_missing`, `no_room`, `not_equal`, `crashed`, …")
+    reason: Name = Field(
+        description="A constant word: `bad_dataset`, `no_rows`, `base_missing`, `no_room`, `not_equal`, `crashed`, …"
+    )
     explanation: Text = Field(description="What happened, which value, what is allowed, what to do.")
     evidence: dict[str, FiniteJson] = Field(default_factory=dict)
     failed_at: Timestamp

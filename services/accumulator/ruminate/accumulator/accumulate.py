@@ -114,6 +114,7 @@ class Chain:
             looked=self.looked,
             sealed_at=self.sealed_at,
             requests=len(self.requests.of(self.tenant, self.target)),
+            records=len(self.fold.items),
         )
 
     def take_in(self, item: Item) -> None:
@@ -375,8 +376,10 @@ class Accumulator:
     async def _read_again(self, chain: Chain, interval: Interval, spool: Spool) -> tuple[dict[int, Entry], list[int]]:
         """What the interval wants, read from the log into the spool, by offset; and the offsets that are no longer there."""
         chosen = interval.wanted()
-        last = max(chosen)
         found: dict[int, Entry] = {}
+        if not chosen:
+            return found, []
+        last = max(chosen)
         async with self._reading(REASONING_ASSESSED, {chain.partition}, start=min(chosen)) as deliveries:
             async for delivery in deliveries:
                 offset = delivery.position.offset
@@ -513,7 +516,7 @@ def _announcement(
         rows=counts["train"],
         reasoning_rows=counts["reasoning"],
         direct_rows=counts["direct"],
-        reasoning_ratio=counts["reasoning"] / counts["train"],
+        reasoning_ratio=counts["reasoning"] / counts["train"] if counts["train"] else 1.0,
         holdout_rows=counts["holdout"],
         replay_rows=counts["replay"] + counts["anchors"],
         generated_rows=counts["generated"],

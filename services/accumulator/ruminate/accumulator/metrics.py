@@ -37,7 +37,8 @@ ROWS: Final = Gauge(
 )
 HELD: Final = Gauge(
     "ruminate_batch_held_deliveries",
-    "Assessed interactions that wait for a cut, uncommitted; if it grows without end, check the ratio of reasoning rows.",
+    "Assessed interactions that wait for a cut, uncommitted; if it gets near RUMINATE_SEAL_AT_RECORDS, check the ratio of "
+    "reasoning rows.",
     _CHAIN,
 )
 BLOCKED: Final = Gauge(

@@ -45,6 +45,7 @@ OWN_TO_A_CHAIN: Final = (
     "seal_after_seconds",
     "seal_after_min_rows",
     "seal_at_tokens",
+    "seal_at_records",
     "seal_false_alarm_ratio",
     "seal_most_a_day",
     "seal_quiet_hours",
@@ -68,6 +69,13 @@ class AccumulatorSettings(ServiceSettings):
     )
     seal_at_tokens: int | None = Field(
         default=None, ge=1, le=10**12, description="Tokens to train on at which a batch is sealed; unset, they are not looked at."
+    )
+    seal_at_records: int = Field(
+        default=100_000,
+        ge=1,
+        le=10_000_000,
+        description="Assessed interactions since the last batch at which one is cut with the rows that there are, even none: each "
+        "that waits takes up a kilobyte of memory and is read again at a start.",
     )
     seal_false_alarm_ratio: float = Field(
         default=0.001,
@@ -173,6 +181,7 @@ class AccumulatorSettings(ServiceSettings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         self.quiet_hours()
+        self.fits_in_memory()
         for name, own in self.seal_policies.items():
             tenant, _, target = name.partition("/")
             if not tenant or not target or tenant == target == "*":
@@ -185,7 +194,9 @@ class AccumulatorSettings(ServiceSettings):
                     f"{name!r} in RUMINATE_SEAL_POLICIES has {', '.join(sorted(unknown))}; it may have {', '.join(OWN_TO_A_CHAIN)}"
                 )
             try:
-                self.of_chain(tenant, target).quiet_hours()
+                chain = self.of_chain(tenant, target)
+                chain.quiet_hours()
+                chain.fits_in_memory()
             except ValueError as error:
                 raise ValueError(f"{name!r} in RUMINATE_SEAL_POLICIES: {error}") from None
         return self
@@ -200,6 +211,14 @@ class AccumulatorSettings(ServiceSettings):
     def quiet_hours(self) -> QuietHours | None:
         """As the decisions look at them. Raises ValueError where they are none."""
         return quiet_hours_of(self.seal_quiet_hours, self.seal_time_zone)
+
+    def fits_in_memory(self) -> None:
+        """Raises ValueError where a batch of so many rows is never reached, since one is cut with fewer records before."""
+        if self.seal_at_rows > self.seal_at_records:
+            raise ValueError(
+                f"a batch of {self.seal_at_rows} rows (RUMINATE_SEAL_AT_ROWS) needs as many records, and one is cut at "
+                f"{self.seal_at_records}: raise RUMINATE_SEAL_AT_RECORDS"
+            )
 
     @classmethod
     def written_down(cls, values: Mapping[str, Any]) -> AccumulatorSettings:
@@ -249,6 +268,7 @@ class AccumulatorSettings(ServiceSettings):
             replay_ratio=self.replay_ratio,
             anchor_ratio=self.anchor_ratio,
             seal_at_tokens=self.seal_at_tokens,
+            seal_at_records=self.seal_at_records,
             false_alarm_ratio=self.seal_false_alarm_ratio,
             most_a_day=self.seal_most_a_day,
             quiet_hours=self.quiet_hours(),

@@ -173,7 +173,10 @@ def decide(batch: TrainingBatchSealed, offset: int, history: History, policy: Po
 
 def _unusable(batch: TrainingBatchSealed, policy: Policy) -> Refuse | None:
     if batch.rows == 0:
-        return Refuse("bad_dataset", f"batch {batch.batch_id} has no rows; training needs at least one. Look at its seal reason.")
+        explanation = (
+            f"batch {batch.batch_id} has no rows to train on: its interval gave none, or they were erased. Nothing is to be done."
+        )
+        return Refuse("no_rows", explanation)
     if batch.target_model not in policy.bases:
         return Refuse(
             "base_missing",

@@ -203,9 +203,7 @@ def _ratio(contents: Contents, policy: Policy) -> Checked:
     fresh = sum(candidate.item.reasoning for candidate in trained)
     revived = sum(_thinks(line) for line in contents.revived)
     problems = []
-    if not trained:
-        problems.append("no row to train on")
-    elif fresh < policy.share * len(trained):
+    if fresh < policy.share * len(trained):
         problems.append(f"{fresh} of {len(trained)} rows reason; there must be at least {float(policy.share):.0%}")
     if trained and fresh + revived < policy.share * (len(trained) + len(contents.revived)):
         problems.append(

@@ -322,6 +322,7 @@ class ChainReplay:
             tokens=self._fold.tokens(),
             looked=self._looked,
             sealed_at=self._sealed_at,
+            records=len(self._fold.items),
         )
 
     def _due(self, now: datetime) -> Seal | None:
@@ -388,6 +389,7 @@ def _manifest(
             "seal_after_seconds": settings.seal_after_seconds,
             "seal_after_min_rows": settings.seal_after_min_rows,
             "seal_at_tokens": settings.seal_at_tokens,
+            "seal_at_records": settings.seal_at_records,
             "seal_false_alarm_ratio": settings.seal_false_alarm_ratio,
             "seal_most_a_day": settings.seal_most_a_day,
             "seal_quiet_hours": settings.seal_quiet_hours,

@@ -36,6 +36,8 @@ class Policy:
     replay_ratio: float = 0.0
     anchor_ratio: float = 0.0
     seal_at_tokens: int | None = None
+    seal_at_records: int | None = None
+    """Records that wait, at most: then a batch is cut with whatever rows there are. None bounds nothing."""
     false_alarm_ratio: float = 0.0
     """Share of batches that are sealed for a drift which is none, at most; 0 looks for none."""
     most_a_day: int | None = None
@@ -106,6 +108,8 @@ class Progress(NamedTuple):
     """When the last batches were sealed, as many as the budget of a day looks at."""
     requests: int = 0
     """Operators' words that no batch has answered."""
+    records: int = 0
+    """All that were folded since the last cut, whether or not they have rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,15 @@ def reason_to_seal(progress: Progress, policy: Policy, *, now: datetime) -> Seal
 
 def _due(progress: Progress, policy: Policy, now: datetime) -> SealReason | None:
     """Why a batch is due, whether or not it has to wait for a pause to end."""
+    return _rows_due(progress, policy, now) or ("records" if _too_many(progress, policy) else None)
+
+
+def _too_many(progress: Progress, policy: Policy) -> bool:
+    """Whether no more may wait: of a stream that never makes a batch, the fold would grow without end."""
+    return policy.seal_at_records is not None and progress.records >= policy.seal_at_records
+
+
+def _rows_due(progress: Progress, policy: Policy, now: datetime) -> SealReason | None:
     counts = expected(progress)
     rows = usable_rows(counts, policy)
     if rows >= policy.seal_at_rows and _worth_a_look(progress, policy, policy.seal_at_rows):
@@ -197,7 +210,9 @@ def _worth_a_look(progress: Progress, policy: Policy, needed: int, *, tokens: in
 
 
 def enough(found: Look, due: Seal, policy: Policy) -> bool:
-    """Whether what a look has found makes the batch that was due."""
+    """Whether what a look has found makes the batch that was due. Where too many records wait, anything does."""
+    if due.reason == "records":
+        return True
     needed = {"count": policy.seal_at_rows, "ratio": policy.seal_at_rows, "operator": 1}.get(due.reason, policy.seal_after_min_rows)
     tokens = policy.seal_at_tokens if due.reason == "tokens" else None
     return usable_rows(found.trainable, policy) >= needed and found.tokens >= (tokens or 0)
@@ -240,10 +255,8 @@ def _because(reason: SealReason, progress: Progress, policy: Policy, now: dateti
     """The numbers behind a reason."""
     fewest = f"{policy.seal_after_min_rows} (RUMINATE_SEAL_AFTER_MIN_ROWS)"
     match reason:
-        case "count":
-            return _needs(policy)
-        case "ratio":
-            return f"{_needs(policy)} with {_ratio(policy)}"
+        case "count" | "ratio":
+            return _needs(policy) if reason == "count" else f"{_needs(policy)} with {_ratio(policy)}"
         case "tokens":
             tokens = usable_tokens(progress, policy)
             return f"{tokens} tokens; sealing needs {policy.seal_at_tokens} (RUMINATE_SEAL_AT_TOKENS) in at least {fewest}"
@@ -251,6 +264,8 @@ def _because(reason: SealReason, progress: Progress, policy: Policy, now: dateti
             return (
                 f"{_said(progress.looked)} (RUMINATE_SEAL_FALSE_ALARM_RATIO {policy.false_alarm_ratio:g}); sealing needs {fewest}"
             )
+        case "records":
+            return f"{progress.records} records wait, as many as may (RUMINATE_SEAL_AT_RECORDS); sealing needs no row"
         case "operator":
             words = f"{progress.requests} operators' words" if progress.requests > 1 else "an operator's word"
             return f"{words}; sealing needs 1"

@@ -18,7 +18,8 @@ import prometheus_client
 import pytest
 
 from ruminate.accumulator.accumulate import Accumulator
-from ruminate.accumulator.making.dataset import Made, Manifest, keep_dataset, load_manifest
+from ruminate.accumulator.making.dataset import Made, keep_dataset, load_manifest
+from ruminate.accumulator.making.manifest import Manifest
 from ruminate.accumulator.making.report import Report
 from ruminate.accumulator.records.rows import Row
 from ruminate.accumulator.sealing.chain import BEGINNING, Link

@@ -16,7 +16,8 @@ from prometheus_client import REGISTRY
 
 from ruminate.accumulator.accumulate import Accumulator
 from ruminate.accumulator.erasure.revise import salted
-from ruminate.accumulator.making.dataset import Manifest, load_manifest
+from ruminate.accumulator.making.dataset import load_manifest
+from ruminate.accumulator.making.manifest import Manifest
 from ruminate.accumulator.rebuilding.rebuild import SealedChain
 from ruminate.accumulator.rebuilding.replay import KIND as REPLAYS
 from ruminate.accumulator.settings import AccumulatorSettings

@@ -18,7 +18,8 @@ import yaml
 
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 
-from ruminate.accumulator.making.dataset import Manifest, load_manifest
+from ruminate.accumulator.making.dataset import load_manifest
+from ruminate.accumulator.making.manifest import Manifest
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.command.datasets import versions
 from ruminate.command.datasets.card import Card, markdown

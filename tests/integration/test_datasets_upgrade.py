@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 from ruminate.accumulator.curation.rehearsal import Pick
-from ruminate.accumulator.making.dataset import KIND, account, load_holdings
+from ruminate.accumulator.making.holdings import account, load_holdings
+from ruminate.accumulator.making.manifest import KIND
 from ruminate.accumulator.making.shelf import Shelf
 from ruminate.accumulator.making.spool import Spool
 from ruminate.accumulator.sealing.chain import Sealed, digest_of

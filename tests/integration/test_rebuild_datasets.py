@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from ruminate.accumulator.making.dataset import POLICY_VERSION, Rehearsed, load_manifest
+from ruminate.accumulator.making.dataset import load_manifest
+from ruminate.accumulator.making.manifest import POLICY_VERSION, Rehearsed
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.flow import REASONING_ASSESSED, TRAINING_BATCH_SEALED

@@ -16,20 +16,11 @@ from ruminate.accumulator.accumulate import _announcement
 from ruminate.accumulator.erasure import reviser
 from ruminate.accumulator.erasure.revise import LINES, gone_from, named_in, revise
 from ruminate.accumulator.making.choose import Selection, interval_of, seed_of
-from ruminate.accumulator.making.dataset import (
-    KIND,
-    SIGNATURES,
-    Cut,
-    Manifest,
-    account,
-    in_a_folder,
-    keep_dataset,
-    load_holdings,
-    load_manifest,
-    name_of,
-    write_files,
-)
+from ruminate.accumulator.making.dataset import in_a_folder, keep_dataset, load_manifest, write_files
+from ruminate.accumulator.making.describe import Cut
+from ruminate.accumulator.making.holdings import account, load_holdings
 from ruminate.accumulator.making.make import Sets, make
+from ruminate.accumulator.making.manifest import KIND, SIGNATURES, Manifest, name_of
 from ruminate.accumulator.making.shelf import Shelf
 from ruminate.accumulator.making.spool import Spool
 from ruminate.accumulator.records.names import Forgotten

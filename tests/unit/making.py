@@ -11,7 +11,9 @@ from typing import Any
 from uuid import UUID
 
 from ruminate.accumulator.making.choose import interval_of
-from ruminate.accumulator.making.dataset import Cut, Holdings, Made, account, keep_dataset
+from ruminate.accumulator.making.dataset import Made, keep_dataset
+from ruminate.accumulator.making.describe import Cut
+from ruminate.accumulator.making.holdings import Holdings, account
 from ruminate.accumulator.making.make import Sets, make
 from ruminate.accumulator.making.shelf import Shelf
 from ruminate.accumulator.making.spool import Spool

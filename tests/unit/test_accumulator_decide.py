@@ -19,7 +19,9 @@ from ruminate.accumulator.curation.predictor import Predictor
 from ruminate.accumulator.making.candidate import Candidate
 from ruminate.accumulator.making.choose import choose, interval_of
 from ruminate.accumulator.making.compose import Composed, Need
-from ruminate.accumulator.making.dataset import Cut, Holdings, Made, account, describe
+from ruminate.accumulator.making.dataset import Made
+from ruminate.accumulator.making.describe import Cut, describe
+from ruminate.accumulator.making.holdings import Holdings, account
 from ruminate.accumulator.making.report import Contents, Limits, Report, report_of
 from ruminate.accumulator.records.facts import Facts, Stratum
 from ruminate.accumulator.records.rows import REPEATS, Row, RowLimits, TemplateArguments, Turn

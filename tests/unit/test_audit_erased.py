@@ -12,7 +12,8 @@ from uuid import UUID
 import orjson
 import pytest
 
-from ruminate.accumulator.making.dataset import Manifest, load_manifest
+from ruminate.accumulator.making.dataset import load_manifest
+from ruminate.accumulator.making.manifest import Manifest
 from ruminate.accumulator.rebuilding.rebuild import SealedChain
 from ruminate.command.audit.findings import Report
 from ruminate.command.audit.forgotten import WITHIN_MS

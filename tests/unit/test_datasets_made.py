@@ -14,17 +14,9 @@ from ruminate.accumulator.curation.decontaminate import Protected
 from ruminate.accumulator.curation.known import Clusters
 from ruminate.accumulator.erasure.revise import revise
 from ruminate.accumulator.making.anchors import AnchorSets, NotAnchored, read_anchors
-from ruminate.accumulator.making.dataset import (
-    HOLDOUT,
-    MANIFEST,
-    PREFERENCES,
-    REPLAY,
-    TRAIN,
-    VERIFIABLE,
-    VERIFIABLE_HOLDOUT,
-    as_earlier_releases,
-)
+from ruminate.accumulator.making.dataset import as_earlier_releases
 from ruminate.accumulator.making.make import Sets
+from ruminate.accumulator.making.manifest import HOLDOUT, MANIFEST, PREFERENCES, REPLAY, TRAIN, VERIFIABLE, VERIFIABLE_HOLDOUT
 from ruminate.accumulator.rebuilding.rebuild import settings_of
 from ruminate.schemas.assessment import ReasoningAssessed
 from ruminate.schemas.interaction import AnswerCheck, ImageReference, Message, Response

@@ -11,8 +11,10 @@ import orjson
 
 from ruminate.accumulator.making.candidate import candidate_of
 from ruminate.accumulator.making.choose import interval_of, seed_of
-from ruminate.accumulator.making.dataset import POLICY_VERSION, Cut, Made, write_files
+from ruminate.accumulator.making.dataset import Made, write_files
+from ruminate.accumulator.making.describe import Cut
 from ruminate.accumulator.making.make import Sets, make
+from ruminate.accumulator.making.manifest import POLICY_VERSION
 from ruminate.accumulator.making.shelf import Shelf
 from ruminate.accumulator.making.spool import Spool
 from ruminate.accumulator.records.rows import NO_LIMITS, RowLimits

@@ -25,8 +25,11 @@ from ruminate.accumulator.erasure.reviser import Datasets, Reviser
 from ruminate.accumulator.making.anchors import AnchorSets
 from ruminate.accumulator.making.candidate import without_row
 from ruminate.accumulator.making.choose import Interval, Selection, interval_of, seed_of
-from ruminate.accumulator.making.dataset import Cut, Manifest, account, keep_dataset, load_holdings
+from ruminate.accumulator.making.dataset import keep_dataset
+from ruminate.accumulator.making.describe import Cut
+from ruminate.accumulator.making.holdings import account, load_holdings
 from ruminate.accumulator.making.make import Sets, make
+from ruminate.accumulator.making.manifest import Manifest
 from ruminate.accumulator.making.shelf import Shelf
 from ruminate.accumulator.making.spool import Entry, Spool
 from ruminate.accumulator.records.names import names_in

@@ -15,7 +15,8 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from ruminate.accumulator.curation.near import SIGNATURE_BYTES
-from ruminate.accumulator.making.dataset import (
+from ruminate.accumulator.making.describe import replay_generated
+from ruminate.accumulator.making.manifest import (
     HOLDOUT,
     MANIFEST,
     PREFERENCES,
@@ -31,7 +32,6 @@ from ruminate.accumulator.making.dataset import (
     RowOrigin,
     Was,
     as_bytes,
-    replay_generated,
 )
 from ruminate.accumulator.records.names import Forgotten
 

@@ -23,16 +23,8 @@ from pydantic import ValidationError
 
 from ruminate.accumulator import metrics
 from ruminate.accumulator.erasure.revise import LINES, Named, gone_from, named_in, revise
-from ruminate.accumulator.making.dataset import (
-    KIND,
-    MANIFEST,
-    SIGNATURES,
-    Manifest,
-    in_a_folder,
-    load_manifest,
-    name_of,
-    write_files,
-)
+from ruminate.accumulator.making.dataset import in_a_folder, load_manifest, write_files
+from ruminate.accumulator.making.manifest import KIND, MANIFEST, SIGNATURES, Manifest, name_of
 from ruminate.accumulator.rebuilding.replay import KIND as REPLAYS
 from ruminate.accumulator.rebuilding.replay import ReplayManifest
 from ruminate.accumulator.records.names import Forgotten

@@ -58,6 +58,13 @@ def candidate_of(assessed: ReasoningAssessed, item: Item, *, event_id: str, held
     )
 
 
+def asked_of(candidate: Candidate) -> Asked:
+    """What it asks, in the forms that are compared. Raises ValueError where it has no row."""
+    if candidate.asked is None:
+        raise ValueError(f"the record at offset {candidate.item.offset} has no row")
+    return candidate.asked
+
+
 def without_row(rows: Iterable[Candidate]) -> tuple[str, ...]:
     """Of rows that stood ready, why some cannot even be looked at: their record is not what it was when it was folded."""
     return tuple(

@@ -16,7 +16,9 @@ from ruminate.accumulator.making.anchors import AnchorSets
 from ruminate.accumulator.making.beside import Pair, Question, Source, correction_line, question_line, thumbs_line
 from ruminate.accumulator.making.choose import Interval, Selection
 from ruminate.accumulator.making.compose import Composed, compose, source_of
-from ruminate.accumulator.making.dataset import Cut, Made, Manifest, PairOrigin, Rehearsed, Revived, describe
+from ruminate.accumulator.making.dataset import Made
+from ruminate.accumulator.making.describe import Cut, Revived, describe
+from ruminate.accumulator.making.manifest import Manifest, PairOrigin, Rehearsed
 from ruminate.accumulator.making.report import Contents, report_of
 from ruminate.accumulator.making.shelf import Shelf, Shelved
 from ruminate.accumulator.making.spool import Entry, Spool

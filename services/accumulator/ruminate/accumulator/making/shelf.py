@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from ruminate.accumulator.curation.rehearsal import Pick
-from ruminate.accumulator.making.dataset import TRAIN, Made, Manifest, RowOrigin, load_manifest
+from ruminate.accumulator.making.dataset import Made, load_manifest
+from ruminate.accumulator.making.manifest import TRAIN, Manifest, RowOrigin
 from ruminate.accumulator.making.spool import Slice, Spool
 from ruminate.schemas.payload import ArtifactReference
 from ruminate.shared.store import ArtifactDamaged, ArtifactMissing, Store

@@ -21,22 +21,11 @@ from ruminate.accumulator.curation.decontaminate import Protected
 from ruminate.accumulator.curation.protect import ProtectedSets
 from ruminate.accumulator.making.anchors import AnchorSets
 from ruminate.accumulator.making.choose import Selection, interval_of, seed_of
-from ruminate.accumulator.making.dataset import (
-    KIND,
-    POLICY_VERSION,
-    Cut,
-    Holdings,
-    Made,
-    Manifest,
-    account,
-    as_earlier_releases,
-    in_a_folder,
-    load_holdings,
-    load_manifest,
-    name_of,
-    write_files,
-)
+from ruminate.accumulator.making.dataset import Made, as_earlier_releases, in_a_folder, load_manifest, write_files
+from ruminate.accumulator.making.describe import Cut
+from ruminate.accumulator.making.holdings import Holdings, account, load_holdings
 from ruminate.accumulator.making.make import Sets, make, make_as_named
+from ruminate.accumulator.making.manifest import KIND, POLICY_VERSION, Manifest, name_of
 from ruminate.accumulator.making.shelf import Shelf
 from ruminate.accumulator.making.spool import Entry, Spool
 from ruminate.accumulator.records.names import Forgotten

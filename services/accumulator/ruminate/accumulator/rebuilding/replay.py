@@ -25,21 +25,11 @@ from ruminate.accumulator.curation.protect import ProtectedSets
 from ruminate.accumulator.making.anchors import AnchorSets
 from ruminate.accumulator.making.beside import PairKind
 from ruminate.accumulator.making.choose import Selection, interval_of, seed_of
-from ruminate.accumulator.making.dataset import (
-    MANIFEST,
-    Cut,
-    Digest,
-    Holdings,
-    Made,
-    Manifest,
-    account,
-    as_bytes,
-    in_a_folder,
-    load_holdings,
-    settled_by,
-    write_files,
-)
+from ruminate.accumulator.making.dataset import Made, in_a_folder, write_files
+from ruminate.accumulator.making.describe import Cut
+from ruminate.accumulator.making.holdings import Holdings, account, load_holdings, settled_by
 from ruminate.accumulator.making.make import Sets, make
+from ruminate.accumulator.making.manifest import MANIFEST, Digest, Manifest, as_bytes
 from ruminate.accumulator.making.shelf import Shelf
 from ruminate.accumulator.making.spool import Entry, Slice, Spool
 from ruminate.accumulator.rebuilding.rebuild import SealedChain, settings_of

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from ruminate.accumulator.curation.known import HELD_OUT
 from ruminate.accumulator.erasure.revise import named_in
-from ruminate.accumulator.making.dataset import Manifest, Omission, RowOrigin
+from ruminate.accumulator.making.manifest import Manifest, Omission, RowOrigin
 from ruminate.accumulator.records.rows import LeftOut
 from ruminate.accumulator.sealing.chain import digest_of
 from ruminate.command.audit import facts

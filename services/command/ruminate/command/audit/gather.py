@@ -8,8 +8,8 @@ from typing import Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from ruminate.accumulator.erasure.revise import Named, named_in
-from ruminate.accumulator.making.dataset import KIND as DATASETS
-from ruminate.accumulator.making.dataset import MANIFEST, Manifest
+from ruminate.accumulator.making.manifest import KIND as DATASETS
+from ruminate.accumulator.making.manifest import MANIFEST, Manifest
 from ruminate.accumulator.rebuilding.replay import KIND as REPLAYS
 from ruminate.accumulator.rebuilding.replay import ReplayManifest
 from ruminate.command.audit.decide import Audit

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from typing import Any, Final
 
-from ruminate.accumulator.making.dataset import Manifest
+from ruminate.accumulator.making.manifest import Manifest
 from ruminate.accumulator.making.report import Report
 from ruminate.command.datasets.columns import FORMS, features
 from ruminate.command.datasets.export import Written, puzzling

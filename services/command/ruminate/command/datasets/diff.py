@@ -14,7 +14,7 @@ from itertools import chain as joined
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
-from ruminate.accumulator.making.dataset import Manifest
+from ruminate.accumulator.making.manifest import Manifest
 from ruminate.accumulator.rebuilding.replay import ReplayManifest
 from ruminate.command.datasets.erased import interactions_by_request
 from ruminate.command.datasets.files import DATA_FILES, FileName

@@ -10,7 +10,7 @@ from collections import Counter
 from uuid import UUID
 
 from ruminate.accumulator.erasure.revise import salted
-from ruminate.accumulator.making.dataset import Erased, Manifest
+from ruminate.accumulator.making.manifest import Erased, Manifest
 
 
 class Remembered:

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
-from ruminate.accumulator.making.dataset import AsideOrigin, PairOrigin, Rehearsed, RowOrigin
+from ruminate.accumulator.making.manifest import AsideOrigin, PairOrigin, Rehearsed, RowOrigin
 from ruminate.command.datasets.columns import FORMS, for_json_lines, for_parquet, leading, origin_for_json_lines, parse, schema
 from ruminate.command.datasets.fetched import Fetched, Line
 from ruminate.command.datasets.files import CONFIGS, DATA_FILES, Config, DataFile, FileName, Split

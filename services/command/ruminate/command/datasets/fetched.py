@@ -13,15 +13,7 @@ from typing import Any, Final, Literal, NamedTuple
 import ijson
 from pydantic import ValidationError
 
-from ruminate.accumulator.making.dataset import (
-    MANIFEST,
-    AsideOrigin,
-    Manifest,
-    PairOrigin,
-    QuestionOrigin,
-    Rehearsed,
-    RowOrigin,
-)
+from ruminate.accumulator.making.manifest import MANIFEST, AsideOrigin, Manifest, PairOrigin, QuestionOrigin, Rehearsed, RowOrigin
 from ruminate.command.datasets.files import DATA_FILES, DataFile, Origin
 from ruminate.schemas.payload import ArtifactReference
 from ruminate.shared.scratch import scratch, sweep_scratch

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
 from ruminate.accumulator.making.beside import PairKind
-from ruminate.accumulator.making.dataset import (
+from ruminate.accumulator.making.manifest import (
     HOLDOUT,
     PREFERENCES,
     REPLAY,

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ruminate.accumulator.making.dataset import REPORT, Manifest, load_manifest
+from ruminate.accumulator.making.dataset import load_manifest
+from ruminate.accumulator.making.manifest import REPORT, Manifest
 from ruminate.accumulator.making.report import Report
 from ruminate.accumulator.rebuilding.rebuild import Artifact, SealedChain, artifact_of, read_chains
 from ruminate.accumulator.sealing.chain import digest_of

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from ruminate.accumulator.curation.protect import NotProtected, ProtectedSets, read_protected
 from ruminate.accumulator.making.anchors import AnchorSets, NotAnchored, read_anchors
-from ruminate.accumulator.making.dataset import POLICY_VERSION
+from ruminate.accumulator.making.manifest import POLICY_VERSION
 from ruminate.accumulator.settings import AccumulatorSettings
 from ruminate.assessor.judging.decide import SCORER_VERSION
 from ruminate.assessor.policy import Policy

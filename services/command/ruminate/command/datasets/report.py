@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, get_args
 
-from ruminate.accumulator.making.dataset import POLICY_VERSION
+from ruminate.accumulator.making.manifest import POLICY_VERSION
 from ruminate.accumulator.rebuilding.replay import Difference
 from ruminate.assessor.judging.decide import SCORER_VERSION
 from ruminate.command.datasets.policy import ReplayPolicy

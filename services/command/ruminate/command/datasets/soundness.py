@@ -30,7 +30,7 @@ from ruminate.accumulator.curation.asked import digests_in
 from ruminate.accumulator.curation.digests import DIGEST_BYTES, Sides
 from ruminate.accumulator.curation.wording import digest_of_normalised, normalised
 from ruminate.accumulator.making.beside import asked_in_prompt
-from ruminate.accumulator.making.dataset import (
+from ruminate.accumulator.making.manifest import (
     MANIFEST,
     POLICY_VERSION,
     REPLAY,

@@ -16,7 +16,8 @@ from rich.text import Text
 
 from ruminate.accumulator.curation.protect import NotProtected, read_protected
 from ruminate.accumulator.making.anchors import NotAnchored, read_anchors
-from ruminate.accumulator.making.dataset import Manifest, load_manifest
+from ruminate.accumulator.making.dataset import load_manifest
+from ruminate.accumulator.making.manifest import Manifest
 from ruminate.accumulator.making.report import Report
 from ruminate.accumulator.rebuilding.rebuild import Rebuilt, rebuild_chain
 from ruminate.accumulator.settings import AccumulatorSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from ruminate.accumulator.making.dataset import Manifest
+from ruminate.accumulator.making.manifest import Manifest
 from ruminate.command.datasets.erased import interactions_by_request
 from ruminate.command.why.became import heirs, marked, served, standing, taught
 from ruminate.command.why.facts import Chain, RowPlace, Version, line_places, places

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from ruminate.accumulator.making.dataset import Manifest
+from ruminate.accumulator.making.manifest import Manifest
 from ruminate.command.why.facts import Chain
 from ruminate.command.why.tree import Node
 from ruminate.command.why.words import event_node, in_detail, time_said

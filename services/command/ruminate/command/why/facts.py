@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Generic, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
-from ruminate.accumulator.making.dataset import Erased, Manifest, PairOrigin, Rehearsed, RowOrigin
+from ruminate.accumulator.making.manifest import Erased, Manifest, PairOrigin, Rehearsed, RowOrigin
 from ruminate.accumulator.records.rows import LeftOut
 from ruminate.accumulator.sealing.chain import digest_of
 from ruminate.command.datasets.files import DATA_FILES, FileName, Origin, origins

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from ruminate.accumulator.making.dataset import PairOrigin, Rehearsed, Was
+from ruminate.accumulator.making.manifest import PairOrigin, Rehearsed, Was
 from ruminate.accumulator.sealing.chain import digest_of
 from ruminate.command.datasets.files import PAIRS
 from ruminate.command.why.became import in_short, learned, taught

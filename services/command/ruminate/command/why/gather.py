@@ -18,7 +18,8 @@ from uuid import UUID
 
 import orjson
 
-from ruminate.accumulator.making.dataset import Manifest, load_manifest
+from ruminate.accumulator.making.dataset import load_manifest
+from ruminate.accumulator.making.manifest import Manifest
 from ruminate.accumulator.rebuilding.rebuild import SealedChain, artifact_of, read_chains
 from ruminate.accumulator.sealing.chain import digest_of
 from ruminate.command.datasets.erased import Remembered

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from ruminate.accumulator.making.dataset import PairOrigin, QuestionOrigin, Rehearsed
+from ruminate.accumulator.making.manifest import PairOrigin, QuestionOrigin, Rehearsed
 from ruminate.command.datasets.files import CHECKS, DATA_FILES, PAIRS
 from ruminate.command.why.facts import Heard, LinePlace
 from ruminate.command.why.tree import Node

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 
-from ruminate.assessor.evidence.casebook import Casebook, CasebookWindow
+from ruminate.assessor.evidence.casebook import MOST_EVIDENCE, Casebook, CasebookWindow
 from ruminate.assessor.handle import Scorer
 from ruminate.assessor.judging.decide import untaught
 from ruminate.assessor.policy import Policy
@@ -73,12 +73,14 @@ class World:
         self.erasures = Erasures()
 
     @asynccontextmanager
-    async def running(self, *, most_interactions: int = 120_000, early_seconds: float = 5.0) -> AsyncIterator[MemoryBus]:
+    async def running(
+        self, *, most_interactions: int = 120_000, early_seconds: float = 5.0, judging: MemoryBus | None = None
+    ) -> AsyncIterator[MemoryBus]:
         window = CasebookWindow(interactions=most_interactions, interaction_bytes=10, evidence=1_200)
         scorer = Scorer(POLICY, POLICY.version, lambda *_: untaught(POLICY))
         async with (
             MemoryBus(self.broker, reader="collector-feedback") as taking,
-            MemoryBus(self.broker, reader="assessor-evidence") as judging,
+            judging or MemoryBus(self.broker, reader="assessor-evidence") as judging,
             Casebook(judging, window) as casebook,
         ):
             again = partial(
@@ -169,6 +171,32 @@ def test_each_further_word_is_a_revision_with_all_that_was_said_before() -> None
     assert first.verdict.overall.value is not None
     assert second.verdict.overall.value is not None
     assert second.verdict.overall.value < first.verdict.overall.value
+
+
+def test_a_word_after_hundreds_costs_no_more_than_one_after_fifty_and_is_weighed_with_the_latest() -> None:
+    reads = 0
+
+    class Counted(MemoryBus):
+        def records(self, topic: Any, **kwargs: Any) -> Any:
+            nonlocal reads
+            reads += topic is EVIDENCE_RECORDED
+            return super().records(topic, **kwargs)
+
+    async def scenario(world: World) -> None:
+        async with world.running(judging=Counted(world.broker, reader="assessor-evidence")) as bus:
+            await world.record(bus, named("i-1"))
+            for number in range(200):
+                await world.say(bus, feedback("i-1", thumb="up", given_by=f"somebody-{number}"))
+            await until(lambda: len(world.judged()) == 200)
+            before = reads
+            await world.say(bus, feedback("i-1", thumb="down", given_by="bernd"))
+            await until(lambda: len(world.judged()) == 201)
+            assert reads - before < 2 * MOST_EVIDENCE
+
+    weighed = played(scenario).judged()[-1].evidence
+    assert len(weighed) == MOST_EVIDENCE
+    assert weighed[-1].thumb == "down"
+    assert len({each.said_by for each in weighed}) == MOST_EVIDENCE
 
 
 def test_the_same_word_twice_is_one_piece_of_evidence() -> None:

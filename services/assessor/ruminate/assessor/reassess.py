@@ -12,7 +12,7 @@ from typing import Final
 
 from ruminate.assessor.asking.panel import Panel
 from ruminate.assessor.asking.writer import Writer
-from ruminate.assessor.evidence.casebook import Casebook
+from ruminate.assessor.evidence.casebook import MOST_EVIDENCE, Casebook
 from ruminate.assessor.finding.findings import find
 from ruminate.assessor.handle import Scorer, is_erased
 from ruminate.assessor.judging.decide import SCORER_VERSION, around, judged, knowledge_of, weigh
@@ -33,8 +33,6 @@ UNKNOWN_INTERACTION: Final = "unknown_interaction"
 _RETRY_SECONDS: Final = 1.0
 EARLY_SECONDS: Final = 5.0
 """How much earlier than its interaction evidence may arrive. Until then nobody looks further back than the window."""
-MOST_EVIDENCE: Final = 50
-"""Pieces of evidence about one interaction that are weighed and passed on: the latest, and thinking that was written for it."""
 
 
 async def reassess(

@@ -3,13 +3,15 @@
     interaction-recorded-v1 ──(ids and offsets)──▶ casebook ◀──(ids and offsets)── evidence-recorded-v1
 
 One page a partition that is ours: both topics have the same partitions. It holds the place of the latest interactions, the latest
-texts as long as they fit, and the offsets of all evidence of the window; everything else is read from the log when it is asked
-for. What is older than the window is looked for in the whole partition, once: late evidence is rare, and counts.
+texts as long as they fit, and the offsets of the evidence of the window, of each interaction as much as is weighed; everything
+else is read from the log when it is asked for. What is older than the window is looked for in the whole partition, once: late
+evidence is rare, and counts.
 """
 
 from __future__ import annotations
 
 import asyncio
+from bisect import insort
 from collections import OrderedDict
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -29,6 +31,29 @@ from ruminate.shared.decoding import decode
 log = structlog.get_logger()
 
 _AGAIN_SECONDS: Final = 1.0
+MOST_EVIDENCE: Final = 50
+"""Pieces of evidence about one interaction that are weighed and passed on: the latest, and thinking that was written for it."""
+_SPARE: Final = 14
+"""More of them than that, of which some may have been written twice, or later than what is delivered again."""
+_MOST_THINKING: Final = 4
+
+
+@dataclass(slots=True)
+class _Said:
+    """Where the evidence about one interaction stands: the latest pieces, however many there were."""
+
+    offsets: list[int] = field(default_factory=list)
+    thinking: tuple[int, ...] = ()
+
+    def note(self, offset: int, *, is_thinking: bool) -> None:
+        if is_thinking:
+            self.thinking = tuple(sorted({*self.thinking, offset}))[-_MOST_THINKING:]
+        elif offset not in self.offsets:
+            insort(self.offsets, offset)
+            del self.offsets[: -MOST_EVIDENCE - _SPARE]
+
+    def up_to(self, offset: int) -> list[int]:
+        return sorted(each for each in (*self.offsets, *self.thinking, offset) if each <= offset)
 
 
 @dataclass(slots=True)
@@ -38,7 +63,7 @@ class _Page:
     following: asyncio.Task[None] | None = None
     caught_up: asyncio.Event = field(default_factory=asyncio.Event)
     places: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
-    evidence: OrderedDict[bytes, list[int]] = field(default_factory=OrderedDict)
+    evidence: OrderedDict[bytes, _Said] = field(default_factory=OrderedDict)
     evidence_read: bool = False
     erased: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
     """Whose tombstone was seen, as many as places."""
@@ -114,17 +139,19 @@ class Casebook:
         return page is not None and recorded_id.bytes in page.erased
 
     async def evidence(self, delivery: Delivery[EvidenceRecorded]) -> list[tuple[int, EvidenceRecorded]]:
-        """All evidence about the same interaction up to this one, by offset, each said once. Raises BrokerUnavailable."""
+        """The latest evidence about the same interaction up to this one, by offset, each said once. Raises BrokerUnavailable.
+
+        Of what is no thinking at least MOST_EVIDENCE pieces, or all that the window has: of a question that a thousand people
+        judge, each word costs as much as the fiftieth did.
+        """
         partition, offset = delivery.position.partition, delivery.position.offset
         key = delivery.payload.recorded_id.bytes
         page = self._pages.setdefault(partition, _Page())
         if not page.evidence_read:
             await self._read_evidence(partition, page, offset)
-        offsets = self._note_evidence(page, key, offset)
+        said = self._note_evidence(page, key, offset, delivery.payload)
         found: dict[str, tuple[int, EvidenceRecorded]] = {}
-        for each in sorted(offsets):
-            if each > offset:
-                continue  # what came later is judged with what came later
+        for each in dict.fromkeys(said.up_to(offset)):  # what came later is judged with what came later
             if each == offset:
                 found.setdefault(delivery.envelope.id, (each, delivery.payload))
                 continue
@@ -195,17 +222,16 @@ class Casebook:
             async for earlier in deliveries:
                 if earlier.position.offset >= end:
                     break
-                self._note_evidence(page, earlier.payload.recorded_id.bytes, earlier.position.offset)
+                self._note_evidence(page, earlier.payload.recorded_id.bytes, earlier.position.offset, earlier.payload)
         page.evidence_read = True
 
-    def _note_evidence(self, page: _Page, key: bytes, offset: int) -> list[int]:
-        offsets = page.evidence.setdefault(key, [])
+    def _note_evidence(self, page: _Page, key: bytes, offset: int, evidence: EvidenceRecorded) -> _Said:
+        said = page.evidence.setdefault(key, _Said())
         page.evidence.move_to_end(key)
-        if offset not in offsets:
-            offsets.append(offset)
+        said.note(offset, is_thinking=evidence.kind == "thinking")
         if len(page.evidence) > self._most_evidence:  # the interaction of which nothing was said for longest
             page.evidence.popitem(last=False)
-        return offsets
+        return said
 
     async def _evidence_at(self, partition: int, offset: int) -> Delivery[EvidenceRecorded] | None:
         record = await self._first(EVIDENCE_RECORDED, partition, offset)

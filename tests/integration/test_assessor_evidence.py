@@ -185,12 +185,12 @@ def test_a_word_after_hundreds_costs_no_more_than_one_after_fifty_and_is_weighed
     async def scenario(world: World) -> None:
         async with world.running(judging=Counted(world.broker, reader="assessor-evidence")) as bus:
             await world.record(bus, named("i-1"))
-            for number in range(200):
+            for number in range(130):
                 await world.say(bus, feedback("i-1", thumb="up", given_by=f"somebody-{number}"))
-            await until(lambda: len(world.judged()) == 200)
+            await until(lambda: len(world.judged()) == 130)
             before = reads
             await world.say(bus, feedback("i-1", thumb="down", given_by="bernd"))
-            await until(lambda: len(world.judged()) == 201)
+            await until(lambda: len(world.judged()) == 131)
             assert reads - before < 2 * MOST_EVIDENCE
 
     weighed = played(scenario).judged()[-1].evidence

@@ -10,8 +10,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
-from uuid import UUID
 
+from ruminate.assessor.asking.question import OfInteraction, in_words
 from ruminate.assessor.asking.rubric import MOST_CHARACTERS, drawn
 from ruminate.assessor.evidence.agreement import YES_NO, answer_key
 from ruminate.assessor.finding.findings import Findings, find
@@ -26,26 +26,13 @@ NOBODY: Final = Agreement(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(OfInteraction):
     """A question that is to be answered again, and what its answer in the log says."""
 
-    interaction: InteractionRecorded
     said: str
     """The form of its answer, as agreement.py has it."""
     logged: Agreement = NOBODY
     """What other answers in the log say, as far as that is known."""
-
-    @property
-    def tenant(self) -> str:
-        return self.interaction.tenant
-
-    @property
-    def recorded_id(self) -> UUID:
-        return self.interaction.recorded_id
-
-    @property
-    def conversation_id(self) -> str:
-        return self.interaction.conversation_id
 
     @property
     def thinks(self) -> bool:
@@ -74,12 +61,7 @@ class Given(NamedTuple):
 def asked_of(interaction: InteractionRecorded, found: Findings, *, model: str) -> Asked | None:
     """The question of an interaction; None where it cannot be asked again as it was, or where its answer cannot be compared."""
     messages, response = interaction.messages, interaction.response
-    plain = (
-        not response.tool_calls
-        and not interaction.tools
-        and not any(message.role == "tool" or message.tool_calls or message.images for message in messages)
-    )
-    if not plain or messages[-1].role != "user" or sum(len(message.content) for message in messages) > MOST_CHARACTERS:
+    if not in_words(interaction) or sum(len(message.content) for message in messages) > MOST_CHARACTERS:
         return None
     said = answer_key(found)
     if said is None:

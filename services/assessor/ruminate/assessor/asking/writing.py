@@ -10,8 +10,8 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-from uuid import UUID
 
+from ruminate.assessor.asking.question import OfInteraction, in_words
 from ruminate.assessor.asking.rubric import MOST_CHARACTERS, drawn, framed, object_of, turns_of
 from ruminate.assessor.evidence.agreement import answer_key
 from ruminate.assessor.finding.findings import Findings, find
@@ -23,26 +23,13 @@ from ruminate.schemas.interaction import InteractionRecorded
 
 
 @dataclass(frozen=True, slots=True)
-class Unthought:
+class Unthought(OfInteraction):
     """An answer that is known to be right, and that nobody has thought about in writing."""
 
-    interaction: InteractionRecorded
     said: str | None
     """The form of its answer, as agreement.py has it."""
     decided: bool
     """A reference or a check says for sure that it is right, and will say so of any other answer."""
-
-    @property
-    def tenant(self) -> str:
-        return self.interaction.tenant
-
-    @property
-    def recorded_id(self) -> UUID:
-        return self.interaction.recorded_id
-
-    @property
-    def conversation_id(self) -> str:
-        return self.interaction.conversation_id
 
     @property
     def digest(self) -> bytes:
@@ -63,13 +50,8 @@ def unthought_of(
     # What is known, and never what a model thinks of it, nor what others answered: those could be wrong together.
     if knowledge.turned_out is not True or demand(found.reading, interaction, policy) != "demanding":
         return None
-    plain = (
-        not response.tool_calls
-        and not interaction.tools
-        and not any(message.role == "tool" or message.tool_calls or message.images for message in messages)
-    )
     length = sum(len(message.content) for message in messages) + len(response.content)
-    if not plain or messages[-1].role != "user" or not response.content.strip() or length > MOST_CHARACTERS:
+    if not in_words(interaction) or not response.content.strip() or length > MOST_CHARACTERS:
         return None
     decided, said = knowledge.sure == "right", answer_key(found)
     if (said is None and not decided) or drawn(interaction.recorded_id, b"writer") >= share:

@@ -374,6 +374,17 @@ def test_direct_rows_over_the_ratio_go_from_every_stratum_alike_and_that_is_reco
     assert made.manifest.strata["botany/unstated/direct"] == {"over_ratio": 2, "train": 2}
 
 
+def test_a_domain_of_which_there_is_no_row_is_not_named(tmp_path: Path) -> None:
+    alone = (
+        assessed(n, domain=f"secret-{n}", messages=(Message(role="user", content="the same question"),)) for n in range(20, 23)
+    )
+    made = Maker(tmp_path, cluster_most_rows=1).batch(*(assessed(n, domain="law") for n in range(18)), *alone)
+    (kept,) = {row.domain for row in made.manifest.rows} - {"law"}
+    assert made.manifest.strata.keys() == {f"{name}/simple/thinking" for name in ("law", "other", kept)}
+    assert sum(made.manifest.strata["other/simple/thinking"].values()) == 2
+    assert [name for name in ("secret-20", "secret-21", "secret-22") if name.encode() in b"".join(made.files()[MANIFEST])] == [kept]
+
+
 def test_what_the_chain_has_seen_says_which_questions_call_for_thinking(tmp_path: Path) -> None:
     def greeting(number: int) -> ReasoningAssessed:
         return assessed(number, thinks=False, messages=(Message(role="user", content=f"Say hello to {question(number)[-9:-1]}!"),))

@@ -28,7 +28,7 @@ KEPT = Path(__file__).parents[2] / "schemas" / "examples" / REASONING_ASSESSED.n
 SETTINGS = AccumulatorSettings.written_down(
     {"holdout_ratio": 0.4, "min_reasoning_ratio": 0.9, "shuffle_seed": 3, "cluster_most_rows": 1}
 )
-BATCH_3 = {
+BATCH_4 = {
     "train.jsonl": "300db209733a0e6724e4f77ec003ac43afc4e0693f4b9db79652b36cefeec81c",
     "replay.jsonl": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     "holdout.jsonl": "433d09d2336dac54dc1902484a482393cc5720416a51a16b291c1c3db022e62f",
@@ -37,9 +37,9 @@ BATCH_3 = {
     "verifiable-holdout.jsonl": "9a2e3e7d66f4ae446d811976d41c3f18839d9d6e3ffa5a9fe2155cd26d76b809",
     "signatures.bin": "a51f65eb28cf36e2f0986e0cba90278dbc9737285429569484f9bd5ba93f9e6e",
     "report.json": "06e2205dbb1c7729ac85975b4a1ee47967b446fbf51c0d2b5ccd7307be2508ca",
-    "manifest.json": "ad10f7025f6db4f727509e2e03d04333788dc211033942446eac524e604028e8",
+    "manifest.json": "85986636ae12c492c856d4766aac66edf5895edf76f6d5cd90a4f7676628a2db",
 }
-"""Of `batch-3`. Who has reason to change them gives POLICY_VERSION a new value: datasets of the old one are refused then."""
+"""Of `batch-4`. Who has reason to change them gives POLICY_VERSION a new value: datasets of the old one are refused then."""
 
 
 def assessed(number: int) -> ReasoningAssessed:
@@ -65,7 +65,7 @@ def assessed(number: int) -> ReasoningAssessed:
     return example.model_copy(update=own | {"interaction": interaction, "policy_version": "p", "scorer_version": "s"})
 
 
-def test_the_bytes_of_a_dataset_are_those_that_batch_3_has_always_had(tmp_path: Path) -> None:
+def test_the_bytes_of_a_dataset_are_those_that_batch_4_has_always_had(tmp_path: Path) -> None:
     records = {offset: assessed(number) for offset, number in enumerate([*range(24), 3, 8])}
     fold = Fold(sealed=Sealed())
     for offset, record in records.items():
@@ -93,8 +93,8 @@ def test_the_bytes_of_a_dataset_are_those_that_batch_3_has_always_had(tmp_path: 
     assert made.report is not None
     assert made.report.problems == ()
     write_files(tmp_path, made.files())
-    assert POLICY_VERSION == "batch-3"
-    assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.iterdir()} == BATCH_3
+    assert POLICY_VERSION == "batch-4"
+    assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.iterdir()} == BATCH_4
 
 
 def test_an_entry_of_the_spool_is_what_the_fold_would_have_kept_and_its_row_what_the_cut_would_have_read() -> None:

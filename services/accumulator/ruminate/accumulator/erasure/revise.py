@@ -19,6 +19,7 @@ from ruminate.accumulator.making.describe import replay_generated
 from ruminate.accumulator.making.manifest import (
     HOLDOUT,
     MANIFEST,
+    OTHER,
     PREFERENCES,
     REPLAY,
     SIGNATURES,
@@ -142,7 +143,7 @@ def _counts(rows: list[RowOrigin], rehearsed: list[Rehearsed], pairs: int, quest
 
 def _strata(manifest: Manifest, rows: list[RowOrigin]) -> dict[str, dict[str, int]]:
     """Those of whose domain a row is left, for a domain is a word of somebody's own; and what became of those rows."""
-    domains = {row.domain for row in rows}
+    domains = {row.domain for row in rows} | {OTHER}
     here: Counter[tuple[str, str]] = Counter(
         (f"{row.domain}/{row.difficulty}/{'thinking' if row.reasoning else 'direct'}", row.split) for row in rows
     )

@@ -12,6 +12,7 @@ from ruminate.accumulator.curation.predictor import Lesson, Predictor
 from ruminate.accumulator.making.candidate import Candidate, asked_of
 from ruminate.accumulator.making.compose import Aside, Composed
 from ruminate.accumulator.making.manifest import (
+    OTHER,
     POLICY_VERSION,
     AsideOrigin,
     Manifest,
@@ -135,6 +136,8 @@ def _strata(composed: Composed) -> dict[str, dict[str, int]]:
     """What became of the rows that stood ready, by stratum."""
     fates: dict[str, Counter[str]] = {}
     selection = composed.selection
+    rows = (*selection.train, *selection.holdout)
+    domains = {composed.looked_at[item.offset].facts.stratum.domain for item in rows}
     became = [
         *((item, "train") for item in selection.train),
         *((item, "holdout") for item in selection.holdout),
@@ -143,7 +146,7 @@ def _strata(composed: Composed) -> dict[str, dict[str, int]]:
     for item, fate in became:
         domain, difficulty = composed.looked_at[item.offset].facts.stratum
         mode = "thinking" if item.reasoning else "direct"
-        fates.setdefault(f"{domain}/{difficulty}/{mode}", Counter())[fate] += 1
+        fates.setdefault(f"{domain if domain in domains else OTHER}/{difficulty}/{mode}", Counter())[fate] += 1
     return {name: dict(sorted(counts.items())) for name, counts in sorted(fates.items())}
 
 

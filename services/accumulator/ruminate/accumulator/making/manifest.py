@@ -19,7 +19,7 @@ from ruminate.accumulator.records.rows import REPEATS, LeftOut
 from ruminate.accumulator.sealing.sample import Counted
 from ruminate.schemas.payload import Count, FiniteJson, Name, Part, Ratio, Sha256, Timestamp
 
-POLICY_VERSION: Final = "batch-3"
+POLICY_VERSION: Final = "batch-4"
 """Changes whenever the same records and settings would give other bytes than before."""
 
 KIND: Final = "datasets"
@@ -32,6 +32,9 @@ VERIFIABLE: Final = "verifiable.jsonl"
 VERIFIABLE_HOLDOUT: Final = "verifiable-holdout.jsonl"
 SIGNATURES: Final = "signatures.bin"
 REPORT: Final = "report.json"
+
+OTHER: Final = "other"
+"""The domains of which a dataset has no row, taken together: a domain is a word of somebody's own, who may have it erased."""
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 _UNKNOWN: Final = "0" * 2 * DIGEST_BYTES
@@ -153,7 +156,8 @@ class Erased(Part):
 class Manifest(Part):
     """What a dataset is made of. Digests are 16 bytes of BLAKE2b, which give nothing away; a cluster is named by a recorded id.
 
-    `strata` says of each `domain/difficulty/mode` what became of the rows that stood ready. `predictor` is what the chain has
+    `strata` says of each `domain/difficulty/mode` what became of the rows that stood ready; domains without a row are OTHER.
+    `predictor` is what the chain has
     counted by now of which questions call for thinking. `names` are digests of all by which an erasure may name an interaction.
 
     A *revision* is what an erasure has left of a dataset: its rows and lines as they were, without those that it names in `erased`.

@@ -24,7 +24,9 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Course]:
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("job", [job.name for job in JOBS])
+@pytest.mark.parametrize(
+    "job", [job.name if job.name == "assessor" else pytest.param(job.name, marks=pytest.mark.long) for job in JOBS]
+)
 def test_every_contestant_works_its_input_off_and_the_table_names_each(course: Course, job: str) -> None:
     raced = next(replace(each, messages=MESSAGES) for each in JOBS if each.name == job)
     if job != "pipe":  # Faust starts slowly, and there is one way to call a step

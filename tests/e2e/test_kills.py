@@ -124,7 +124,7 @@ def test_nothing_outlives_a_start_that_is_cut_short(
     assert not base.exists() or (base / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_nothing_outlives_it_in_the_middle_of_training_and_its_folder_can_be_used_again(
     tmp_path: Path, number: signal.Signals
 ) -> None:

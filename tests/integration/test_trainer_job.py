@@ -116,6 +116,17 @@ async def work(folder: Path, on_progress: Callable[[Progress], Awaitable[None]],
         return await run_job(folder, lock=lock, on_progress=on_progress, crash_restarts=crash_restarts, threads=1)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, JobResult]:
+    """The folder and the result of a job as `prepare` makes it, which nothing has come between."""
+    folder = prepare(tmp_path_factory.mktemp("undisturbed") / "job", base)
+
+    async def ignore(_: Progress) -> None:
+        return None
+
+    return folder, asyncio.run(work(folder, ignore))
+
+
 def test_a_job_learns_exports_every_encoding_and_proves_each(base: Path, tmp_path: Path) -> None:
     folder = prepare(tmp_path / "job", base, steps=50, checkpoint_steps=100, encodings=("f32", "f16", "bf16", "q8_0"), probes=64)
     revived = "".join(json.dumps(row) + "\n" for row in rows()[-4:])
@@ -148,7 +159,7 @@ def test_a_job_learns_exports_every_encoding_and_proves_each(base: Path, tmp_pat
     assert steps[-1].loss < 0.1 * steps[0].loss
 
 
-def test_a_killed_child_goes_on_from_its_last_checkpoint(base: Path, tmp_path: Path) -> None:
+def test_a_killed_child_goes_on_from_its_last_checkpoint(base: Path, undisturbed: tuple[Path, JobResult], tmp_path: Path) -> None:
     folder = prepare(tmp_path / "job", base)
     killed: list[int] = []
 
@@ -164,15 +175,16 @@ def test_a_killed_child_goes_on_from_its_last_checkpoint(base: Path, tmp_path: P
     assert result.metrics["steps"] == 12
     assert children_of(folder) == []
 
-    undisturbed = prepare(tmp_path / "undisturbed", base)
-    same = asyncio.run(work(undisturbed, kill_once))
+    other, same = undisturbed
     for what in ("train_loss", "last_loss", "steps", "tokens"):
         assert result.metrics[what] == same.metrics[what], what
     weights = Path(ADAPTER_FOLDER) / "adapter_model.safetensors"
-    assert (folder / weights).read_bytes() == (undisturbed / weights).read_bytes()
+    assert (folder / weights).read_bytes() == (other / weights).read_bytes()
 
 
-def test_a_child_that_is_killed_after_its_last_step_trains_no_step_more(base: Path, tmp_path: Path) -> None:
+def test_a_child_that_is_killed_after_its_last_step_trains_no_step_more(
+    base: Path, undisturbed: tuple[Path, JobResult], tmp_path: Path
+) -> None:
     folder = prepare(tmp_path / "job", base)  # whose last step is one with a checkpoint
     killed: list[int] = []
     steps: list[int] = []
@@ -187,11 +199,10 @@ def test_a_child_that_is_killed_after_its_last_step_trains_no_step_more(base: Pa
     result = asyncio.run(work(folder, kill_once, crash_restarts=1))
     assert killed
     assert max(steps) == result.metrics["steps"] == 12
-    undisturbed = prepare(tmp_path / "undisturbed", base)
-    same = asyncio.run(work(undisturbed, kill_once))
+    other, same = undisturbed
     assert result.metrics["last_loss"] == same.metrics["last_loss"]
     weights = Path(ADAPTER_FOLDER) / "adapter_model.safetensors"
-    assert (folder / weights).read_bytes() == (undisturbed / weights).read_bytes()
+    assert (folder / weights).read_bytes() == (other / weights).read_bytes()
 
 
 def test_a_cancelled_job_leaves_no_process(base: Path, tmp_path: Path) -> None:

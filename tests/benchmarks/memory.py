@@ -37,11 +37,11 @@ from ruminate.schemas.envelope import Envelope
 from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.flow import ANSWER_NOTED, EVIDENCE_RECORDED, INTERACTION_RECORDED, LESSON_NOTED, SCORER_TAUGHT
 from ruminate.schemas.topic import Topic
-from ruminate.shared.bus import Bus, Delivery, Position
-from ruminate.shared.dead_letters import Record
+from ruminate.shared.bus import Bus, Delivery
 from ruminate.shared.decoding import decode, encode
 from ruminate.shared.log import configure_logging
 from ruminate.shared.memory import StoredRecord
+from ruminate.shared.record import Position, Record
 from tests.benchmarks import report, workload
 
 INTERACTIONS: Final = 1_000_000

@@ -13,8 +13,8 @@ from uuid import uuid4
 from ruminate.schemas.envelope import Headers
 from ruminate.schemas.payload import Payload, Ratio, Text
 from ruminate.schemas.topic import Cleanup, Topic
-from ruminate.shared.bus import Bus, Delivery, Position
-from ruminate.shared.dead_letters import Record
+from ruminate.shared.bus import Bus, Delivery
+from ruminate.shared.record import Position, Record
 from ruminate.shared.settings import ServiceSettings
 
 DEADLINE_SECONDS = 30.0

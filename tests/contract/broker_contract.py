@@ -25,11 +25,11 @@ from aiokafka.errors import InvalidSessionTimeoutError, MessageSizeTooLargeError
 from aiokafka.structs import OffsetAndMetadata
 
 from ruminate.shared.bus import BrokerUnavailable, Delivery, OffsetLost
-from ruminate.shared.dead_letters import Record
 from ruminate.shared.decoding import encode
 from ruminate.shared.kafka import KafkaBus
 from ruminate.shared.lag import Lag, LagProbe
 from ruminate.shared.profiles import PROFILES
+from ruminate.shared.record import Record
 from ruminate.shared.topics import TopicsDiffer, ensure_topics
 from tests.contract.bench import (
     VALID,

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from ruminate.schemas.envelope import derive_event_id
-from ruminate.shared.bus import Bus, Delivery, Hold, Position, Unavailable
+from ruminate.shared.bus import Bus, Delivery, Hold, Unavailable
 from ruminate.shared.decoding import now
+from ruminate.shared.record import Position
 from tests.contract.bench import (
     DEADLINE_SECONDS,
     VALID,

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from ruminate.schemas.topic import Topic
-from ruminate.shared.bus import Delivery, Position, TooManyDeadLetters, Unprocessable
-from ruminate.shared.dead_letters import DeadLetter, Record
+from ruminate.shared.bus import Delivery, TooManyDeadLetters, Unprocessable
+from ruminate.shared.dead_letters import DeadLetter
 from ruminate.shared.decoding import encode
+from ruminate.shared.record import Position, Record
 from tests.contract.bench import (
     VALID,
     Bench,

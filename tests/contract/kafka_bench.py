@@ -16,9 +16,9 @@ from confluent_kafka.admin import AdminClient
 
 from ruminate.schemas.envelope import Headers
 from ruminate.schemas.topic import Topic
-from ruminate.shared.dead_letters import Record
 from ruminate.shared.kafka import KafkaBus
 from ruminate.shared.profiles import BrokerProfile
+from ruminate.shared.record import Record
 from ruminate.shared.topics import ensure_topics
 from tests.contract.bench import Bench
 

@@ -10,8 +10,8 @@ import pytest
 
 from ruminate.schemas.envelope import Headers
 from ruminate.schemas.topic import Topic
-from ruminate.shared.dead_letters import Record
 from ruminate.shared.memory import MemoryBroker, MemoryBus
+from ruminate.shared.record import Record
 from tests.contract.bench import Bench
 from tests.contract.bus_contract import BusContract
 from tests.contract.transactions_contract import TransactionsContract

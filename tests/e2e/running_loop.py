@@ -27,7 +27,8 @@ from infra.real.ollama import OllamaNode, ollama_node
 from ruminate.command.connection import open_bus
 from ruminate.schemas.payload import ArtifactReference, Payload
 from ruminate.schemas.topic import Topic
-from ruminate.shared.bus import BrokerUnavailable, Bus, Delivery, Position
+from ruminate.shared.bus import BrokerUnavailable, Bus, Delivery
+from ruminate.shared.record import Position
 from ruminate.shared.store import open_store
 from tests.plugins.real import installed
 

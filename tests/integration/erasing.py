@@ -30,10 +30,10 @@ from ruminate.schemas.flow import (
 )
 from ruminate.schemas.interaction import InteractionCompleted, InteractionRecorded, Message, Response, Thinking
 from ruminate.schemas.topic import SideTopic, Topic
-from ruminate.shared.bus import Position
-from ruminate.shared.dead_letters import DeadLetter, Record
+from ruminate.shared.dead_letters import DeadLetter
 from ruminate.shared.decoding import encode
 from ruminate.shared.member import Member
+from ruminate.shared.record import Position, Record
 from ruminate.shared.shares import Outgoing
 
 MARKER = "Zanzibar-0417-marker"

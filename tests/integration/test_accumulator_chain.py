@@ -31,9 +31,10 @@ from ruminate.schemas.flow import REASONING_ASSESSED, TRAINING_BATCH_SEALED
 from ruminate.schemas.interaction import InteractionRecorded, Message, Response, Thinking
 from ruminate.schemas.payload import ArtifactReference, Payload
 from ruminate.schemas.topic import Topic
-from ruminate.shared.bus import Delivery, Position
+from ruminate.shared.bus import Delivery
 from ruminate.shared.decoding import encode
 from ruminate.shared.memory import MemoryBroker, MemoryBus
+from ruminate.shared.record import Position
 from ruminate.shared.store import FileStore
 
 P = TypeVar("P", bound=Payload)

@@ -29,8 +29,9 @@ from ruminate.schemas.flow import DATASET_REVISED, ERASURE_REQUESTED, REASONING_
 from ruminate.schemas.interaction import InteractionRecorded, Message, Response
 from ruminate.schemas.payload import ArtifactReference, Payload
 from ruminate.schemas.topic import Topic
-from ruminate.shared.bus import Bus, Position
+from ruminate.shared.bus import Bus
 from ruminate.shared.memory import MemoryBroker, MemoryBus
+from ruminate.shared.record import Position
 from ruminate.shared.store import ArtifactMissing, FileStore
 from tests.integration.recorded_log import (
     LENIENT,

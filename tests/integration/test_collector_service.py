@@ -29,10 +29,11 @@ from ruminate.embedded.broker import EmbeddedBroker, embedded_broker
 from ruminate.schemas.envelope import Envelope, Headers
 from ruminate.schemas.flow import INTERACTION_COMPLETED, INTERACTION_RECORDED
 from ruminate.schemas.interaction import InteractionCompleted, InteractionRecorded
-from ruminate.shared.bus import BrokerUnavailable, Bus, Delivery, Position
+from ruminate.shared.bus import BrokerUnavailable, Bus, Delivery
 from ruminate.shared.kafka import KafkaBus
 from ruminate.shared.memory import MemoryBroker, MemoryBus
 from ruminate.shared.operations import serve_http
+from ruminate.shared.record import Position
 from ruminate.shared.topics import ensure_topics
 
 DEADLINE_SECONDS = 30.0

@@ -30,9 +30,10 @@ from ruminate.collector.window import Window
 from ruminate.schemas.envelope import Envelope
 from ruminate.schemas.flow import INTERACTION_COMPLETED, INTERACTION_RECORDED
 from ruminate.schemas.topic import Topic
-from ruminate.shared.bus import BrokerUnavailable, Bus, Position
+from ruminate.shared.bus import BrokerUnavailable, Bus
 from ruminate.shared.memory import MemoryBroker, MemoryBus
 from ruminate.shared.operations import serve_http
+from ruminate.shared.record import Position
 
 DEADLINE_SECONDS = 30.0
 PROTOBUF = {"content-type": "application/x-protobuf"}

@@ -31,12 +31,13 @@ from ruminate.embedded.broker import embedded_broker
 from ruminate.schemas.envelope import derive_event_id
 from ruminate.schemas.flow import DEAD_LETTER_SETTLED, INTERACTION_COMPLETED, INTERACTION_RECORDED, REASONING_ASSESSED
 from ruminate.schemas.interaction import InteractionRecorded
-from ruminate.shared.bus import Delivery, Position, Unprocessable
-from ruminate.shared.dead_letters import DeadLetter, Record
+from ruminate.shared.bus import Delivery, Unprocessable
+from ruminate.shared.dead_letters import DeadLetter
 from ruminate.shared.decoding import now
 from ruminate.shared.kafka import KafkaBus
 from ruminate.shared.letters import BOXES, Box, Letter, SentBack, letter_of, read_letters
 from ruminate.shared.memory import StoredRecord
+from ruminate.shared.record import Position, Record
 from ruminate.shared.settings import ServiceSettings
 from ruminate.shared.shares import Outgoing
 from ruminate.shared.store import FileStore

@@ -21,10 +21,11 @@ from ruminate.embedded.broker import embedded_broker
 from ruminate.schemas.envelope import Envelope
 from ruminate.schemas.flow import INTERACTION_COMPLETED
 from ruminate.schemas.topic import Topic
-from ruminate.shared.bus import BrokerUnavailable, Position
+from ruminate.shared.bus import BrokerUnavailable
 from ruminate.shared.kafka import KafkaBus
 from ruminate.shared.memory import MemoryBroker, MemoryBus
 from ruminate.shared.operations import serve_http
+from ruminate.shared.record import Position
 from ruminate.shared.settings import ServiceSettings
 from ruminate.shared.topics import ensure_topics
 

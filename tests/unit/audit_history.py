@@ -59,12 +59,13 @@ from ruminate.schemas.model import ModelRegistered, ModelRolledBack
 from ruminate.schemas.payload import ArtifactReference, Payload
 from ruminate.schemas.topic import Topic
 from ruminate.schemas.training import AdapterTrained, GgufFile, TrainingFailed
-from ruminate.shared.bus import Delivery, Position, Unavailable, Unprocessable
+from ruminate.shared.bus import Delivery, Unavailable, Unprocessable
 from ruminate.shared.dead_letters import DeadLetter, origin_of
 from ruminate.shared.decoding import decode
 from ruminate.shared.memory import StoredRecord
 from ruminate.shared.outgoing import to_record
 from ruminate.shared.partitioning import partition_of
+from ruminate.shared.record import Position
 from ruminate.shared.shares import Outgoing
 from ruminate.shared.store import FileStore
 from ruminate.trainer.decide import History as TrainerHistory

@@ -13,10 +13,11 @@ from ruminate.schemas.envelope import Envelope, Headers
 from ruminate.schemas.payload import Payload
 from ruminate.schemas.topic import Topic
 from ruminate.shared.bus import BrokerUnavailable, Delivery, Handler, Unavailable, nothing
-from ruminate.shared.dead_letters import Place, Record
+from ruminate.shared.dead_letters import Place
 from ruminate.shared.decoding import encode, now
 from ruminate.shared.ledger import Commit
 from ruminate.shared.memory import MemoryBroker, StoredRecord, _GroupLog
+from ruminate.shared.record import Record
 from ruminate.shared.serving import INSIST_SECONDS, RESTLESS_ASSIGNMENTS, Serving, ServingSettings
 from ruminate.shared.settling import Settled
 from ruminate.shared.shares import Outgoing

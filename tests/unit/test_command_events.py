@@ -16,8 +16,9 @@ from ruminate.schemas.flow import INTERACTION_COMPLETED
 from ruminate.schemas.interaction import InteractionCompleted, Message, Response, Thinking
 from ruminate.schemas.payload import Payload
 from ruminate.schemas.topic import Topic
-from ruminate.shared.bus import BrokerUnavailable, Position
+from ruminate.shared.bus import BrokerUnavailable
 from ruminate.shared.memory import MemoryBroker, MemoryBus
+from ruminate.shared.record import Position
 
 P = TypeVar("P", bound=Payload)
 

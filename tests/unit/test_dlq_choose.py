@@ -11,10 +11,10 @@ from ruminate.command.dlq.choose import Filter, NotChosen, find, moment, shown_l
 from ruminate.command.dlq.show import contents, counted, letter_as_json
 from ruminate.command.terminal import printable
 from ruminate.schemas.dead_letter import DeadLetterSettled
-from ruminate.shared.bus import Position
 from ruminate.shared.dead_letters import DeadLetter
 from ruminate.shared.letters import BOXES, Letters, letter_of
 from ruminate.shared.memory import StoredRecord
+from ruminate.shared.record import Position
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 COLLECTOR, ASSESSOR = (next(box for box in BOXES if box.reader == reader) for reader in ("collector", "assessor"))

@@ -17,8 +17,8 @@ from ruminate.command.dlq.verbs import _still_standing
 from ruminate.schemas.envelope import Headers
 from ruminate.schemas.flow import DEAD_LETTER_SETTLED
 from ruminate.schemas.topic import SideTopic, Topic
-from ruminate.shared.bus import CaughtUp, OffsetLost, Position
-from ruminate.shared.dead_letters import DeadLetter, Record, origin_of
+from ruminate.shared.bus import CaughtUp, OffsetLost
+from ruminate.shared.dead_letters import DeadLetter, origin_of
 from ruminate.shared.letters import (
     BOXES,
     UNREADABLE,
@@ -32,6 +32,7 @@ from ruminate.shared.letters import (
     replay,
 )
 from ruminate.shared.memory import MemoryBroker, MemoryBus
+from ruminate.shared.record import Position, Record
 from ruminate.shared.shares import Outgoing
 
 BOX = BOXES[0]

@@ -20,8 +20,9 @@ from ruminate.schemas.model import ModelMarked
 from ruminate.schemas.payload import ArtifactReference, Payload
 from ruminate.schemas.topic import Topic
 from ruminate.schemas.training import AdapterTrained
-from ruminate.shared.bus import BrokerUnavailable, Position, Unavailable
+from ruminate.shared.bus import BrokerUnavailable, Unavailable
 from ruminate.shared.memory import MemoryBroker, MemoryBus
+from ruminate.shared.record import Position
 
 P = TypeVar("P", bound=Payload)
 

@@ -37,7 +37,7 @@ from ruminate.schemas.flow import (
 )
 from ruminate.schemas.payload import Payload
 from ruminate.schemas.topic import Topic
-from ruminate.shared.bus import Position
+from ruminate.shared.record import Position
 from tests.unit.making import Maker, assessed
 
 P = TypeVar("P", bound=Payload)

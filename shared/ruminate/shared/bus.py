@@ -23,15 +23,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from ruminate.schemas.envelope import Envelope, derive_event_id, derive_event_id_text
 from ruminate.schemas.payload import Payload
 from ruminate.schemas.topic import SideTopic, Topic
-
-if TYPE_CHECKING:
-    from ruminate.shared.dead_letters import Record
+from ruminate.shared.record import Position, Record
 
 P = TypeVar("P", bound=Payload)
 Q = TypeVar("Q", bound=Payload)
@@ -79,14 +77,6 @@ class TransactionsRefused(BusError):
 
 class BrokerUnavailable(BusError):
     """The broker did not acknowledge in time."""
-
-
-class Position(NamedTuple):
-    """Where a record stands in the log."""
-
-    topic: str
-    partition: int
-    offset: int
 
 
 @dataclass(slots=True)

@@ -5,14 +5,14 @@ The record key is the dead letter's id, the same however often the same record i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 from uuid import UUID, uuid5
 
 from ruminate.schemas.envelope import Headers
-from ruminate.shared.bus import Position
+from ruminate.shared.record import Position
 
 CRASHED: Final = "crashed"
 """The reason of a record that ended the service three times."""
@@ -22,31 +22,6 @@ _NAMESPACE = UUID("2c1f7a3e-9d5b-5b8e-8f0a-5d1c6f0e7a42")
 
 Place = tuple[str, int]
 """A partition: its topic and its number."""
-
-
-class Record(Protocol):
-    """One record, as any broker gives it."""
-
-    @property
-    def topic(self) -> str: ...
-
-    @property
-    def partition(self) -> int: ...
-
-    @property
-    def offset(self) -> int: ...
-
-    @property
-    def timestamp(self) -> int: ...
-
-    @property
-    def key(self) -> bytes | None: ...
-
-    @property
-    def value(self) -> bytes | None: ...
-
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -35,12 +35,13 @@ from ruminate.shared import lenient_records
 from ruminate.shared.bus import BrokerUnavailable, BusError, CaughtUp, OffsetLost, TransactionsRefused
 from ruminate.shared.connection import ConnectionWatch, aiokafka_options
 from ruminate.shared.crash_notes import CrashNotes
-from ruminate.shared.dead_letters import Place, Record
+from ruminate.shared.dead_letters import Place
 from ruminate.shared.ledger import Commit
 from ruminate.shared.member import Member
 from ruminate.shared.obstacles import missing_right
 from ruminate.shared.outbox import Outbox
 from ruminate.shared.profiles import PROFILES, BrokerProfile
+from ruminate.shared.record import Record
 from ruminate.shared.serving import Serving
 from ruminate.shared.settings import ServiceSettings
 from ruminate.shared.transactions import Transactions

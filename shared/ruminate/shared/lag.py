@@ -18,9 +18,9 @@ from ruminate.schemas.flow import GROUP_READERS
 from ruminate.shared import lenient_records
 from ruminate.shared.bus import BrokerUnavailable
 from ruminate.shared.connection import aiokafka_options, why_not_connected
-from ruminate.shared.dead_letters import Record
 from ruminate.shared.kafka import visible_end
 from ruminate.shared.profiles import PROFILES
+from ruminate.shared.record import Record
 from ruminate.shared.settings import ServiceSettings
 from ruminate.shared.topic_plan import AnyTopic
 

@@ -28,11 +28,12 @@ from ruminate.schemas.envelope import moment
 from ruminate.schemas.flow import DEAD_LETTER_SETTLED, GROUP_READERS
 from ruminate.schemas.payload import Name
 from ruminate.schemas.topic import SideTopic, Topic
-from ruminate.shared.bus import OffsetLost, Position, Told
-from ruminate.shared.dead_letters import DeadLetter, Record, times_given_up
+from ruminate.shared.bus import OffsetLost, Told
+from ruminate.shared.dead_letters import DeadLetter, times_given_up
 from ruminate.shared.decoding import now
 from ruminate.shared.member import Member
 from ruminate.shared.outgoing import to_record
+from ruminate.shared.record import Position, Record
 from ruminate.shared.shares import Outgoing
 
 UNREADABLE: Final = "unreadable"

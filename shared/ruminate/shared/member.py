@@ -19,21 +19,11 @@ from ruminate.schemas.flow import service_of
 from ruminate.schemas.payload import Payload
 from ruminate.schemas.topic import SideTopic, Topic
 from ruminate.shared import metrics
-from ruminate.shared.bus import (
-    BrokerUnavailable,
-    CaughtUp,
-    Delivery,
-    Handler,
-    PartitionsListener,
-    Position,
-    Told,
-    Unprocessable,
-    nothing,
-)
-from ruminate.shared.dead_letters import Record
+from ruminate.shared.bus import BrokerUnavailable, CaughtUp, Delivery, Handler, PartitionsListener, Told, Unprocessable, nothing
 from ruminate.shared.decoding import decode, now
 from ruminate.shared.outgoing import to_record
 from ruminate.shared.partitioning import partition_of
+from ruminate.shared.record import Position, Record
 from ruminate.shared.serving import GroupLog, Serving, ServingSettings
 from ruminate.shared.settings import ServiceSettings
 from ruminate.shared.settling import Writer

@@ -18,10 +18,11 @@ from typing import Any, Self
 from ruminate.schemas.envelope import Headers
 from ruminate.schemas.topic import SideTopic, Topic
 from ruminate.shared.bus import CaughtUp, OffsetLost
-from ruminate.shared.dead_letters import Place, Record
+from ruminate.shared.dead_letters import Place
 from ruminate.shared.decoding import now
 from ruminate.shared.ledger import Commit
 from ruminate.shared.member import Member
+from ruminate.shared.record import Record
 from ruminate.shared.serving import Serving
 from ruminate.shared.settings import ServiceSettings
 from ruminate.shared.settling import Settled

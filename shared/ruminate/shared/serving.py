@@ -28,19 +28,12 @@ import structlog
 from ruminate.schemas.payload import Payload
 from ruminate.schemas.topic import Topic
 from ruminate.shared import metrics
-from ruminate.shared.bus import (
-    Delivery,
-    Handler,
-    PartitionsListener,
-    Position,
-    TooManyDeadLetters,
-    Unavailable,
-    Unprocessable,
-)
-from ruminate.shared.dead_letters import CRASHED, DeadLetter, Place, Record, origin_of, without_provenance
+from ruminate.shared.bus import Delivery, Handler, PartitionsListener, TooManyDeadLetters, Unavailable, Unprocessable
+from ruminate.shared.dead_letters import CRASHED, DeadLetter, Place, origin_of, without_provenance
 from ruminate.shared.decoding import decode, now
 from ruminate.shared.ledger import Commit, Ledger
 from ruminate.shared.outgoing import to_record
+from ruminate.shared.record import Position, Record
 from ruminate.shared.settling import Acknowledged, Settling, Transacted, Writer
 from ruminate.shared.shares import AtomicWriter, Emptied, Item, Outgoing, Share
 from ruminate.shared.turns import Turns

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
-from ruminate.shared.dead_letters import Place, Record
+from ruminate.shared.dead_letters import Place
 from ruminate.shared.ledger import Commit, Ledger
+from ruminate.shared.record import Record
 
 
 class Outgoing(NamedTuple):

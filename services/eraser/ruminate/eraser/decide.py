@@ -22,7 +22,7 @@ from ruminate.schemas.envelope import moment
 from ruminate.schemas.erasure import ErasureRequested, Erasures, Names, RecordsErased
 from ruminate.schemas.flow import INTERACTION_RECORDED, REASONING_ASSESSED
 from ruminate.schemas.topic import SideTopic, Topic
-from ruminate.shared.dead_letters import Record
+from ruminate.shared.record import Record
 from ruminate.shared.topic_plan import CLEANUP, LONGEST_LAG, SEGMENT, retention_of
 
 ERASURE_HEADER: Final = "ruminate_erasure"

@@ -24,9 +24,9 @@ from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.flow import EVIDENCE_RECORDED, INTERACTION_RECORDED
 from ruminate.schemas.interaction import InteractionRecorded
 from ruminate.schemas.topic import Topic
-from ruminate.shared.bus import BrokerUnavailable, Bus, Delivery, OffsetLost, Position, Unprocessable
-from ruminate.shared.dead_letters import Record
+from ruminate.shared.bus import BrokerUnavailable, Bus, Delivery, OffsetLost, Unprocessable
 from ruminate.shared.decoding import decode
+from ruminate.shared.record import Position, Record
 
 log = structlog.get_logger()
 

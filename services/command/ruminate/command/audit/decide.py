@@ -40,9 +40,8 @@ from ruminate.schemas.flow import (
     TRAINING_FAILED,
 )
 from ruminate.schemas.topic import Topic
-from ruminate.shared.bus import Position
-from ruminate.shared.dead_letters import Record
 from ruminate.shared.letters import BOXES, Box
+from ruminate.shared.record import Position, Record
 
 Take = Callable[[Record], None]
 

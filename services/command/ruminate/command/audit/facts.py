@@ -27,10 +27,10 @@ from ruminate.schemas.flow import INTERACTION_RECORDED, REASONING_ASSESSED
 from ruminate.schemas.interaction import InteractionCompleted
 from ruminate.schemas.payload import Payload
 from ruminate.schemas.topic import Topic
-from ruminate.shared.bus import Position, Unprocessable
-from ruminate.shared.dead_letters import Record
+from ruminate.shared.bus import Unprocessable
 from ruminate.shared.decoding import decode
 from ruminate.shared.partitioning import partition_of
+from ruminate.shared.record import Position, Record
 
 P = TypeVar("P", bound=Payload)
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final, Literal, get_args
 
 from ruminate.schemas.envelope import moment
-from ruminate.shared.bus import Position
+from ruminate.shared.record import Position
 
 FaultKind = Literal[
     "missing_effect",

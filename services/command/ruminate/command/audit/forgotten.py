@@ -17,7 +17,7 @@ from ruminate.command.audit.findings import Findings
 from ruminate.command.audit.snapshot import Snapshot
 from ruminate.schemas.batch import DatasetRevised
 from ruminate.schemas.erasure import ErasureRequested
-from ruminate.shared.bus import Position
+from ruminate.shared.record import Position
 
 WITHIN_MS: Final = 3_600_000
 """Until then nobody is accused of being slow."""

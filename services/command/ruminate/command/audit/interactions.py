@@ -24,8 +24,7 @@ from ruminate.command.audit.snapshot import Snapshot
 from ruminate.schemas.envelope import moment
 from ruminate.schemas.flow import INTERACTION_COMPLETED, INTERACTION_RECORDED, REASONING_ASSESSED
 from ruminate.schemas.topic import Topic
-from ruminate.shared.bus import Position
-from ruminate.shared.dead_letters import Record
+from ruminate.shared.record import Position, Record
 
 ABSENT: Final = -1
 GIVEN_UP: Final = 0

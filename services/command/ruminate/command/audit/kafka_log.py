@@ -18,8 +18,8 @@ from ruminate.command.audit.snapshot import READING_ORDER, CouldNotJudge, Offset
 from ruminate.schemas.flow import GROUP_READERS
 from ruminate.shared import lenient_records
 from ruminate.shared.connection import aiokafka_options, why_not_connected
-from ruminate.shared.dead_letters import Record
 from ruminate.shared.profiles import PROFILES
+from ruminate.shared.record import Record
 from ruminate.shared.settings import ServiceSettings
 
 _TURN_MS: Final = 50

@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple
 
 from ruminate.command.audit.snapshot import Snapshot
 from ruminate.schemas.dead_letter import DeadLetterSettled
-from ruminate.shared.bus import Position
-from ruminate.shared.dead_letters import DeadLetter, Record
+from ruminate.shared.dead_letters import DeadLetter
 from ruminate.shared.letters import Action, Box, letter_of
+from ruminate.shared.record import Position, Record
 
 Fate = Literal["none", "standing", "dropped", "replayed"]
 """`replayed`: whoever wants to know the effect has to look at what stands on the retry topic."""

@@ -35,7 +35,7 @@ from ruminate.schemas.flow import (
     TRAINING_BATCH_SEALED,
     TRAINING_FAILED,
 )
-from ruminate.shared.dead_letters import Record
+from ruminate.shared.record import Record
 
 LETTERS: Final = tuple(topic.dead_letters(reader).name for reader, topics in GROUP_READERS.items() for topic in topics)
 RETRIES: Final = tuple(topic.retries(reader).name for reader, topics in GROUP_READERS.items() for topic in topics)

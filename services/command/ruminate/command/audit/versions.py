@@ -37,8 +37,7 @@ from ruminate.schemas.model import ModelRegistered, ModelRolledBack
 from ruminate.schemas.payload import ArtifactReference, Payload
 from ruminate.schemas.topic import Topic
 from ruminate.schemas.training import AdapterTrained, TrainingFailed
-from ruminate.shared.bus import Position
-from ruminate.shared.dead_letters import Record
+from ruminate.shared.record import Position, Record
 
 P = TypeVar("P", bound=Payload)
 Subject = tuple[str, ...]

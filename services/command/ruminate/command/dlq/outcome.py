@@ -13,11 +13,12 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from ruminate.shared.bus import BrokerUnavailable, Position
+from ruminate.shared.bus import BrokerUnavailable
 from ruminate.shared.connection import aiokafka_options
 from ruminate.shared.letters import Box, Letters, SentBack, read_letters
 from ruminate.shared.member import Member
 from ruminate.shared.profiles import PROFILES
+from ruminate.shared.record import Position
 from ruminate.shared.settings import ServiceSettings
 
 _TURN_SECONDS: Final = 0.2

@@ -17,9 +17,9 @@ from ruminate.command.dlq.choose import shown_length
 from ruminate.command.terminal import line, printable
 from ruminate.schemas.dead_letter import DeadLetterSettled
 from ruminate.schemas.envelope import moment
-from ruminate.shared.bus import Position
-from ruminate.shared.dead_letters import DeadLetter, Record, without_provenance
+from ruminate.shared.dead_letters import DeadLetter, without_provenance
 from ruminate.shared.letters import Box, Letter, Letters
+from ruminate.shared.record import Position, Record
 
 _HEX_WIDTH: Final = 16
 _AGES: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))

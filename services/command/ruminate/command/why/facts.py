@@ -25,7 +25,7 @@ from ruminate.schemas.marking import Mark, marks
 from ruminate.schemas.model import ModelRegistered, ModelRolledBack, NodeStatus
 from ruminate.schemas.payload import Payload
 from ruminate.schemas.training import AdapterTrained, TrainingFailed
-from ruminate.shared.bus import Position
+from ruminate.shared.record import Position
 
 P = TypeVar("P", bound=Payload)
 

@@ -64,9 +64,9 @@ from ruminate.schemas.model import ModelRegistered, ModelRolledBack, NodeStatus
 from ruminate.schemas.payload import Payload
 from ruminate.schemas.topic import Topic
 from ruminate.schemas.training import AdapterTrained, TrainingFailed
-from ruminate.shared.bus import Bus, Position, Unprocessable
-from ruminate.shared.dead_letters import Record
+from ruminate.shared.bus import Bus, Unprocessable
 from ruminate.shared.decoding import decode
+from ruminate.shared.record import Position, Record
 from ruminate.shared.store import Store, StoreError
 
 P = TypeVar("P", bound=Payload)

@@ -10,7 +10,7 @@ from ruminate.accumulator.making.manifest import PairOrigin, QuestionOrigin, Reh
 from ruminate.command.datasets.files import CHECKS, DATA_FILES, PAIRS
 from ruminate.command.why.facts import Heard, LinePlace
 from ruminate.command.why.tree import Node
-from ruminate.shared.bus import Position
+from ruminate.shared.record import Position
 
 
 def event_node(kind: str, says: str, heard: Heard[Any], *, children: Sequence[Node] = (), **facts: Any) -> Node:

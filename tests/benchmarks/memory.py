@@ -59,12 +59,12 @@ class ShortLog:
     source = _SOURCE
 
     def __init__(self) -> None:
-        self._kept: defaultdict[tuple[str, int], deque[Record]] = defaultdict(lambda: deque(maxlen=KEPT_RECORDS))
+        self._kept: dict[tuple[str, int], deque[Record]] = {}
         self._written: defaultdict[tuple[str, int], asyncio.Event] = defaultdict(asyncio.Event)
 
     def write(self, topic: Topic[Any], partition: int, envelope: Envelope, value: bytes) -> Delivery[Any]:
         """Append a record, and deliver it."""
-        kept = self._kept[topic.name, partition]
+        kept = self._of(topic, partition)
         offset = kept[-1].offset + 1 if kept else 0
         headers, moment = envelope.to_headers(), int(envelope.time.timestamp() * 1000)
         kept.append(StoredRecord(topic.name, partition, offset, moment, envelope.id.encode(), value, headers))
@@ -76,7 +76,7 @@ class ShortLog:
     ) -> AsyncGenerator[Record, None]:
         """From `start` on, as far as it is kept; `follow`: and on and on."""
         (partition,) = partitions
-        kept, written = self._kept[topic.name, partition], self._written[topic.name, partition]
+        kept, written = self._of(topic, partition), self._written[topic.name, partition]
         position = max(0, start or 0)
         while True:
             fresh = min(len(kept), kept[-1].offset + 1 - position) if kept else 0
@@ -87,6 +87,11 @@ class ShortLog:
                 return
             written.clear()
             await written.wait()
+
+    def _of(self, topic: Topic[Any], partition: int) -> deque[Record]:
+        # A snapshot names ten thousand sources in a quarter of a megabyte: hundreds of them would hide what the assessor keeps.
+        most = 1 if topic is SCORER_TAUGHT else KEPT_RECORDS
+        return self._kept.setdefault((topic.name, partition), deque(maxlen=most))
 
     async def read(
         self, topic: Topic[Any], *, partitions: Collection[int], start: int | None = None

@@ -110,6 +110,8 @@ class Kill:
 
     victim: str
     when: Callable[[], bool]
+    too_late: Callable[[], bool] = lambda: False
+    """Whether there is nobody to kill any more."""
 
 
 @dataclass
@@ -203,7 +205,9 @@ class Loop:
     def kill(self, kill: Kill) -> None:
         """Kill -9 at the moment, and ask the model a question in the disorder that follows."""
         self.wait(kill.when)
-        process = eventually(lambda: self._process(kill.victim), within_seconds=SOON_SECONDS, loop=self.running)
+        process = eventually(lambda: self._process(kill.victim) or kill.too_late(), within_seconds=SOON_SECONDS, loop=self.running)
+        if not isinstance(process, psutil.Process):
+            return
         process.kill()
         self.killed.add(process.pid)
         if kill.victim in {CHILD, "trainer"}:
@@ -309,7 +313,9 @@ def plan(rng: random.Random, loop: Loop, number: int, victims: Victims) -> list[
         kills.append(Kill(victim, partial(rng.choice([loop.recorded, loop.assessed]), count)))
     for victim in victims.training:
         phase, step = rng.choice([("training", rng.randrange(1, STEPS)), ("training", rng.randrange(1, STEPS)), ("exporting", 0)])
-        kills.append(Kill(victim, partial(loop.training_reached, number, phase, step)))
+        # Where a broker was away, its job may have ended before anybody heard how far it was.
+        too_late = partial(loop.trained, number) if victim == CHILD else lambda: False
+        kills.append(Kill(victim, partial(loop.training_reached, number, phase, step), too_late))
     return kills + [Kill(victim, partial(rng.choice([loop.trained, loop.created]), number)) for victim in victims.deploying]
 
 

@@ -61,6 +61,9 @@ class Reading:
     steps: tuple[str, ...]
     step_words: tuple[tuple[str, ...], ...]
     step_numbers: tuple[frozenset[float], ...]
+    said_words: frozenset[str]
+    """Of all steps."""
+    said_numbers: frozenset[float]
     thinking_words: int
     thinking_repeats: bool
     equations: tuple[Equation, ...]
@@ -82,7 +85,7 @@ def read(interaction: InteractionRecorded, *, most_characters: int) -> Reading:
     question, thinking, answer = (_both_ends(text, most_characters) for text in whole)
     length = sum(map(len, whole))
     steps = tuple(step for piece in _sentences(thinking) if (step := piece.strip()) and any(map(str.isalnum, step)))
-    step_words = _words_of_each(steps)
+    step_words, step_numbers = _words_of_each(steps), _numbers_of_each(steps)
     question_words, question_numbers = words(question), numbers(question)
     return Reading(
         question=question,
@@ -95,7 +98,9 @@ def read(interaction: InteractionRecorded, *, most_characters: int) -> Reading:
         question_names=frozenset(name.lower() for name in _NAME_IN_SENTENCE.findall(question)),
         steps=steps,
         step_words=step_words,
-        step_numbers=tuple(frozenset(numbers(step)) for step in steps),
+        step_numbers=step_numbers,
+        said_words=frozenset[str]().union(*step_words),
+        said_numbers=_NO_NUMBERS.union(*step_numbers),
         thinking_words=sum(map(len, step_words)),
         thinking_repeats=repeats_itself(thinking),
         equations=equations(thinking),
@@ -152,6 +157,18 @@ def numbers(text: str) -> tuple[float, ...]:
             value = _signed(text, start, digits, value, before)
         found.append(value)
     return tuple(found)
+
+
+_NO_NUMBERS: Final = frozenset[float]()
+
+
+def _numbers_of_each(steps: tuple[str, ...]) -> tuple[frozenset[float], ...]:
+    joined = "\n".join(steps)
+    if _SIGNED_NUMBER.search(joined) is not None:
+        return tuple([frozenset(numbers(step)) for step in steps])
+    if "," in joined:
+        return tuple([frozenset([float(digits.replace(",", "")) for digits in _NUMBER.findall(step)]) for step in steps])
+    return tuple([frozenset(map(float, found)) if (found := _NUMBER.findall(step)) else _NO_NUMBERS for step in steps])
 
 
 def _signed(text: str, start: int, digits: str, value: float, before: str) -> float:

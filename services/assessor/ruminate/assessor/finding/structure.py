@@ -92,9 +92,8 @@ def _unfounded_numbers(reading: Reading) -> int:
     for equation in reading.equations:
         known.add(equation.stated)
         known.update(equation.operands)
-    said = frozenset[float]().union(*reading.step_numbers)
     # What counts the steps is no statement.
-    return len([number for number in said - known if not 0 <= number <= len(reading.steps)])
+    return len([number for number in reading.said_numbers - known if not 0 <= number <= len(reading.steps)])
 
 
 def _asked(reading: Reading) -> float | None:

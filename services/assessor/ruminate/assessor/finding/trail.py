@@ -54,7 +54,6 @@ class Trail:
 def follow_numbers(reading: Reading, final: float | None) -> Trail:
     """Follow every number through the thinking to `final`, the number that the answer ends in."""
     equations = reading.equations
-    said = frozenset[float]().union(*reading.step_numbers)
     seen = set(COMMON_NUMBERS.union(*reading.given.values()))
     times: dict[float, int] = {}
     founded = operands = longest = wrong = differences = 0
@@ -67,8 +66,8 @@ def follow_numbers(reading: Reading, final: float | None) -> Trail:
         wrong += not equation.holds
         differences += equation.takes_away
         seen.add(equation.stated)
+    said, words = reading.said_numbers, reading.said_words
     used = said.union(times)
-    words = frozenset[str]().union(*reading.step_words)
     unused = sum(word not in words and used.isdisjoint(forms) for word, forms in reading.given.items())
     results = [equation.stated for equation in equations]
     return Trail(

@@ -7,7 +7,6 @@ They do not understand. What none of them can see is left out of `overall`, and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from ruminate.assessor.finding.blocks import Blocks
@@ -145,7 +144,7 @@ def evidence_usage(reading: Reading, trail: Trail, blocks: Blocks) -> Score:
         evidence.append(f"{used} of {trail.given} given numbers are used")
     names = reading.question_names or reading.question_content
     if names and not trail.given:
-        used = len(names & frozenset[str]().union(*reading.step_words))
+        used = len(names & reading.said_words)
         values.append(used / len(names))
         evidence.append(f"{used} of {len(names)} {'names' if reading.question_names else 'words'} of the question are used")
     if trail.operands and trail.given:
@@ -271,10 +270,11 @@ _WASTED_BELOW = 0.5
 def _linked_steps(reading: Reading) -> tuple[int, int]:
     """Of the steps after the first, those that share a content word or a number with the question or an earlier step."""
     said, said_numbers = set(reading.question_words), set(reading.question_numbers)
+    said -= FUNCTION_WORDS
     linked = 0
     for at, (found, numbers) in enumerate(zip(reading.step_words, reading.step_numbers, strict=True)):
-        linked += at > 0 and not (said.intersection(found) <= FUNCTION_WORDS and numbers.isdisjoint(said_numbers))
-        said.update(found)
+        linked += at > 0 and not (numbers.isdisjoint(said_numbers) and said.isdisjoint(found))
+        said.update(content_words(found))
         said_numbers |= numbers
     return linked, len(reading.steps) - 1
 
@@ -288,20 +288,20 @@ def _follows(reading: Reading) -> tuple[float | None, str]:
             reading.equations and reading.equations[-1].stated == number
         ):
             return 1.0, f"the number of the answer stands in the last {len(last)} steps"
-        if any(number in found for found in reading.step_numbers):
+        if number in reading.said_numbers:
             return 0.6, "the number of the answer stands in an earlier step"
         return 0.1, "the number of the answer is not in the thinking"
     said = content_words(reading.answer_words)
     key = said - set(reading.question_words) or said
     if not key:
         return None, "the answer has no words to look for"
-    at_end = _share(key, reading.step_words[-2:])
-    anywhere = _share(key, reading.step_words)
+    at_end = _share(key, frozenset[str]().union(*reading.step_words[-2:]))
+    anywhere = _share(key, reading.said_words)
     # A long answer says more than its thinking ended with: half of its words are enough.
     scale = 1.0 if len(key) <= 8 else 2.0
     value = max(min(1.0, at_end * scale), min(0.6, anywhere * scale * 0.6), 0.1)
     return value, f"{at_end:.0%} of the answer's own words stand in the last {len(last)} steps, {anywhere:.0%} anywhere"
 
 
-def _share(key: frozenset[str], steps: Iterable[tuple[str, ...]]) -> float:
-    return len(key.intersection(frozenset[str]().union(*steps))) / len(key)
+def _share(key: frozenset[str], said: frozenset[str]) -> float:
+    return len(key & said) / len(key)

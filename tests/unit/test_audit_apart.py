@@ -26,6 +26,7 @@ from ruminate.schemas.flow import (
     ADAPTER_TRAINED,
     DEAD_LETTER_SETTLED,
     ERASURE_REQUESTED,
+    GROUP_READERS,
     INTERACTION_COMPLETED,
     INTERACTION_RECORDED,
     MODEL_REGISTERED,
@@ -252,6 +253,35 @@ def test_a_letter_that_was_sent_back_is_pending_then_has_its_effect(tmp_path: Pa
     report = history.audit()
     assert report.clean
     assert report.pending == {"trainer": 1, "accumulator": 1}
+
+
+UNFOLLOWED = [
+    (topic, reader)
+    for reader, topics in GROUP_READERS.items()
+    for topic in topics
+    if reader not in ("collector", "assessor", "accumulator", "trainer", "deployer")
+]
+
+
+@pytest.mark.parametrize(("topic", "reader"), UNFOLLOWED, ids=lambda each: each if isinstance(each, str) else each.name)
+def test_a_letter_of_a_reader_that_owes_nothing_for_sure_is_pending_until_it_is_read_again(
+    topic: Topic[Any], reader: str, tmp_path: Path
+) -> None:
+    history = sound(tmp_path, interactions=("a",))
+    history.append(Outgoing(topic.name, 0, b"", b"garbage", []))
+    (garbage,) = history.records(topic.name)
+    history.bury(topic, reader, garbage, "not_json")
+    history.settle(topic, reader, "replayed")
+    # Where the audit reads the topic itself, what is no event is a fault of whoever wrote it.
+    unreadable = {"unreadable"} if topic is ERASURE_REQUESTED else set()
+    report = history.audit()
+    assert report.kinds() == unreadable
+    assert apart(report) == {"replayed": 1}
+    assert report.pending == {"trainer": 1, reader: 1}
+    history.committed[reader, topic.retries(reader).name] = {0: 1}
+    report = history.audit()
+    assert report.kinds() == unreadable
+    assert report.pending == {"trainer": 1}
 
 
 def test_a_letter_that_was_sent_back_may_be_dead_again_and_be_dropped(tmp_path: Path) -> None:

@@ -178,8 +178,12 @@ class Audit:
         return take
 
     def _taker_of_retries(self, box: Box) -> Take:
-        topic, of_versions = box.retries.name, box.topic in (TRAINING_BATCH_SEALED, ADAPTER_TRAINED)
-        sent_back = self._versions.take_sent_back if of_versions else self._interactions.take_sent_back
+        topic = box.retries.name
+        sent_back: Callable[[Topic[Any], Input, Record], None] = self._take_sent_back
+        if box.topic in (TRAINING_BATCH_SEALED, ADAPTER_TRAINED):
+            sent_back = self._versions.take_sent_back
+        elif box.topic in (INTERACTION_COMPLETED, INTERACTION_RECORDED, REASONING_ASSESSED):
+            sent_back = self._interactions.take_sent_back
 
         def take(record: Record) -> None:
             try:
@@ -191,6 +195,11 @@ class Audit:
             sent_back(box.topic, Input(box.reader, topic, record.partition, record.offset), record)
 
         return take
+
+    def _take_sent_back(self, topic: Topic[Any], given: Input, record: Record) -> None:
+        """What is said of answers, or asked to be forgotten, may rightly come to nothing: it is pending until it is read."""
+        if not self._debts.read(given):
+            self._findings.pending[given.reader] += 1
 
     def _take_settled(self, record: Record) -> None:
         told = facts.told(DEAD_LETTER_SETTLED, record)

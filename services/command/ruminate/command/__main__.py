@@ -24,6 +24,7 @@ from ruminate.command.dlq import verbs as dlq
 from ruminate.command.erase import verbs as erase
 from ruminate.command.imports.verb import import_files
 from ruminate.command.plan import SERVICE_ORDER, Wishes
+from ruminate.command.planning.verb import plan
 from ruminate.command.status import gather_status, print_status
 from ruminate.command.supervisor import PartState, SupervisorError, running_supervisor
 from ruminate.command.terminal import DEFAULT_STATE, AsJson, Kafka, State, complaints, fail, line, refuse, run, write_json
@@ -59,6 +60,7 @@ app.add_typer(topics.app, name="topics")
 app.command("audit")(audit)
 app.command("assess")(assess)
 app.command("import")(import_files)
+app.command("plan")(plan)
 app.command("why")(why)
 console = Console()
 

@@ -98,7 +98,8 @@ allow User:ruminate-trainer \
   --topic model-registered-v1 \
   --topic model-rolled-back-v1 \
   --topic training-batch-sealed-v1 \
-  --topic training-batch-sealed-v1-trainer-retry
+  --topic training-batch-sealed-v1-trainer-retry \
+  --topic training-directed-v1
 allow User:ruminate-trainer \
   --operation Read \
   --operation Write \
@@ -227,6 +228,7 @@ allow User:ruminate-monitor \
   --topic training-batch-sealed-v1 \
   --topic training-batch-sealed-v1-trainer-dlq \
   --topic training-batch-sealed-v1-trainer-retry \
+  --topic training-directed-v1 \
   --topic training-failed-v1 \
   --topic training-progressed-v1
 allow User:ruminate-monitor \
@@ -308,7 +310,8 @@ allow User:ruminate-operators \
   --topic reasoning-assessed-v1-accumulator-dlq \
   --topic reasoning-assessed-v1-accumulator-retry \
   --topic training-batch-sealed-v1-trainer-dlq \
-  --topic training-batch-sealed-v1-trainer-retry
+  --topic training-batch-sealed-v1-trainer-retry \
+  --topic training-directed-v1
 allow User:ruminate-agents \
   --operation Write \
   --topic feedback-given-v1 \

@@ -16,8 +16,9 @@ from infra.real.cache import FailedTool, MissingPart, Part, cache_folder
 from infra.real.kafka import KAFKA, BrokerDidNotStart, kafka_cluster
 from infra.real.ollama import NEWER, OLLAMA, NodeDidNotStart, ollama_node
 from infra.real.promtool import PROMTOOL
+from infra.real.tokenizer import QWEN3_TOKENIZER
 
-PARTS: dict[str, Part] = {part.alias: part for part in (KAFKA, *OLLAMA.values(), PROMTOOL)}
+PARTS: dict[str, Part] = {part.alias: part for part in (KAFKA, *OLLAMA.values(), PROMTOOL, QWEN3_TOKENIZER)}
 
 app = typer.Typer(
     name="python -m infra.real",
@@ -45,7 +46,7 @@ def install(
     A tool that is missing is named with the line to type. Where CI is set and we are root on Debian, apt-get installs it.
     """
     begun = time.monotonic()
-    wanted = {part.name: part for name in parts or ["kafka", "ollama", "promtool"] for part in _named(name)}
+    wanted = {part.name: part for name in parts or ["kafka", "ollama", "promtool", "tokenizer"] for part in _named(name)}
     for part in wanted.values():
         part.install(lambda text: print(text, flush=True))
     print(f"done in {time.monotonic() - begun:.0f} s; all of it lies in {cache_folder()}")

@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 import subprocess
+import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,15 @@ def arguments(service: str, instruction: str) -> list[list[str]]:
 
 def image_environment(service: str) -> dict[str, str]:
     return dict(word.split("=", 1) for words in arguments(service, "ENV") for word in words)
+
+
+@cache
+def members_for(member: str) -> frozenset[str]:
+    """A member of the workspace, and those that it needs, by their folders: what its pyproject.toml names, and what they name."""
+    manifest = tomllib.loads((TOP / member / "pyproject.toml").read_text())
+    named = [need.removeprefix("ruminate-") for need in manifest["project"]["dependencies"] if need.startswith("ruminate-")]
+    folders = [name if (TOP / name / "pyproject.toml").is_file() else f"services/{name}" for name in named]
+    return frozenset({member}).union(*map(members_for, folders))
 
 
 @cache
@@ -200,15 +210,16 @@ def test_what_is_copied_exists_and_docker_is_given_it(service: str) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_an_image_installs_its_own_pins_with_hashes_and_its_own_three_packages(service: str) -> None:
-    copied = {source for words in arguments(service, "COPY") for source in words[:-1]}
-    assert {"pins/uv.txt", f"pins/{service}.txt", "schemas", "shared", f"services/{service}"} <= copied
-    assert {source for source in copied if source.startswith("services/")} == {f"services/{service}"}
+def test_an_image_installs_its_own_pins_with_hashes_and_what_it_needs_of_the_workspace_alone(service: str) -> None:
+    copied = {source for words in arguments(service, "COPY") if not words[0].startswith("--from=") for source in words[:-1]}
+    assert {"pins/uv.txt", f"pins/{service}.txt"} <= copied
+    needed = members_for(f"services/{service}")
+    assert {source for source in copied if not source.startswith("pins/")} == needed
     installs = [" ".join(words) for words in arguments(service, "RUN") if "install" in words and "pip" in words]
     assert len(installs) == 3
     assert all("--require-hashes" in line for line in installs[:2])
     assert "--no-deps" in installs[2]
-    assert f"/build/{service}" in installs[2]
+    assert {word for word in installs[2].split() if word.startswith("/build/")} == {f"/build/{Path(each).name}" for each in needed}
 
 
 @pytest.mark.parametrize("service", SERVICES)

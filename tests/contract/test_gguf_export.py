@@ -15,8 +15,12 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from ruminate.trainer.gguf_export import Encoding, ExportError, chat_template_sha256, export_adapter, export_model, read_back
-from ruminate.trainer.tiny import CONTROL_TOKENS, VISIBLE_TOKENS, make_tiny_base
+from ruminate.trainer.bases.tiny import CONTROL_TOKENS, VISIBLE_TOKENS, make_tiny_base
+from ruminate.trainer.decide import Encoding
+from ruminate.trainer.export.adapter import export_adapter
+from ruminate.trainer.export.encodings import ExportError
+from ruminate.trainer.export.model import export_model, read_back
+from ruminate.trainer.export.tokenizer import chat_template_sha256
 
 CORPUS = ("How many apples are 12 and 7? 12 and 7 are 19.", "The capital of Zarvex is Amber Bay, naïve as it is — 汉字.")
 Q8_STEPS = 127
@@ -69,7 +73,7 @@ def expected(values: torch.Tensor, encoding: Encoding) -> torch.Tensor:
 
 @pytest.mark.parametrize("encoding", ["f32", "f16", "bf16"])
 def test_every_tensor_is_the_models_own_rounded_once(base: Path, tmp_path: Path, encoding: Encoding) -> None:
-    export_model(base, tmp_path / "model.gguf", encoding, name="tiny")
+    export_model(base, {encoding: tmp_path / "model.gguf"}, name="tiny")
     state = load_file(base / "model.safetensors")
     found = read_back(base, tmp_path / "model.gguf")
     assert found.keys() == state.keys()
@@ -79,7 +83,7 @@ def test_every_tensor_is_the_models_own_rounded_once(base: Path, tmp_path: Path,
 
 
 def test_q8_0_keeps_every_weight_within_half_a_step_of_its_block(base: Path, tmp_path: Path) -> None:
-    export_model(base, tmp_path / "model.gguf", "q8_0", name="tiny")
+    export_model(base, {"q8_0": tmp_path / "model.gguf"}, name="tiny")
     found = read_back(base, tmp_path / "model.gguf")
     for name, values in load_file(base / "model.safetensors").items():
         if values.dim() == 2:
@@ -90,7 +94,7 @@ def test_q8_0_keeps_every_weight_within_half_a_step_of_its_block(base: Path, tmp
 
 
 def test_experts_are_stacked_by_number_and_the_router_stays_f32(mixture: Path, tmp_path: Path) -> None:
-    export_model(mixture, tmp_path / "model.gguf", "f16", name="mixture")
+    export_model(mixture, {"f16": tmp_path / "model.gguf"}, name="mixture")
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
     state = load_file(mixture / "model.safetensors")
     assert tensors["blk.1.ffn_gate_inp.weight"].tensor_type == gguf.GGMLQuantizationType.F32
@@ -105,7 +109,7 @@ def test_experts_are_stacked_by_number_and_the_router_stays_f32(mixture: Path, t
 
 
 def test_the_vocabulary_numbers_every_token_as_the_tokenizer_does(base: Path, tmp_path: Path) -> None:
-    export_model(base, tmp_path / "model.gguf", "f16", name="tiny")
+    export_model(base, {"f16": tmp_path / "model.gguf"}, name="tiny")
     data = fields(gguf.GGUFReader(tmp_path / "model.gguf"))
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokens, kinds = data["tokenizer.ggml.tokens"], data["tokenizer.ggml.token_type"]
@@ -120,7 +124,7 @@ def test_the_vocabulary_numbers_every_token_as_the_tokenizer_does(base: Path, tm
 
 
 def test_shape_and_chat_template_are_those_of_the_folder(base: Path, tmp_path: Path) -> None:
-    export_model(base, tmp_path / "model.gguf", "f16", name="tiny v1")
+    export_model(base, {"f16": tmp_path / "model.gguf"}, name="tiny v1")
     data = fields(gguf.GGUFReader(tmp_path / "model.gguf"))
     assert data["general.architecture"] == "qwen3"
     assert data["general.name"] == "tiny v1"
@@ -150,7 +154,7 @@ def test_yarn_is_written_wherever_the_configuration_keeps_it(base: Path, tmp_pat
     else:
         config |= {"rope_theta": config.pop("rope_parameters")["rope_theta"], "rope_scaling": yarn}
     (stretched / "config.json").write_text(json.dumps(config))
-    export_model(stretched, tmp_path / "model.gguf", "f16", name="tiny")
+    export_model(stretched, {"f16": tmp_path / "model.gguf"}, name="tiny")
     data = fields(gguf.GGUFReader(tmp_path / "model.gguf"))
     assert data["qwen3.rope.freq_base"] == 1e6
     assert data["qwen3.rope.scaling.type"] == "yarn"
@@ -179,7 +183,7 @@ def test_what_f16_cannot_hold_is_refused_and_no_file_is_left(base: Path, tmp_pat
     state["model.layers.0.self_attn.q_proj.weight"][0, 0] = 70000.0
     save_file(state, large / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ExportError, match=r"blk\.0\.attn_q\.weight holds 70000\.0"):
-        export_model(large, tmp_path / "out" / "model.gguf", "f16", name="tiny")
+        export_model(large, {"f16": tmp_path / "out" / "model.gguf"}, name="tiny")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -188,14 +192,14 @@ def test_another_architecture_is_refused(base: Path, tmp_path: Path) -> None:
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForCausalLM"]}))
     with pytest.raises(ExportError, match="LlamaForCausalLM; only Qwen3ForCausalLM and Qwen3MoeForCausalLM"):
-        export_model(other, tmp_path / "model.gguf", "f16", name="tiny")
+        export_model(other, {"f16": tmp_path / "model.gguf"}, name="tiny")
 
 
 def test_a_base_without_a_chat_template_is_refused(base: Path, tmp_path: Path) -> None:
     mute = shutil.copytree(base, tmp_path / "mute")
     (mute / "chat_template.jinja").unlink()
     with pytest.raises(ExportError, match="no chat template"):
-        export_model(mute, tmp_path / "model.gguf", "f16", name="tiny")
+        export_model(mute, {"f16": tmp_path / "model.gguf"}, name="tiny")
 
 
 def test_the_template_is_known_by_its_hash(base: Path, mixture: Path) -> None:

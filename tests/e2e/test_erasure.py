@@ -50,7 +50,7 @@ from ruminate.schemas.interaction import InteractionCompleted
 from ruminate.shared.decoding import encode
 from ruminate.shared.kafka import KafkaBus
 from ruminate.shared.topics import ensure_topics
-from ruminate.trainer.tiny import make_tiny_base
+from ruminate.trainer.bases.tiny import make_tiny_base
 from tests.e2e.fleet import PATIENCE_SECONDS, SOURCE, Fleet, Replica, fleet_at, interactions
 from tests.integration.test_eraser_kafka import hurry
 from tests.plugins.real import installed
@@ -259,6 +259,7 @@ def surroundings(folder: Path) -> dict[str, str]:
         "RUMINATE_TRAINING_THREADS": "1",
         "RUMINATE_MERGED_DTYPE": "float32",
         "RUMINATE_EQUALITY_PROBES": "0",
+        "RUMINATE_PROOF": "off",
         "RUMINATE_CRASH_RESTARTS": "100",
     }
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ruminate.command.base import tiny_base
 from tests.e2e.running_loop import RunningLoop, Seen, eventually, start_loop
 from tests.e2e.under_fire import (
     CHILD,
@@ -81,16 +80,12 @@ def runs_its_broker(loop: RunningLoop) -> bool:
     return is_locked(loop) and "broker" in loop.parts()
 
 
-def makes_its_base(loop: RunningLoop) -> bool:
-    return runs_module(loop, "ruminate.trainer.tiny")
-
-
 def starts_its_last_service(loop: RunningLoop) -> bool:
     return is_locked(loop) and "gateway" in loop.parts()
 
 
 def exports_its_base(loop: RunningLoop) -> bool:
-    return runs_module(loop, "ruminate.trainer.gguf_export")
+    return runs_module(loop, "ruminate.trainer.export")
 
 
 def runs_module(loop: RunningLoop, module: str) -> bool:
@@ -107,9 +102,8 @@ def runs_module(loop: RunningLoop, module: str) -> bool:
     [
         is_locked,
         runs_its_broker,
-        makes_its_base,
+        exports_its_base,
         starts_its_last_service,
-        pytest.param(exports_its_base, marks=pytest.mark.long, id="exports_its_base"),
     ],
     ids=lambda m: m.__name__,
 )
@@ -120,8 +114,8 @@ def test_nothing_outlives_a_start_that_is_cut_short(
         eventually(partial(moment, loop), within_seconds=60, loop=loop)
         assert loop.stop(number) == []
         assert "Traceback" not in loop.said()
-    base = tiny_base(tmp_path / "state")
-    assert not base.exists() or (base / "model.safetensors").exists()
+    # A base that was exported halfway would pass for a whole one.
+    assert all(path.stat().st_size > 2_000_000 for path in (tmp_path / "state" / "base").glob("*.gguf"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.long)])

@@ -22,7 +22,7 @@ import psutil
 from ruminate.accumulator.making.dataset import load_manifest
 from ruminate.command.connection import open_bus
 from ruminate.command.demo.lesson import Question, examination, fact_exchanges, interaction
-from ruminate.command.demo.run import TARGET, TINY_SETTINGS
+from ruminate.command.demo.run import SMALL_SETTINGS, TARGET
 from ruminate.schemas.batch import DatasetRevised, TrainingBatchSealed, as_it_is
 from ruminate.schemas.flow import (
     ADAPTER_TRAINED,
@@ -51,12 +51,15 @@ P = TypeVar("P", bound=Payload)
 CHILD = "the trainer's child"
 PHASES = get_args(JobPhase)
 ROWS_A_BATCH, EPOCHS, STEPS = 64, 12, 48
-SMALL = TINY_SETTINGS | {
+SMALL = SMALL_SETTINGS | {
     "RUMINATE_SEAL_AT_ROWS": str(ROWS_A_BATCH),
     "RUMINATE_SEAL_AFTER_SECONDS": "3600",
     "RUMINATE_TRAINING_EPOCHS": str(EPOCHS),
     "RUMINATE_CHECKPOINT_STEPS": "5",
     "RUMINATE_EQUALITY_PROBES": "8",
+    # What is proven here is delivery; what a version is worth is proven elsewhere.
+    "RUMINATE_HOLDOUT_RATIO": "0",
+    "RUMINATE_PROOF": "off",
     "RUMINATE_ERASURE_SETTLE_SECONDS": "1",
 }
 # A few more than a batch holds: a batch never takes exactly what one agent has sent, and some of it may be forgotten first.

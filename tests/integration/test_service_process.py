@@ -48,6 +48,7 @@ def _service(body: str, **environment: str) -> subprocess.CompletedProcess[str]:
         ("return", 0),
         ("raise RuntimeError('broken')", 70),
         ("raise TooManyDeadLetters('all of them')", 78),
+        ("async with asyncio.TaskGroup(): raise TooManyDeadLetters('beside other tasks')", 78),
         ("raise OffsetLost('gone')", 78),
     ],
 )
@@ -88,7 +89,7 @@ def test_the_operations_port_says_alive_ready_and_counts() -> None:
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
         ):
             waiting = await client.get("/readyz")
-            assert (waiting.status_code, waiting.json()) == (503, {"ready": False, "reasons": ["node a is away"]})
+            assert (waiting.status_code, waiting.json()) == (503, {"ready": False, "reasons": ["node a is away"], "notes": []})
             assert (await client.get("/livez")).status_code == 200
             reasons.clear()
             turned_at -= STUCK_AFTER_SECONDS

@@ -16,11 +16,13 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from ruminate.schemas.payload import ArtifactReference
-from ruminate.trainer.decide import STAGES, Encoding, Hyperparameters, JobPlan
+from ruminate.trainer.backends.on_transformers import OnTransformers
+from ruminate.trainer.base import require_room
+from ruminate.trainer.bases.tiny import make_tiny_base
+from ruminate.trainer.decide import Encoding, Hyperparameters, JobPlan, Proof
 from ruminate.trainer.job import JobBusy, begin, finished, locked, run_job
 from ruminate.trainer.outcome import ADAPTER_FOLDER, DATASET_FOLDER, PLAN_FILE, JobFailed, JobResult, Progress, Report
-from ruminate.trainer.recipe import require_room, run
-from ruminate.trainer.tiny import make_tiny_base
+from ruminate.trainer.recipe import run
 
 LANDS = ("Zarvex", "Mibolt", "Quenor", "Talpix", "Orvane", "Kestrum", "Dulwin", "Pharix")
 CITIES = ("Amber Bay", "North Ridge", "Copper Hill", "Silver Lake", "Red Harbor", "Green Valley", "Stone Gate", "Blue Fjord")
@@ -66,7 +68,7 @@ def prepare(
     folder: Path,
     base: Path | str,
     *,
-    steps: int = 12,
+    epochs: float = 1.5,  # of 64 rows, 8 a step: 12 steps
     checkpoint_steps: int = 4,
     encodings: tuple[Encoding, ...] = ("f16",),
     probes: int = 0,
@@ -81,12 +83,12 @@ def prepare(
         version="v1",
         parent_version=None,
         parent_adapter=None,
+        from_base=True,
         base_model=str(base),
         dataset=ARTIFACT,
         rows=64,
-        stages=STAGES,
-        hyperparameters=Hyperparameters(learning_rate=2e-3, batch_rows=8, micro_batch_rows=8),
-        steps=steps,
+        hyperparameters=Hyperparameters(learning_rate=2e-3, batch_rows=8, micro_batch_rows=8, epochs=epochs),
+        proof=Proof(enforcement="off"),
         checkpoint_steps=checkpoint_steps,
         merged_dtype="float32",
         encodings=encodings,
@@ -128,7 +130,7 @@ def undisturbed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 
 
 def test_a_job_learns_exports_every_encoding_and_proves_each(base: Path, tmp_path: Path) -> None:
-    folder = prepare(tmp_path / "job", base, steps=50, checkpoint_steps=100, encodings=("f32", "f16", "bf16", "q8_0"), probes=64)
+    folder = prepare(tmp_path / "job", base, epochs=5.88, checkpoint_steps=100, encodings=("f32", "f16", "bf16", "q8_0"), probes=64)
     revived = "".join(json.dumps(row) + "\n" for row in rows()[-4:])
     (folder / DATASET_FOLDER / "replay.jsonl").write_text(revived, encoding="utf-8")
     seen: list[Progress] = []
@@ -150,9 +152,9 @@ def test_a_job_learns_exports_every_encoding_and_proves_each(base: Path, tmp_pat
         ("q8_0", "teacher-forced", 64, 64),
     ]
     assert result.equality[-1].margin_bound is not None
-    assert list(dict.fromkeys(progress.phase for progress in seen)) == ["preparing", "training", "merging", "exporting", "checking"]
+    assert list(dict.fromkeys(progress.phase for progress in seen)) == ["preparing", "training", "exporting", "checking"]
     steps = [progress for progress in seen if progress.loss is not None]
-    assert [progress.step for progress in steps] == list(range(1, 51))
+    assert [progress.step for progress in steps] == list(range(1, 51))  # 64 rows and 4 rehearsed, nearly six times over
     assert steps[-1].eta_seconds == 0
     assert steps[0].loss is not None
     assert steps[-1].loss is not None
@@ -191,7 +193,7 @@ def test_a_child_that_is_killed_after_its_last_step_trains_no_step_more(
 
     async def kill_once(progress: Progress) -> None:
         steps.append(progress.step)
-        if progress.phase == "merging" and not killed:
+        if progress.phase == "exporting" and not killed:
             (child,) = children_of(folder)
             os.kill(child.pid, signal.SIGKILL)
             killed.append(child.pid)
@@ -206,7 +208,7 @@ def test_a_child_that_is_killed_after_its_last_step_trains_no_step_more(
 
 
 def test_a_cancelled_job_leaves_no_process(base: Path, tmp_path: Path) -> None:
-    folder = prepare(tmp_path / "job", base, steps=10_000)
+    folder = prepare(tmp_path / "job", base, epochs=100.0)
 
     async def cancel_in_the_middle() -> list[psutil.Process]:
         training = asyncio.Event()
@@ -229,7 +231,7 @@ def test_a_cancelled_job_leaves_no_process(base: Path, tmp_path: Path) -> None:
 
 
 def test_a_killed_service_leaves_no_process(base: Path, tmp_path: Path) -> None:
-    folder = prepare(tmp_path / "job", base, steps=10_000)
+    folder = prepare(tmp_path / "job", base, epochs=100.0)
     script = (
         "import asyncio, sys; from pathlib import Path\n"
         "from ruminate.trainer.job import locked, run_job\n"
@@ -273,12 +275,12 @@ def test_a_folder_has_one_worker_at_a_time(tmp_path: Path) -> None:
 
 
 def test_another_plan_starts_afresh_and_the_same_plan_goes_on(base: Path, tmp_path: Path) -> None:
-    folder = prepare(tmp_path / "job", base, steps=12)
+    folder = prepare(tmp_path / "job", base)
     checkpoint = folder / "checkpoints" / "checkpoint-4"
     checkpoint.mkdir(parents=True)
-    prepare(folder, base, steps=12)
+    prepare(folder, base, epochs=1.5)
     assert checkpoint.exists()
-    prepare(folder, base, steps=13)
+    prepare(folder, base, epochs=2.0)
     assert not checkpoint.exists()
 
 
@@ -286,7 +288,7 @@ def failure_of(folder: Path) -> tuple[str, str, str]:
     """Phase, reason and explanation with which the recipe gives up."""
     reports: list[Report] = []
     with pytest.raises(JobFailed) as caught:
-        run(folder, reports.append)
+        run(folder, reports.append, OnTransformers("lora"))
     assert not (folder / "result.json").exists()
     failure = caught.value.failure
     return failure.phase, failure.reason, failure.explanation
@@ -334,6 +336,6 @@ def test_a_disk_without_room_is_noticed_before_training(base: Path, tmp_path: Pa
     folder = prepare(tmp_path / "job", base)
     plan = JobPlan.model_validate_json((folder / PLAN_FILE).read_bytes())
     require_room(folder, plan, weights=1000)
-    with pytest.raises(JobFailed, match=r"no_room while preparing: .* need about 6000000000000000") as caught:
+    with pytest.raises(JobFailed, match=r"no_room while preparing: .* needs about 2000000000000000") as caught:
         require_room(folder, plan, weights=10**15)
-    assert caught.value.failure.evidence["needed_bytes"] == 6 * 10**15
+    assert caught.value.failure.evidence["needed_bytes"] == 2 * 10**15

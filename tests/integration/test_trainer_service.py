@@ -7,7 +7,6 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,9 +20,13 @@ from ruminate.schemas.topic import Topic
 from ruminate.schemas.training import AdapterTrained
 from ruminate.shared.memory import MemoryBroker, MemoryBus
 from ruminate.shared.store import Store, open_store
+from ruminate.trainer.attend import attend
+from ruminate.trainer.bases.tiny import make_tiny_base
 from ruminate.trainer.settings import TrainerSettings
-from ruminate.trainer.tiny import make_tiny_base
-from ruminate.trainer.train import forget_all_texts, job_folder, train_one
+from ruminate.trainer.train import Trainer, forget_all_texts, job_folder
+from ruminate.trainer.turns import Turns, devices_for
+from ruminate.trainer.waiting import Waits
+from ruminate.trainer.words import Words
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 PATIENCE_SECONDS = 120.0
@@ -63,6 +66,7 @@ def settings(base: Path, tmp_path: Path) -> TrainerSettings:
         export_encodings=("f16",),
         equality_probes=4,
         crash_restarts=0,
+        proof="off",
     )
 
 
@@ -140,9 +144,9 @@ async def until(condition: Callable[[], bool]) -> None:
 async def trainer(broker: MemoryBroker, store: Store, settings: TrainerSettings) -> AsyncIterator[MemoryBus]:
     """The trainer at work, and the bus to speak to it."""
     async with MemoryBus(broker, settings, reader="trainer") as bus:
-        serving = asyncio.create_task(
-            bus.serve(TRAINING_BATCH_SEALED, partial(train_one, bus=bus, store=store, settings=settings), concurrency=1)
-        )
+        turns = Turns(devices_for(settings.training_at_once, None))
+        parts = Trainer(bus=bus, store=store, settings=settings, turns=turns, words=Words(), waits=Waits(bus))
+        serving = asyncio.create_task(attend(parts))
         try:
             yield bus
         finally:

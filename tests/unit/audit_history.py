@@ -52,13 +52,14 @@ from ruminate.schemas.flow import (
     MODEL_ROLLED_BACK,
     REASONING_ASSESSED,
     TRAINING_BATCH_SEALED,
+    TRAINING_DIRECTED,
     TRAINING_FAILED,
 )
 from ruminate.schemas.interaction import InteractionCompleted, InteractionRecorded, Message, Response, Thinking
 from ruminate.schemas.model import ModelRegistered, ModelRolledBack
 from ruminate.schemas.payload import ArtifactReference, Payload
 from ruminate.schemas.topic import Topic
-from ruminate.schemas.training import AdapterTrained, GgufFile, TrainingFailed
+from ruminate.schemas.training import AdapterTrained, GgufFile, TrainingDirected, TrainingFailed
 from ruminate.shared.bus import Delivery, Unavailable, Unprocessable
 from ruminate.shared.dead_letters import DeadLetter, origin_of
 from ruminate.shared.decoding import decode
@@ -423,6 +424,7 @@ class History:
                 registered=tuple(each.payload for each in self.told(MODEL_REGISTERED)),
                 rolled_back=tuple(each.payload for each in self.told(MODEL_ROLLED_BACK)),
                 revised=tuple(each.payload for each in self.told(DATASET_REVISED)),
+                directed=tuple(each.payload for each in self.told(TRAINING_DIRECTED)),
             )
             plan = decide(as_it_is(delivery.payload, history.revised), delivery.position.offset, history, TRAINER_POLICY)
             if isinstance(plan, Wait):
@@ -452,7 +454,7 @@ class History:
             adapter=adapter,
             gguf=(GgufFile(encoding="f16", holds="model", file=file),),
             dataset=plan.dataset,
-            stages=plan.stages,
+            stages=("thinking_fusion",),
             settings={},
             metrics={},
             duration_seconds=seconds,
@@ -469,6 +471,30 @@ class History:
                 delivery.tell(TRAINING_FAILED, failure(delivery.payload, reason))
 
         self.serve(TRAINING_BATCH_SEALED, "trainer", handle)
+
+    def retry(self, batch_id: str, *, attempt: int = 1, said: bool = True) -> None:
+        """The attempt has failed; an operator has it tried again, and it gives a version."""
+        if said:
+            word = TrainingDirected(
+                target_model=TARGET,
+                direction="retry",
+                batch_id=batch_id,
+                attempt=attempt,
+                directed_by="ada",
+                directed_at=moment(self.now_ms),
+            )
+            self.publish(TRAINING_DIRECTED, word, source="/ruminate/command", event_id=f"retry-{batch_id}-{attempt}")
+        batch = next(each for each in self.told(TRAINING_BATCH_SEALED) if each.payload.batch_id == batch_id)
+        history = TrainerHistory(
+            sealed=tuple((each.position.offset, each.payload) for each in self.told(TRAINING_BATCH_SEALED)),
+            registered=tuple(each.payload for each in self.told(MODEL_REGISTERED)),
+        )
+        plan = decide(batch.payload, batch.position.offset, history, TRAINER_POLICY)
+        assert isinstance(plan, JobPlan)
+        trained = self.adapter(plan).model_copy(update={"attempt": attempt + 1})
+        batch.source = "/ruminate/trainer"
+        batch.tell(ADAPTER_TRAINED, trained, ordinal=attempt)
+        self.append(to_record(batch.told[0]))
 
     def deploy(self, *, refuse: bool = False) -> None:
         def handle(delivery: Delivery[AdapterTrained]) -> None:

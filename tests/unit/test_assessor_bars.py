@@ -12,12 +12,12 @@ from functools import cache
 import pytest
 
 from ruminate.assessor.finding.findings import find
-from ruminate.assessor.finding.marks import final_number
 from ruminate.assessor.judging.decide import assess, knowledge_of, untaught, weigh
 from ruminate.assessor.judging.knowledge import Agreement, Knowledge
 from ruminate.assessor.judging.signals import Signals
 from ruminate.assessor.learning.teacher import Lesson, Teacher, reliability
 from ruminate.assessor.policy import Policy
+from ruminate.grading.finding.marks import final_number
 from tests.planted_faults import KINDS, Solution, plant
 from tests.solutions import Solved, area_under_curve, interaction, solutions
 

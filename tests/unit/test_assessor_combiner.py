@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ruminate.assessor.checking.answers import Comparison
 from ruminate.assessor.finding.findings import find
 from ruminate.assessor.judging.combiner import BEFORE, MOST_OPINION, UNTAUGHT, Combiner, Snapshot
 from ruminate.assessor.judging.decide import untaught, weigh
@@ -25,6 +24,7 @@ from ruminate.assessor.learning.teacher import (
     unpacked,
 )
 from ruminate.assessor.policy import Policy, Weights
+from ruminate.grading.checking.answers import Comparison
 from ruminate.schemas.assessment import Verdict
 from tests.solutions import interaction
 

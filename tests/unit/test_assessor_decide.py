@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ruminate.assessor.finding.reading import numbers, repeats_itself
+from ruminate.assessor.finding.reading import repeats_itself
 from ruminate.assessor.judging.decide import assess
 from ruminate.assessor.policy import Policy, Weights
+from ruminate.grading.finding.wording import numbers
 from ruminate.schemas.assessment import Score, Verdict
 from ruminate.schemas.interaction import ContextFacts, InteractionRecorded, Message, Response, Thinking, ToolCall, Usage
 

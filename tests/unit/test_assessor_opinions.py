@@ -8,12 +8,12 @@ from uuid import UUID, uuid5
 import pytest
 
 from ruminate.assessor.asking.opinions import Asked, Given, asked_of, counted, given_of, has_said_enough, is_chosen, wording_of
-from ruminate.assessor.checking.answers import Comparison
 from ruminate.assessor.finding.findings import find
 from ruminate.assessor.judging.decide import assess, knowledge_of
 from ruminate.assessor.judging.knowledge import Agreement, Knowledge
 from ruminate.assessor.policy import Policy
 from ruminate.assessor.settings import AssessorSettings
+from ruminate.grading.checking.answers import Comparison
 from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.interaction import AnswerCheck, ImageReference, InteractionRecorded, Message
 from tests.solutions import interaction

@@ -20,7 +20,6 @@ from ruminate.assessor.asking.rubric import (
     scores_of,
     work_of,
 )
-from ruminate.assessor.checking.answers import Comparison
 from ruminate.assessor.finding.findings import find
 from ruminate.assessor.judging.combiner import MOST_OPINION
 from ruminate.assessor.judging.decide import assess, knowledge_of, untaught, weigh
@@ -29,6 +28,7 @@ from ruminate.assessor.judging.signals import NAMES
 from ruminate.assessor.learning.teacher import lesson_of
 from ruminate.assessor.policy import Policy
 from ruminate.assessor.settings import AssessorSettings
+from ruminate.grading.checking.answers import Comparison
 from ruminate.schemas.evidence import EvidenceRecorded
 from tests.solutions import interaction
 

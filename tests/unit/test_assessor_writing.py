@@ -16,7 +16,6 @@ from ruminate.assessor.asking.writing import (
     write_messages,
     written_of,
 )
-from ruminate.assessor.checking.checks import checked_by, unchecked
 from ruminate.assessor.evidence.casebook import MOST_EVIDENCE
 from ruminate.assessor.finding.findings import find
 from ruminate.assessor.judging.decide import knowledge_of, untaught, weigh
@@ -24,6 +23,7 @@ from ruminate.assessor.learning.teacher import lesson_of
 from ruminate.assessor.policy import Policy
 from ruminate.assessor.reassess import carried
 from ruminate.assessor.settings import AssessorSettings
+from ruminate.grading.checking.checks import checked_by, unchecked
 from ruminate.schemas.evidence import EvidenceKind, EvidenceRecorded
 from ruminate.schemas.interaction import AnswerCheck, InteractionRecorded, Message, Response, ToolCall
 from tests.solutions import interaction

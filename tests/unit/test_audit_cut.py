@@ -23,6 +23,7 @@ from ruminate.schemas.flow import (
     MODEL_ROLLED_BACK,
     REASONING_ASSESSED,
     TRAINING_BATCH_SEALED,
+    TRAINING_DIRECTED,
     TRAINING_FAILED,
 )
 from tests.unit.audit_history import CLUSTER, History
@@ -100,6 +101,8 @@ def test_a_cause_is_cut_after_its_effect_and_what_explains_before_what_is_explai
         (DATASET_REVISED, TRAINING_BATCH_SEALED),
         (DATASET_REVISED, ERASURE_REQUESTED),
         (TRAINING_FAILED, TRAINING_BATCH_SEALED),
+        (TRAINING_FAILED, TRAINING_DIRECTED),
+        (ADAPTER_TRAINED, TRAINING_DIRECTED),
         (MODEL_REGISTERED, ADAPTER_TRAINED),
         (MODEL_ROLLED_BACK, ADAPTER_TRAINED),
     ):

@@ -73,9 +73,9 @@ def last(history: History, topic: Topic[Any]) -> StoredRecord:
     return max(history.records(topic.name), key=lambda record: record.timestamp)
 
 
-def renamed(record: StoredRecord) -> dict[str, Any]:
+def renamed(record: StoredRecord, name: str = STRANGE) -> dict[str, Any]:
     """The record under a strange id."""
-    return {"key": STRANGE.encode(), "headers": with_header(record, ce_id=STRANGE)}
+    return {"key": name.encode(), "headers": with_header(record, ce_id=name)}
 
 
 def of_unknown_cause(record: StoredRecord, cause_source: str) -> dict[str, Any]:
@@ -689,6 +689,42 @@ def a_batch_was_trained_and_failed(history: History) -> None:
 
 
 @plants("two_results")
+def an_attempt_at_a_batch_was_trained_and_failed(history: History) -> None:
+    history.fail()
+    (_, batch) = history.told(TRAINING_BATCH_SEALED)
+    history.retry(batch.payload.batch_id)
+    history.deploy()
+    failed = failure(batch.payload, "crashed").model_copy(update={"attempt": 2})
+    event_id = str(batch.derived_id(TRAINING_FAILED, ordinal=1))
+    history.publish(TRAINING_FAILED, failed, source="/ruminate/trainer", event_id=event_id, cause=batch.envelope.id)
+
+
+@plants("unknown_cause")
+def a_batch_was_tried_again_and_nobody_had_asked_for_it(history: History) -> None:
+    history.fail()
+    (_, batch) = history.told(TRAINING_BATCH_SEALED)
+    history.retry(batch.payload.batch_id, said=False)
+    history.deploy()
+
+
+@plants("unknown_cause")
+def a_batch_was_tried_again_that_had_not_failed(history: History) -> None:
+    (_, batch) = history.told(TRAINING_BATCH_SEALED)
+    history.retry(batch.payload.batch_id)
+    history.deploy()
+    history.committed["trainer", TRAINING_BATCH_SEALED.name][batch.position.partition] = batch.position.offset + 1
+
+
+@plants("id_not_derived")
+def a_second_attempt_has_the_id_of_the_first(history: History) -> None:
+    history.fail()
+    (_, batch) = history.told(TRAINING_BATCH_SEALED)
+    history.retry(batch.payload.batch_id)
+    record = last(history, ADAPTER_TRAINED)
+    history.change(record, **renamed(record, str(batch.derived_id(ADAPTER_TRAINED))))
+
+
+@plants("two_results")
 def a_version_was_refused_and_registered(history: History) -> None:
     (version,) = history.told(ADAPTER_TRAINED)
     event_id = str(version.derived_id(MODEL_ROLLED_BACK))
@@ -732,6 +768,17 @@ def a_refusal_is_of_another_version_than_it_follows_from(history: History) -> No
     history.committed["deployer", ADAPTER_TRAINED.name].clear()
     record = last(history, MODEL_ROLLED_BACK)
     history.change(record, value=with_fields(record, version="v9"))
+
+
+def test_a_batch_that_failed_and_became_a_version_at_its_next_attempt_is_in_order(tmp_path: Path) -> None:
+    history = sound(tmp_path)
+    history.fail()
+    (_, batch) = history.told(TRAINING_BATCH_SEALED)
+    history.retry(batch.payload.batch_id)
+    history.deploy()
+    report = history.audit()
+    assert report.clean, report.faults
+    assert [each.payload.version for each in history.told(MODEL_REGISTERED)] == ["v1", "v2"]
 
 
 @pytest.mark.parametrize(("kinds", "damage"), PLANTED, ids=[damage.__name__ for _, damage in PLANTED])

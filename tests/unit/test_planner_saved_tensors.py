@@ -25,7 +25,7 @@ from ruminate.planner.activations import saved_by_layer
 from ruminate.planner.catalogue import APRIL
 from ruminate.planner.shape import Shape, adapter_parameters
 from ruminate.planner.training import TrainingSetup, training_memory
-from ruminate.trainer.recipe import TARGET_MODULES
+from ruminate.trainer.backends import TARGET_MODULES
 from tests.unit.test_planner_shapes import SMALL_EXPERTS, config_of
 
 DENSE = replace(SMALL_EXPERTS, experts=0, active_experts=0, expert_intermediate=0)

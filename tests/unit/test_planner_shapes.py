@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
 from ruminate.planner.catalogue import APRIL, JULY, MODELS, Model
 from ruminate.planner.folder import NotAModel, read_folder
 from ruminate.planner.shape import AdapterOn, Shape, adapter_parameters
-from ruminate.trainer.recipe import TARGET_MODULES
+from ruminate.trainer.backends import TARGET_MODULES
 
 COUNTS = {
     "qwen3:0.6b": 596_049_920,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import ValidationError
 
-from ruminate.schemas.batch import TrainingBatchSealed
+from ruminate.schemas.batch import DatasetRevised, TrainingBatchSealed
 from ruminate.schemas.model import ModelRegistered, ModelRolledBack
 from ruminate.schemas.payload import ArtifactReference
 from ruminate.schemas.training import AdapterTrained, TrainingFailed
@@ -128,15 +128,7 @@ def test_the_first_batch_is_trained_from_the_base() -> None:
     plan = decide(batch, 0, History(sealed=log_of(batch)), POLICY)
     assert isinstance(plan, JobPlan)
     assert (plan.version, plan.parent_version, plan.parent_adapter, plan.base_model) == ("v1", None, None, "/bases/tiny")
-    # 100 rows three times over make 18.75 batches of 16.
-    assert plan.steps == 19
-
-
-def test_what_is_rehearsed_takes_steps_like_what_is_new() -> None:
-    batch = sealed(1, rows=60).model_copy(update={"replay_rows": 40})
-    plan = decide(batch, 0, History(sealed=log_of(batch)), POLICY)
-    assert isinstance(plan, JobPlan)
-    assert plan.steps == 19
+    assert (plan.hyperparameters, plan.stages, plan.proof) == (POLICY.hyperparameters, POLICY.stages, POLICY.proof)
 
 
 def test_a_plan_survives_its_file() -> None:
@@ -247,3 +239,83 @@ def test_a_batch_without_rows_is_refused() -> None:
 def test_micro_batches_have_to_fill_a_batch() -> None:
     with pytest.raises(ValidationError, match="multiple"):
         Hyperparameters(batch_rows=16, micro_batch_rows=5)
+
+
+def chain_of(length: int, *, every: int, from_base: tuple[int, ...] = (1,), base: str | None = "b" * 64) -> JobPlan:
+    """What becomes of the batch after so many versions that all serve, those of `from_base` trained from the base."""
+    batches = [sealed(number) for number in range(1, length + 2)]
+    versions = [
+        trained(batch).model_copy(
+            update={
+                "base_sha256": base,
+                "parent_version": f"v{batch.number - 1}" if batch.number > 1 else None,
+                "continued_from": None if base is None or batch.number in from_base else f"v{batch.number - 1}",
+            }
+        )
+        for batch in batches[:-1]
+    ]
+    history = History(
+        sealed=log_of(*batches), trained=tuple(versions), registered=tuple(registered(number) for number in range(1, length + 1))
+    )
+    plan = decide(batches[-1], length, history, replace(POLICY, retrain_every_versions=every))
+    assert isinstance(plan, JobPlan)
+    return plan
+
+
+def test_every_so_many_versions_one_is_trained_anew_on_all_that_earlier_batches_taught() -> None:
+    assert not chain_of(2, every=3).from_base
+    anew = chain_of(3, every=3)
+    assert anew.from_base
+    assert (anew.parent_version, len(anew.earlier_datasets)) == ("v3", 3)
+    assert anew.parent_adapter is not None  # it has to beat its parent, whatever it begins with
+    assert not chain_of(4, every=3, from_base=(1, 4)).from_base
+    assert chain_of(6, every=3, from_base=(1, 4)).from_base
+    assert not chain_of(6, every=0).from_base
+
+
+def test_versions_of_earlier_releases_count_as_going_on_from_their_parents() -> None:
+    assert chain_of(3, every=3, base=None).from_base
+    assert not chain_of(3, every=4, base=None).from_base
+
+
+def test_the_first_version_is_trained_from_the_base_and_rehearses_nothing_earlier() -> None:
+    plan = decide(sealed(1), 0, History(sealed=log_of(sealed(1))), replace(POLICY, retrain_every_versions=1))
+    assert isinstance(plan, JobPlan)
+    assert plan.from_base
+    assert plan.earlier_datasets == ()
+
+
+def test_a_batch_without_rows_and_an_earlier_dataset_that_was_revised_are_as_they_are_by_now() -> None:
+    batches = [sealed(1), sealed(2, rows=0), sealed(3)]
+    revised = DatasetRevised(
+        batch_id="tiny-1",
+        target_model="tiny",
+        number=1,
+        revision=1,
+        replaces=ARTIFACT,
+        dataset=ARTIFACT.model_copy(update={"sha256": "e" * 64}),
+        revised_at=NOW,
+        erasure_ids=("e-1",),
+        erased_interactions=1,
+        rows=99,
+        reasoning_rows=99,
+        direct_rows=0,
+    )
+    first = trained(batches[0]).model_copy(update={"base_sha256": "b" * 64})
+    history = History(sealed=log_of(*batches), trained=(first,), registered=(registered(1),), revised=(revised,))
+    plan = decide(batches[2], 2, history, replace(POLICY, retrain_every_versions=1))
+    assert isinstance(plan, JobPlan)
+    assert [dataset.sha256 for dataset in plan.earlier_datasets] == ["e" * 64]
+
+
+def test_a_target_is_pinned_to_the_base_of_its_parent() -> None:
+    assert chain_of(1, every=0).base_sha256 == "b" * 64
+    assert chain_of(1, every=0, base=None).base_sha256 is None
+
+
+def test_a_version_that_served_and_was_rolled_back_is_nobodys_parent() -> None:
+    batches = [sealed(number) for number in (1, 2, 3)]
+    history = History(sealed=log_of(*batches), registered=(registered(1), registered(2)), rolled_back=(rolled_back(2),))
+    plan = decide(batches[2], 2, history, POLICY)
+    assert isinstance(plan, JobPlan)
+    assert plan.parent_version == "v1"

@@ -13,6 +13,7 @@ import pytest
 from ruminate.accumulator.making.anchors import read_anchors
 from ruminate.accumulator.making.make import Sets
 from ruminate.command.why.backward import batch_node, version_tree
+from ruminate.command.why.became import taught
 from ruminate.command.why.facts import (
     Chain,
     Heard,
@@ -34,6 +35,7 @@ from ruminate.schemas.flow import (
     MODEL_REGISTERED,
     MODEL_ROLLED_BACK,
     TRAINING_BATCH_SEALED,
+    TRAINING_FAILED,
 )
 from ruminate.schemas.payload import Payload
 from ruminate.schemas.topic import Topic
@@ -190,3 +192,17 @@ def test_an_anchor_has_no_interaction_and_says_of_which_file_it_is(tmp_path: Pat
     assert [child.kind for child in node.children] == ["place", "trained"]
     (counted,) = [child for child in batch_node(chain(), batch, made.manifest).children if child.kind == "rehearsed"]
     assert counted.says == "rehearsed: 0 rows of earlier batches, 1 anchors (manners 1)"
+
+
+def test_of_a_batch_that_was_tried_again_the_last_attempt_counts() -> None:
+    failure = heard(TRAINING_FAILED, 1, batch_id="b-1", reason="crashed")
+    later = heard(TRAINING_FAILED, 2, batch_id="b-1", reason="no_room", attempt=2)
+    batch = heard(TRAINING_BATCH_SEALED, 1, batch_id="b-1", number=1).payload
+
+    def becomes(*, training: Any = (), failures: Any = ()) -> Node:
+        facts = chain_of("default", "qwen3:8b", batches=(batch,), trained=training, failed=failures, registered=(), rolled_back=())
+        return taught(facts, batch)
+
+    assert becomes(failures=(failure, later, failure)).facts["reason"] == "no_room"
+    made = becomes(failures=(failure, later), training=(trained(1, attempt=3),))
+    assert ", at attempt 3 " in made.says

@@ -21,7 +21,7 @@ from ruminate.schemas.metrics import PipelineMetrics
 from ruminate.schemas.model import ModelMarked, ModelRegistered, ModelRolledBack, NodeStatus
 from ruminate.schemas.scoring import LessonNoted, ScorerTaught
 from ruminate.schemas.topic import MEBIBYTE, SideTopic, Topic
-from ruminate.schemas.training import AdapterTrained, TrainingFailed, TrainingProgressed
+from ruminate.schemas.training import AdapterTrained, TrainingDirected, TrainingFailed, TrainingProgressed
 
 _WEEK = timedelta(days=7)
 
@@ -159,6 +159,18 @@ DATASET_REVISED: Final = Topic(
     cleanup="keep",
     written_by=("accumulator",),
     read_by=("accumulator", "trainer", "deployer", "operators"),
+)
+
+TRAINING_DIRECTED: Final = Topic(
+    name="training-directed-v1",
+    says="An operator has said what is to be trained, and what is not.",
+    carries=TrainingDirected,
+    record_key="event_id",
+    # As the batches are, so that what is said of a target has one order.
+    partitioned_by=("tenant", "target_model"),
+    cleanup="keep",
+    written_by=("operators",),
+    read_by=("trainer", "operators"),
 )
 
 TRAINING_PROGRESSED: Final = Topic(
@@ -299,6 +311,7 @@ FLOW: Final[tuple[Topic[Any], ...]] = (
     BATCH_REQUESTED,
     TRAINING_BATCH_SEALED,
     DATASET_REVISED,
+    TRAINING_DIRECTED,
     TRAINING_PROGRESSED,
     ADAPTER_TRAINED,
     TRAINING_FAILED,

@@ -2,14 +2,64 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ruminate.schemas.payload import ArtifactReference, Count, FiniteJson, Name, Part, Payload, Seconds, Target, Text, Timestamp
+from ruminate.schemas.payload import (
+    ArtifactReference,
+    Count,
+    FiniteJson,
+    Name,
+    Part,
+    Payload,
+    Seconds,
+    Sha256,
+    Target,
+    Text,
+    Timestamp,
+)
 
 Stage = Literal["cold_start", "reasoning_rl", "thinking_fusion", "general_rl"]
-JobPhase = Literal["waiting", "preparing", "training", "merging", "exporting", "checking"]
+JobPhase = Literal["waiting", "preparing", "measuring", "training", "merging", "exporting", "checking"]
+Direction = Literal["cancel", "retry", "approve", "pause", "resume", "prioritise"]
+
+Attempt = Annotated[int, Field(ge=1, le=10_000)]
+"""Which try of a batch: the first is 1, and each retry of a failure is one more."""
+
+
+class TrainingDirected(Payload):
+    """An operator's word about what is trained. It counts from where it stands in the log, and for what it names alone.
+
+    cancel       the named attempt of a batch ends without a version; what runs of it is stopped
+    retry        a batch is tried once more: a word that names the attempt that failed; the first one counts
+    approve      a batch may be trained whose target waits for that
+    pause        nothing of the target starts; what runs goes on to its end
+    resume       it does again
+    prioritise   what waits of a batch, or of the whole target, goes before what has a lower priority
+    """
+
+    target_model: Target
+    direction: Direction
+    batch_id: Name | None = Field(default=None, description="Null for pause and resume, and where a whole target is prioritised.")
+    attempt: Attempt | None = Field(
+        default=None, description="Of the batch, for cancel and retry: the one to be ended, or the one whose failure is answered."
+    )
+    priority: int = Field(default=0, ge=-1000, le=1000, description="Higher ones first; what nobody speaks of has 0.")
+    directed_by: Name
+    directed_at: Timestamp
+    reason: Text = ""
+
+    @model_validator(mode="after")
+    def _names_what_it_is_about(self) -> TrainingDirected:
+        of_a_batch = self.direction in ("cancel", "retry", "approve")
+        if of_a_batch and self.batch_id is None:
+            raise ValueError(f"{self.direction} is of a batch; batch_id names it")
+        if self.direction in ("pause", "resume") and self.batch_id is not None:
+            raise ValueError(f"{self.direction} is of a target; batch_id must be null")
+        if (self.attempt is not None) != (self.direction in ("cancel", "retry")):
+            raise ValueError("cancel and retry name an attempt, and nothing else does")
+        return self
 
 
 class TrainingProgressed(Payload):
@@ -24,6 +74,12 @@ class TrainingProgressed(Payload):
     loss: float | None = None
     eta_seconds: Seconds | None = None
     tokens_per_second: Seconds | None = None
+    reward: float | None = Field(default=None, description="Mean reward of the step, where the model practises.")
+    memory_bytes: Count | None = Field(
+        default=None, description="Most memory so far: of the device, or of the process where the CPU is the device."
+    )
+    attempt: Attempt = 1
+    waits_for: Text | None = Field(default=None, description="What a job that does not run waits for, and what to do about it.")
     at: Timestamp
 
 
@@ -36,6 +92,17 @@ class TokenEquality(Part):
     equal: Count
     margin_bound: float | None = Field(
         default=None, description="Teacher-forced: positions with a smaller logit margin do not count."
+    )
+    mean_divergence_nats: float | None = Field(
+        default=None,
+        ge=0,
+        description=(
+            "Teacher-forced: Kullback-Leibler divergence of llama.cpp's distribution from transformers', a mean over the "
+            "positions. llama.cpp's most likely tokens count one by one, all others as one."
+        ),
+    )
+    compared_mass_ratio: float | None = Field(
+        default=None, ge=0, le=1, description="Share of transformers' distribution that was compared token by token, as a mean."
     )
 
 
@@ -52,11 +119,22 @@ class AdapterTrained(Payload):
 
     job_id: Name
     batch_id: Name
+    attempt: Attempt = Field(
+        default=1, description="Which try of the batch it is: 1, and one more after each failure that is retried."
+    )
     target_model: Target
     version: Name
     number: Count
     parent_version: Name | None = None
+    continued_from: Name | None = Field(
+        default=None,
+        description="The version whose adapter it goes on from; null where it was trained from the base, and in records of earlier "
+        "releases, which went on from their parent.",
+    )
     base_model: Name = Field(description="Hub name or folder of the base.")
+    base_sha256: Sha256 | None = Field(
+        default=None, description="Digest of the base's weights, shape and vocabulary; a target stays on the one it began with."
+    )
     adapter: ArtifactReference = Field(description="Manifest of the PEFT adapter's folder.")
     gguf: tuple[GgufFile, ...]
     dataset: ArtifactReference
@@ -70,14 +148,17 @@ class AdapterTrained(Payload):
 
 
 class TrainingFailed(Payload):
-    """A batch gave no version, and why. Nothing is served from it."""
+    """A batch gave no version, and why. Nothing is served from it. A result of a later attempt takes its place."""
 
     job_id: Name
     batch_id: Name
+    attempt: Attempt = Field(
+        default=1, description="Which try of the batch it is: 1, and one more after each failure that is retried."
+    )
     target_model: Target
     phase: JobPhase
     reason: Name = Field(
-        description="A constant word: `bad_dataset`, `no_rows`, `base_missing`, `no_room`, `not_equal`, `crashed`, …"
+        description="A constant word: `bad_dataset`, `no_rows`, `base_missing`, `no_room`, `not_equal`, `crashed`, `cancelled`, …"
     )
     explanation: Text = Field(description="What happened, which value, what is allowed, what to do.")
     evidence: dict[str, FiniteJson] = Field(default_factory=dict)

@@ -23,8 +23,21 @@ from starlette.types import ASGIApp
 STUCK_AFTER_SECONDS = 30.0
 
 
-def operations_app(*, ready: Callable[[], Collection[str]], turned_at: Callable[[], float]) -> Starlette:
-    """The three routes over a service's readiness (reasons why not) and the moment its poll loop last turned."""
+def nothing_to_note() -> Collection[str]:
+    """Whoever is ready has nothing else to say."""
+    return ()
+
+
+def operations_app(
+    *,
+    ready: Callable[[], Collection[str]],
+    turned_at: Callable[[], float],
+    notes: Callable[[], Collection[str]] = nothing_to_note,
+) -> Starlette:
+    """The three routes over a service's readiness (reasons why not) and the moment its poll loop last turned.
+
+    Notes are what an operator may want to know of a service that is ready, as that it does nothing because he said so.
+    """
 
     async def livez(_: Request) -> Response:
         still_for = time.monotonic() - turned_at()
@@ -33,7 +46,7 @@ def operations_app(*, ready: Callable[[], Collection[str]], turned_at: Callable[
 
     async def readyz(_: Request) -> Response:
         reasons = list(ready())
-        return JSONResponse({"ready": not reasons, "reasons": reasons}, status_code=503 if reasons else 200)
+        return JSONResponse({"ready": not reasons, "reasons": reasons, "notes": list(notes())}, status_code=503 if reasons else 200)
 
     async def metrics(_: Request) -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
@@ -79,11 +92,17 @@ async def serve_http(app: ASGIApp, *, host: str, port: int, name: str, grace_sec
 
 @asynccontextmanager
 async def serve_operations(
-    *, host: str, port: int, ready: Callable[[], Collection[str]], turned_at: Callable[[], float] = time.monotonic
+    *,
+    host: str,
+    port: int,
+    ready: Callable[[], Collection[str]],
+    turned_at: Callable[[], float] = time.monotonic,
+    notes: Callable[[], Collection[str]] = nothing_to_note,
 ) -> AsyncIterator[int]:
     """The operations port, open while the service is.
 
     A service without a poll loop leaves `turned_at` out: that it answers is its turn.
     """
-    async with serve_http(operations_app(ready=ready, turned_at=turned_at), host=host, port=port, name="operations") as bound:
+    app = operations_app(ready=ready, turned_at=turned_at, notes=notes)
+    async with serve_http(app, host=host, port=port, name="operations") as bound:
         yield bound

@@ -45,7 +45,7 @@ def run(service: str, settings_class: type[S], main: Callable[[S], Coroutine[Any
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     try:
-        asyncio.run(main(settings))
+        asyncio.run(out_of_groups(main(settings)))
     except (WrongConnectionSettings, WrongSettings) as error:
         log.error("settings_refused", why=str(error))  # noqa: TRY400 - the sentence says it all
         sys.exit(EXIT_FAULT_IS_OURS)
@@ -58,6 +58,17 @@ def run(service: str, settings_class: type[S], main: Callable[[S], Coroutine[Any
         sys.exit(EXIT_CRASHED)
     log.info("service_stopped")
     sys.exit(0)
+
+
+async def out_of_groups(work: Coroutine[Any, Any, None]) -> None:
+    """Do the work. What ends it within task groups is raised as it is: the first failure, which ended what ran beside it."""
+    try:
+        await work
+    except BaseExceptionGroup as several:
+        cause: BaseException = several
+        while isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        raise cause from None
 
 
 def stop_on_signals(stop: Callable[[], Awaitable[None]]) -> None:

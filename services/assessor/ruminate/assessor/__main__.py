@@ -21,15 +21,16 @@ from functools import partial
 from ruminate.assessor.asking.critic import Critic
 from ruminate.assessor.asking.panel import Panel
 from ruminate.assessor.asking.writer import Writer
-from ruminate.assessor.checking.checker import Checker
-from ruminate.assessor.checking.mathematician import Mathematician
 from ruminate.assessor.evidence.casebook import Casebook
 from ruminate.assessor.evidence.comparing import Comparing
 from ruminate.assessor.handle import Scorer, assess_one
 from ruminate.assessor.learning.classroom import Classroom
 from ruminate.assessor.learning.scorers import Scorers
+from ruminate.assessor.metrics import count_check
 from ruminate.assessor.reassess import erase_evidence, reassess
 from ruminate.assessor.settings import AssessorSettings
+from ruminate.grading.checking.checker import Checker
+from ruminate.grading.checking.mathematician import Mathematician
 from ruminate.schemas.erasure import Erasures
 from ruminate.schemas.flow import ANSWER_NOTED, ERASURE_REQUESTED, EVIDENCE_RECORDED, INTERACTION_RECORDED, LESSON_NOTED
 from ruminate.shared.following import Following
@@ -53,7 +54,8 @@ async def main(settings: AssessorSettings) -> None:
         policy = settings.assessment
         effective_after = timedelta(seconds=settings.scorer_effective_after_seconds)
         scorers = await enter(Scorers(lessons_bus, policy.weights, pins=settings.scorer_pins, effective_after=effective_after))
-        equal, checks = resources.enter_context(Mathematician()), resources.enter_context(Checker(policy))
+        equal = resources.enter_context(Mathematician())
+        checks = resources.enter_context(Checker(policy.code_limits, on_checked=count_check))
         scorer = Scorer(policy, policy.version, scorers.combiner_of, equal, checks, compares=settings.compare_answers)
         critic = await enter(Critic(bus, settings.critic)) if settings.critic is not None else None
         panel = await enter(Panel(bus, settings.panel)) if settings.panel is not None else None

@@ -13,9 +13,6 @@ from typing import Final
 from ruminate.assessor.asking.critic import Critic
 from ruminate.assessor.asking.panel import Panel
 from ruminate.assessor.asking.writer import Writer
-from ruminate.assessor.checking.answers import Comparison
-from ruminate.assessor.checking.checks import Checks, can_be_checked, checked_by, unchecked
-from ruminate.assessor.checking.mathematics import Equal, nobody
 from ruminate.assessor.evidence.agreement import answer_key, asks_again, question_key
 from ruminate.assessor.finding.findings import find
 from ruminate.assessor.judging.combiner import Combiner
@@ -24,6 +21,9 @@ from ruminate.assessor.learning.classroom import noted_of
 from ruminate.assessor.learning.teacher import lesson_of
 from ruminate.assessor.metrics import ASSESSMENT_SECONDS, ERASED, count_verdict
 from ruminate.assessor.policy import Policy
+from ruminate.grading.checking.answers import Comparison
+from ruminate.grading.checking.checks import Checks, can_be_checked, checked_by, unchecked
+from ruminate.grading.checking.mathematics import Equal, nobody
 from ruminate.schemas.envelope import derive_event_id
 from ruminate.schemas.erasure import Erasures, names_of
 from ruminate.schemas.evidence import AnswerNoted, EvidenceRecorded

@@ -8,7 +8,9 @@ from typing import Final
 from prometheus_client import Counter, Gauge, Histogram
 
 from ruminate.assessor.judging.knowledge import Knowledge
+from ruminate.grading.checking.answers import Comparison
 from ruminate.schemas.assessment import Verdict
+from ruminate.schemas.interaction import AnswerCheck
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,11 @@ ERASED: Final = Counter(
     "What was not judged, for it is erased, by kind (interaction, evidence); if evidence grows, tell whoever sends the feedback.",
     ["kind"],
 )
+
+
+def count_check(check: AnswerCheck, comparison: Comparison) -> None:
+    """Count one check that an answer came with, and what it came to."""
+    CHECKS_MADE.labels(check.kind, comparison.result).inc()
 
 
 def count_critique(knowledge: Knowledge) -> None:

@@ -7,6 +7,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ruminate.grading.checking.limits import Limits
+from ruminate.grading.finding.wording import MOST_CHARACTERS
+
 Weight = Annotated[float, Field(ge=0.0, le=10.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -52,7 +55,10 @@ class Policy(BaseModel):
         default=60.0, gt=0, le=86_400, description="Seconds from which an answer to a simple question was waited for too long."
     )
     most_characters: int = Field(
-        default=100_000, ge=1_000, le=10_000_000, description="Characters of each text that are read: of a longer one, both ends."
+        default=MOST_CHARACTERS,
+        ge=1_000,
+        le=10_000_000,
+        description="Characters of each text that are read: of a longer one, both ends.",
     )
     run_code: bool = Field(
         default=False, description="Whether the tests that came with a question are run with the code of its answer, confined."
@@ -69,6 +75,13 @@ class Policy(BaseModel):
     run_code_memory_bytes: int = Field(
         default=512 << 20, ge=64 << 20, le=8 << 30, description="Address space of the tests of one answer."
     )
+
+    @property
+    def code_limits(self) -> Limits | None:
+        """How far the code of answers may go; None where it is not run."""
+        if not self.run_code:
+            return None
+        return Limits(self.run_code_seconds, self.run_code_memory_bytes, without_namespaces=self.run_code_without_namespaces)
 
     @property
     def version(self) -> str:

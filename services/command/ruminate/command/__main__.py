@@ -16,7 +16,7 @@ from ruminate.command import acls, events, topics
 from ruminate.command import doctor as doctor_
 from ruminate.command.assess.verb import assess
 from ruminate.command.audit.verb import audit
-from ruminate.command.base import BaseError, tiny_base
+from ruminate.command.base import BaseError, small_base
 from ruminate.command.connection import open_bus, read_addresses
 from ruminate.command.datasets import verbs as datasets
 from ruminate.command.demo.run import TARGET, run_demo
@@ -28,6 +28,7 @@ from ruminate.command.planning.verb import plan
 from ruminate.command.status import gather_status, print_status
 from ruminate.command.supervisor import PartState, SupervisorError, running_supervisor
 from ruminate.command.terminal import DEFAULT_STATE, AsJson, Kafka, State, complaints, fail, line, refuse, run, write_json
+from ruminate.command.training import verbs as training
 from ruminate.command.up import bring_up, stop_running, target_of
 from ruminate.command.why.verb import why
 from ruminate.schemas.flow import FLOW, topic_named
@@ -57,9 +58,11 @@ app.add_typer(datasets.app, name="datasets")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(erase.app, name="erase")
 app.add_typer(topics.app, name="topics")
+app.add_typer(training.app, name="train")
 app.command("audit")(audit)
 app.command("assess")(assess)
 app.command("import")(import_files)
+app.command("pause")(training.pause)
 app.command("plan")(plan)
 app.command("why")(why)
 console = Console()
@@ -93,7 +96,7 @@ def up(
     node: Annotated[list[str] | None, typer.Option("--node", metavar="URL|ollama", help=NODE_HELP)] = None,
     base: Annotated[
         str,
-        typer.Option("--base", metavar="MODEL", help="Hub name or folder of the base that learns; without it, a tiny stand-in."),
+        typer.Option("--base", metavar="MODEL", help="Hub name or folder of the base that learns; without it, the small one."),
     ] = "",
     target: Annotated[str, typer.Option(help="The Ollama name that agents ask for; follows from --base.")] = "",
     gateway_port: Annotated[int, typer.Option(min=0, max=65535, help="Port on which agents are answered; 0 takes a free one.")] = 0,
@@ -114,7 +117,7 @@ def up(
             state=home,
             kafka=kafka,
             nodes=tuple(node or ()),
-            base=base or str(tiny_base(home)),
+            base=base or str(small_base()),
             target=target or (target_of(base) if base else TARGET),
             gateway_port=gateway_port,
             collector_port=collector_port,
@@ -201,17 +204,41 @@ def tail(
 
 @app.command()
 def resume(
-    service: Annotated[str, typer.Argument(help="One of: " + ", ".join(SERVICE_ORDER))],
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="SERVICE|TARGET", help=f"A service ({', '.join(SERVICE_ORDER)}), else a target that is paused."),
+    ] = None,
+    target: Annotated[str | None, typer.Option("--target", help="A paused target that has the name of a service.")] = None,
+    tenant: training.Tenant = None,
+    reason: training.Reason = "",
+    by: training.By = None,
     state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Start a service again that ended with exit 78, once you have mended the cause."""
+    """Start a service again that ended with exit 78, once you have mended the cause; or train a paused target again.
+
+    The name of a service is a service. The trainer of a target that `ruminate pause` stopped goes on with what waits.
+    """
+    if (name is None) == (target is None):
+        refuse("name one service or paused target:  ruminate resume SERVICE,  ruminate resume TARGET")
+    if target is not None or name not in SERVICE_ORDER:
+        training.resume_target(
+            target or name or "",
+            tenant=tenant,
+            reason=reason,
+            by=by,
+            state=state,
+            kafka=kafka,
+            as_json=as_json,
+            otherwise=f". Services are {', '.join(SERVICE_ORDER)}" if target is None else "",
+        )
+        return
     home = state.resolve()
-    if service not in SERVICE_ORDER:
-        refuse(f"no service is named {service!r}; there are {', '.join(SERVICE_ORDER)}")
     if running_supervisor(home) is None:
         fail(f"nothing runs in {state}. Type:  ruminate up --state {state}")
-    (home / "resume" / service).touch()
-    console.print(f"{service} is started again")
+    (home / "resume" / name).touch()
+    console.print(f"{name} is started again")
 
 
 @app.command()

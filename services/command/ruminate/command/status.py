@@ -17,15 +17,9 @@ from rich.table import Table
 from ruminate.command.connection import Addresses, read_addresses, settings_for
 from ruminate.command.supervisor import running_supervisor
 from ruminate.command.terminal import console, line, printable
-from ruminate.schemas.flow import (
-    ADAPTER_TRAINED,
-    DATASET_REVISED,
-    MODEL_REGISTERED,
-    MODEL_ROLLED_BACK,
-    TRAINING_BATCH_SEALED,
-    TRAINING_FAILED,
-    TRAINING_PROGRESSED,
-)
+from ruminate.command.training.jobs import read_jobs
+from ruminate.command.training.show import in_a_line
+from ruminate.schemas.flow import ADAPTER_TRAINED, DATASET_REVISED, MODEL_REGISTERED, MODEL_ROLLED_BACK
 from ruminate.schemas.marking import Mark, marks_by_chain
 from ruminate.shared.bus import Bus, BusError
 from ruminate.shared.kafka import KafkaBus
@@ -52,7 +46,12 @@ async def gather_status(state: Path) -> dict[str, Any]:
     try:
         async with asyncio.timeout(20), LagProbe(settings) as probe, KafkaBus(settings, reader="command") as bus:
             status["lag"] = [asdict(lag) for lag in await probe.measure()]
-            status["jobs"] = await _jobs(bus)
+            jobs = await read_jobs(bus)
+            status["jobs"] = [job.as_json() | {"says": in_a_line(job)} for job in jobs.jobs]
+            status["paused"] = [
+                {"tenant": tenant, "target": target, "by": word.directed_by, "reason": word.reason}
+                for (tenant, target), word in jobs.paused()
+            ]
             status["versions"] = await _versions(bus)
             status["dead_letters"] = await _dead_letters(bus)
     except (BusError, TimeoutError) as error:
@@ -74,8 +73,8 @@ async def _readiness(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
     try:
         answer = (await client.get(f"{url}/readyz")).json()
     except httpx.HTTPError as error:
-        return {"ready": False, "reasons": [f"does not answer at {url} ({type(error).__name__})"]}
-    return {"ready": bool(answer["ready"]), "reasons": list(answer["reasons"])}
+        return {"ready": False, "reasons": [f"does not answer at {url} ({type(error).__name__})"], "notes": []}
+    return {"ready": bool(answer["ready"]), "reasons": list(answer["reasons"]), "notes": list(answer.get("notes", ()))}
 
 
 async def _node(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
@@ -150,32 +149,6 @@ def _fill(tenant: str, target: str, found: dict[tuple[str, str], float]) -> Fill
         drift_looks=number("drift_looks"),
         drift_p_values={other: p for (name, other), p in found.items() if name == "drift_p_value"},
     )
-
-
-async def _jobs(bus: Bus) -> list[dict[str, Any]]:
-    jobs: dict[str, dict[str, Any]] = {}
-    async for sealed in bus.read(TRAINING_BATCH_SEALED):
-        jobs.setdefault(
-            sealed.payload.batch_id,
-            {
-                "job": sealed.payload.batch_id,
-                "target": sealed.payload.target_model,
-                "rows": sealed.payload.rows,
-                "state": "waiting",
-            },
-        )
-    async for progress in bus.read(TRAINING_PROGRESSED):
-        if (job := jobs.get(progress.payload.job_id)) is not None:
-            job |= progress.payload.model_dump(mode="json", include={"phase", "step", "steps", "loss", "eta_seconds"}) | {
-                "state": "running"
-            }
-    async for trained in bus.read(ADAPTER_TRAINED):
-        if (job := jobs.get(trained.payload.batch_id)) is not None:
-            job |= {"state": "trained", "version": trained.payload.version, "eta_seconds": None}
-    async for failed in bus.read(TRAINING_FAILED):
-        if (job := jobs.get(failed.payload.batch_id)) is not None and job["state"] != "trained":
-            job |= {"state": "failed", "reason": failed.payload.reason, "explanation": failed.payload.explanation}
-    return list(jobs.values())
 
 
 async def _versions(bus: Bus) -> list[dict[str, Any]]:
@@ -254,6 +227,17 @@ def _print_version(version: dict[str, Any]) -> None:
         line(console, f"  {_marked(version['marks'])} {version['version']} --target {version['target']}", style="yellow")
 
 
+def _print_jobs(status: dict[str, Any]) -> None:
+    for job in status["jobs"]:
+        line(console, job["says"])
+    for target in status["paused"]:
+        line(
+            console,
+            f"{target['target']} is paused by {target['by']}. To go on:  ruminate resume {target['target']}",
+            style="yellow",
+        )
+
+
 def print_status(status: dict[str, Any]) -> None:
     """The same for people."""
     supervisor = status["supervisor"]
@@ -264,7 +248,7 @@ def print_status(status: dict[str, Any]) -> None:
     parts = Table("part", "state", "pid", "restarts", "ready", box=None, header_style="dim")
     for name, part in status["parts"].items():
         ready = status["services"].get(name)
-        says = "" if ready is None else "yes" if ready["ready"] else "; ".join(ready["reasons"])
+        says = "" if ready is None else "; ".join(["yes", *ready["notes"]] if ready["ready"] else ready["reasons"])
         parts.add_row(name, part["state"], str(part["pid"] or ""), str(part["restarts"]), printable(part.get("hint", says)))
     console.print(parts)
     for node, what in status["nodes"].items():
@@ -282,11 +266,7 @@ def print_status(status: dict[str, Any]) -> None:
     console.print(lag)
     for fill in status["batch_fill"]:
         line(console, f"batch of {fill['target']} ({fill['tenant']}): {_filled(fill)}")
-    for job in status["jobs"]:
-        step = (
-            f" step {job['step']} of {job['steps']}, loss {job['loss']}" if job["state"] == "running" and job.get("steps") else ""
-        )
-        line(console, f"job {job['job']}: {job['state']}{step} {job.get('explanation', job.get('version', ''))}")
+    _print_jobs(status)
     for version in status["versions"]:
         _print_version(version)
     for box in status["dead_letters"]:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from ruminate.command.base import prepare_base, tiny_base, weights_of
+from ruminate.command.base import require_base, small_base, weights_of
 from ruminate.command.connection import settings_for
 from ruminate.command.installed_ollama import NoOllama, find_ollama, version_of
 from ruminate.command.plan import INSTALLED, SERVICE_ORDER, Ports, Wishes, addresses, bootstrap, is_ours, node_urls, plan_parts
@@ -66,7 +66,9 @@ async def bring_up(
     async with Supervisor(wishes.state, on_change=on_change) as supervisor:
         parts = plan_parts(wishes, ports, ollama=ollama)
         by_kind = {kind: [part for part in parts if part.kind == kind] for kind in ("broker", "node", "service")}
-        making = asyncio.create_task(_make_base(wishes, say))
+        require_base(wishes.base)
+        # While broker and services start, so that a node need not wait for it.
+        making = asyncio.create_task(_weights_for_our_nodes(wishes))
         try:
             for part in by_kind["broker"] + by_kind["node"]:
                 await supervisor.start(part)
@@ -115,8 +117,11 @@ async def _topics_exist(settings: ServiceSettings) -> None:
             return
 
 
-async def _make_base(wishes: Wishes, say: Say) -> None:
-    await prepare_base(wishes.base, state=wishes.state, say=say)
+async def _weights_for_our_nodes(wishes: Wishes) -> None:
+    """What a node that we start may have to be given: ready, or made now."""
+    ours = not wishes.nodes or INSTALLED in wishes.nodes
+    if (ours or _is_small(wishes)) and (Path(wishes.base) / "config.json").exists():
+        await weights_of(Path(wishes.base), state=wishes.state)
 
 
 async def _nodes_hold_target(wishes: Wishes, urls: Mapping[str, str], say: Say) -> None:
@@ -127,7 +132,7 @@ async def _nodes_hold_target(wishes: Wishes, urls: Mapping[str, str], say: Say) 
                 held = {model.name for model in await node.tags()}
                 if wishes.target in held or f"{wishes.target}:latest" in held:
                     continue
-                if not is_ours(name) and not _is_tiny(wishes):
+                if not is_ours(name) and not _is_small(wishes):
                     raise SupervisorError(f"node {name} ({url}) has no model {wishes.target}. Type:  ollama pull {wishes.target}")
                 say(f"node {name}: creating {wishes.target}")
                 weights, sha256 = await weights_of(Path(wishes.base), state=wishes.state)
@@ -143,8 +148,8 @@ async def _nodes_hold_target(wishes: Wishes, urls: Mapping[str, str], say: Say) 
                 raise SupervisorError(f"node {name} ({url}) refused {wishes.target}: {error}") from None
 
 
-def _is_tiny(wishes: Wishes) -> bool:
-    return Path(wishes.base) == tiny_base(wishes.state)
+def _is_small(wishes: Wishes) -> bool:
+    return Path(wishes.base) == small_base()
 
 
 async def stop_running(state: Path) -> bool:

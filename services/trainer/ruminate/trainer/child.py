@@ -8,12 +8,16 @@ Reports are JSON lines on stdout. Exit code 0 means that `result.json` is there;
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
+from typing import Final
 
-from ruminate.trainer.outcome import JobFailed, Report
+from ruminate.trainer.decide import JobPlan
+from ruminate.trainer.outcome import PLAN_FILE, JobFailed, Report
 
 EXIT_FAILED = 3
+COMPILED_FOLDER: Final = "compiled"
 
 
 def main(folder: Path) -> int:
@@ -21,16 +25,23 @@ def main(folder: Path) -> int:
     # Libraries print to stdout; what they print must not pass for a report.
     reports = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
-    from ruminate.trainer.recipe import run  # noqa: PLC0415 - what loading it prints goes to stderr, too
 
     def tell(report: Report) -> None:
         print(report.model_dump_json(exclude_none=True), file=reports)
 
+    plan = JobPlan.model_validate_json((folder / PLAN_FILE).read_bytes())
+    # Here, not above: the service imports this module and no torch; and what loading prints goes to stderr, too.
+    from ruminate.trainer.backends.opening import open_backend  # noqa: PLC0415
+
     try:
-        run(folder, tell)
+        backend = open_backend(plan.backend, plan.hyperparameters.method, compiled=folder / COMPILED_FOLDER)
+        from ruminate.trainer.recipe import run  # noqa: PLC0415 - a backend may have to be imported before trl and transformers
+
+        run(folder, tell, backend)
     except JobFailed as failed:
         tell(Report(failure=failed.failure))
         return EXIT_FAILED
+    shutil.rmtree(folder / COMPILED_FOLDER, ignore_errors=True)  # most backends write none
     return 0
 
 

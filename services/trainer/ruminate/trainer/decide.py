@@ -1,42 +1,87 @@
-"""What is to be done with a sealed batch: nothing, a refusal, or a job.
+"""What is to be done with a sealed batch: nothing, a refusal, a wait, or a job.
 
-Only the first record in the log that extends a target's chain is its batch; only the first result of a batch counts.
+Only the first record in the log that extends a target's chain is its batch; only the first result of an attempt at a batch counts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil
+from functools import cached_property
 from typing import Final, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from ruminate.schemas.batch import DatasetRevised, TrainingBatchSealed
+from ruminate.grading.checking.limits import Limits
+from ruminate.schemas.batch import DatasetRevised, TrainingBatchSealed, as_it_is
+from ruminate.schemas.directing import Directions, Standing, standing, taken_together
 from ruminate.schemas.model import ModelRegistered, ModelRolledBack
-from ruminate.schemas.payload import ArtifactReference, Count, Name, Part
-from ruminate.schemas.training import AdapterTrained, Stage, TrainingFailed
+from ruminate.schemas.payload import ArtifactReference, Count, Name, Part, Sha256
+from ruminate.schemas.training import AdapterTrained, TrainingDirected, TrainingFailed
+from ruminate.trainer.learning.attempts import Recovery
+from ruminate.trainer.proof.decide import Policy as ProofPolicy
+from ruminate.trainer.stages.choose import StageRules
 
 Encoding = Literal["f32", "f16", "bf16", "q8_0"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Schedule = Literal["cosine", "linear", "constant_with_warmup"]
+Method = Literal["lora", "qlora"]
+BackendWish = Literal["auto", "transformers", "unsloth"]
 
-STAGES: Final[tuple[Stage, ...]] = ("thinking_fusion",)
-"""What a sealed batch supports: supervised rows that think and rows that do not, in one stage."""
+Enforcement = Literal["enforce", "report", "off"]
+
+Approval = Literal["auto", "manual"]
+EVERY_TARGET: Final = "*"
+
+Why = Literal["parent", "base", "retry", "approval", "paused", "turn"]
+"""What a batch waits for: the version before it is on its way; the hub; a batch before it; an operator; or that other jobs end."""
+
+
+class Practice(Part):
+    """How the model practises on questions whose answers can be checked."""
+
+    learning_rate: float = Field(default=5e-6, gt=0, le=1e-2)
+    warmup_ratio: float = Field(default=0.05, ge=0, le=0.5)
+    steps: int = Field(default=200, ge=1, le=1_000_000)
+    questions_a_step: int = Field(default=8, ge=1, le=1024)
+    answers_a_question: int = Field(default=8, ge=2, le=256)
+    answer_tokens: int = Field(default=2048, ge=8, le=131_072)
+    temperature: float = Field(default=1.0, gt=0, le=2)
+    reasoning_ratio: float = Field(default=0.75, ge=0, le=1)
+    form_weight: float = Field(default=0.2, ge=0, le=10)
+    length_weight: float = Field(default=0.1, ge=0, le=10)
+
+
+class Preference(Part):
+    """How the model learns which of two answers people prefer."""
+
+    learning_rate: float = Field(default=5e-6, gt=0, le=1e-2)
+    warmup_ratio: float = Field(default=0.1, ge=0, le=0.5)
+    epochs: float = Field(default=1.0, gt=0, le=100)
+    batch_rows: int = Field(default=16, ge=1, le=1024)
+    beta: float = Field(default=0.1, gt=0, le=10)
 
 
 class Hyperparameters(Part):
-    """Everything that changes what is learned; recorded with the version as its `settings`."""
+    """Everything that changes what is learned; recorded with the version as its `settings`. What has no stage in its name is
+    that of the supervised ones."""
 
+    method: Method = "lora"
     lora_rank: int = Field(default=64, ge=1, le=512)
     lora_alpha: int = Field(default=128, ge=1, le=1024)
     learning_rate: float = Field(default=1e-5, gt=0, le=1e-2)
     schedule: Schedule = "cosine"
     warmup_ratio: float = Field(default=0.03, ge=0, le=0.5)
     epochs: float = Field(default=2.0, gt=0, le=100)
+    rehearsal_epochs: float | None = Field(default=None, gt=0, le=100)
+    rehearsal_most_rows: int = Field(default=20_000, ge=1)
     batch_rows: int = Field(default=16, ge=1, le=1024)
     micro_batch_rows: int = Field(default=16, ge=1, le=1024)
     max_row_tokens: int = Field(default=4096, ge=16, le=262_144)
+    early_stop_looks: int = Field(default=3, ge=0, le=100)
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    practice: Practice = Practice()
+    preference: Preference = Preference()
 
     @model_validator(mode="after")
     def _micro_batches_fill_a_batch(self) -> Hyperparameters:
@@ -46,6 +91,17 @@ class Hyperparameters(Part):
                 "the first must be a multiple of the second"
             )
         return self
+
+
+class Proof(Part):
+    """How it is proven that a version has learned and still reasons."""
+
+    enforcement: Enforcement = "enforce"
+    policy: ProofPolicy = ProofPolicy()
+    questions: int = Field(default=256, ge=1, le=100_000)
+    answer_tokens: int = Field(default=4096, ge=8, le=131_072)
+    batch_rows: int = Field(default=32, ge=1, le=4096)
+    exams: dict[Name, Sha256] = Field(default_factory=dict)
 
 
 class JobPlan(Part):
@@ -58,17 +114,28 @@ class JobPlan(Part):
     version: Name
     parent_version: Name | None
     parent_adapter: ArtifactReference | None
+    from_base: bool = False
+    """Whether it does not go on from its parent's adapter, but is trained anew, on all that earlier batches taught."""
+    earlier_datasets: tuple[ArtifactReference, ...] = ()
+    """Where it is trained anew: those of the batches before it, in their order."""
     base_model: Name
+    base_sha256: Sha256 | None = None
+    """That of the parent's base; None where there is no parent, or it was trained by an earlier release."""
     dataset: ArtifactReference
     rows: Count
-    stages: tuple[Stage, ...]
+    stages: StageRules = StageRules()
     hyperparameters: Hyperparameters
-    steps: Count
+    proof: Proof = Proof()
+    recovery: Recovery = Recovery()
+    code: Limits | None = None
+    """How code of answers is run; None where it is not."""
     checkpoint_steps: Count
     merged_dtype: Dtype
     encodings: tuple[Encoding, ...]
     adapter_encoding: Encoding
     equality_probes: Count
+    backend: BackendWish = "auto"
+    export_context_tokens: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -80,9 +147,10 @@ class Skip:
 
 @dataclass(frozen=True)
 class Wait:
-    """Not yet: what this batch continues from is not known."""
+    """Not yet, and why not."""
 
     what: str
+    why: Why = "parent"
 
 
 @dataclass(frozen=True)
@@ -105,6 +173,19 @@ class Policy:
     encodings: tuple[Encoding, ...]
     adapter_encoding: Encoding
     equality_probes: int
+    retrain_every_versions: int = 0
+    """Versions, one on the other, after which the next is trained anew from the base; 0: never."""
+    stages: StageRules = field(default_factory=StageRules)
+    proof: Proof = field(default_factory=Proof)
+    recovery: Recovery = field(default_factory=Recovery)
+    code: Limits | None = None
+    backend: BackendWish = "auto"
+    export_context_tokens: int | None = None
+    approval: Mapping[str, Approval] = field(default_factory=dict)
+
+    def wants_approval(self, target: str) -> bool:
+        """Whether an operator has to approve of each batch of this target."""
+        return self.approval.get(target, self.approval.get(EVERY_TARGET, "auto")) == "manual"
 
 
 @dataclass(frozen=True)
@@ -117,6 +198,23 @@ class History:
     registered: tuple[ModelRegistered, ...] = ()
     rolled_back: tuple[ModelRolledBack, ...] = ()
     revised: tuple[DatasetRevised, ...] = ()
+    directed: tuple[TrainingDirected, ...] = ()
+
+    @cached_property
+    def directions(self) -> Directions:
+        """What operators have said."""
+        return taken_together(self.directed)
+
+    def standing(self, batch: TrainingBatchSealed) -> Standing:
+        """Which attempt of the batch is due, or which result it has."""
+        return standing(batch.batch_id, batch.number, trained=self.trained, failed=self.failed, directions=self.directions)
+
+    @property
+    def retried(self) -> tuple[TrainingBatchSealed, ...]:
+        """The batches of the chain that are to be tried again, in its order."""
+        if not self.directions.retried:
+            return ()
+        return tuple(batch for _, batch in chain(self.sealed) if self.standing(batch).is_retried)
 
     @property
     def undecided(self) -> AdapterTrained | None:
@@ -127,8 +225,9 @@ class History:
 
     @property
     def settled(self) -> frozenset[str]:
-        """Ids of the batches that have their result."""
-        return frozenset((*(result.batch_id for result in self.trained), *(result.batch_id for result in self.failed)))
+        """Ids of the batches that have their result, and are not to be tried again."""
+        results = (*(result.batch_id for result in self.trained), *(result.batch_id for result in self.failed))
+        return frozenset(results) - {batch.batch_id for batch in self.retried}
 
 
 def decide(batch: TrainingBatchSealed, offset: int, history: History, policy: Policy) -> Skip | Refuse | Wait | JobPlan:
@@ -142,13 +241,12 @@ def decide(batch: TrainingBatchSealed, offset: int, history: History, policy: Po
     if first != offset:
         # The same batch, written twice: a refusal here would pass for the batch's own result.
         return Skip("repeated")
-    if (refusal := _unusable(batch, policy)) is not None:
+    if (refusal := _cancelled(batch, history)) is not None or (refusal := _unusable(batch, policy)) is not None:
         return refusal
-    if history.undecided is not None:
-        # Trained now, it would not continue from that version, and would lose what that one has learned.
-        return Wait(f"{history.undecided.version} of {batch.target_model} is trained and neither registered nor rolled back yet")
-    parent = parent_of(batch.number, history.registered)
-    chosen = policy.hyperparameters
+    if (wait := _not_yet(batch, history, policy)) is not None:
+        return wait
+    parent = parent_of(batch.number, history.registered, history.rolled_back)
+    anew = parent is not None and is_due(parent.version, history.trained, policy.retrain_every_versions)
     return JobPlan(
         tenant=batch.tenant,
         batch_id=batch.batch_id,
@@ -157,18 +255,96 @@ def decide(batch: TrainingBatchSealed, offset: int, history: History, policy: Po
         version=f"v{batch.number}",
         parent_version=parent.version if parent else None,
         parent_adapter=parent.adapter if parent else None,
+        from_base=parent is None or anew,
+        earlier_datasets=_earlier(batch, accepted, history) if anew else (),
         base_model=policy.bases[batch.target_model],
+        base_sha256=_pinned_base(history, parent),
         dataset=batch.dataset,
         rows=batch.rows,
-        stages=STAGES,
-        hyperparameters=chosen,
-        steps=max(1, ceil((batch.rows + batch.replay_rows) * chosen.epochs / chosen.batch_rows)),
+        stages=policy.stages,
+        hyperparameters=policy.hyperparameters,
+        proof=policy.proof,
+        recovery=policy.recovery,
+        code=policy.code,
         checkpoint_steps=policy.checkpoint_steps,
         merged_dtype=policy.merged_dtype,
         encodings=policy.encodings,
         adapter_encoding=policy.adapter_encoding,
         equality_probes=policy.equality_probes,
+        backend=policy.backend,
+        export_context_tokens=policy.export_context_tokens,
     )
+
+
+def is_due(parent: str, trained: Sequence[AdapterTrained], every: int) -> bool:
+    """Whether so many versions stand one on the other, down from this one, that the next is trained anew.
+
+    What each of them forgot a little of, within what is allowed, adds up; and an adapter that goes on and on uses up its room.
+    """
+    first: dict[str, AdapterTrained] = {}
+    for record in trained:
+        first.setdefault(record.version, record)
+    length, version = 0, first.get(parent)
+    while version is not None and length < every:
+        length += 1
+        # Earlier releases always went on from the parent, and did not say so.
+        before = version.continued_from or (version.parent_version if version.base_sha256 is None else None)
+        version = first.get(before) if before is not None else None
+    return 0 < every <= length
+
+
+def _earlier(
+    batch: TrainingBatchSealed, accepted: Sequence[tuple[int, TrainingBatchSealed]], history: History
+) -> tuple[ArtifactReference, ...]:
+    """The datasets of the batches before this one that have rows, as they are by now."""
+    links = [as_it_is(link, history.revised) for _, link in accepted if link.number < batch.number]
+    return tuple(link.dataset for link in links if link.rows)
+
+
+def _pinned_base(history: History, parent: ModelRegistered | None) -> Sha256 | None:
+    """The digest of the base that the parent stands on."""
+    if parent is None:
+        return None
+    return next((record.base_sha256 for record in history.trained if record.version == parent.version), None)
+
+
+def _cancelled(batch: TrainingBatchSealed, history: History) -> Refuse | None:
+    attempt = history.standing(batch).attempt
+    word = history.directions.cancelled.get((batch.batch_id, attempt))
+    if word is None:
+        return None
+    return Refuse(
+        "cancelled",
+        f"{word.directed_by} cancelled {_named(batch, attempt)}{f': {word.reason}' if word.reason else ''}. "
+        f"To train it after all:  ruminate train retry {batch.batch_id}",
+        {"directed_by": word.directed_by, "directed_at": word.directed_at.isoformat()},
+    )
+
+
+def _not_yet(batch: TrainingBatchSealed, history: History, policy: Policy) -> Wait | None:
+    directions, target = history.directions, batch.target_model
+    if directions.paused is not None:
+        word = directions.paused
+        why = f": {word.reason}" if word.reason else ""
+        return Wait(f"{target} was paused by {word.directed_by}{why}. Type:  ruminate resume {target}", "paused")
+    # A retry is an operator's word for the batch, too.
+    if policy.wants_approval(target) and batch.batch_id not in directions.approved and not history.standing(batch).is_retried:
+        return Wait(
+            f"{batch.batch_id} of {target} waits for approval (RUMINATE_APPROVAL). Type:  ruminate train approve {batch.batch_id}",
+            "approval",
+        )
+    earlier = next((each for each in history.retried if each.number < batch.number), None)
+    if earlier is not None:
+        # Trained before it, this batch would end its retry: what a later one was trained behind is not tried again.
+        return Wait(f"{earlier.batch_id} of {target} is tried again first", "retry")
+    if history.undecided is not None:
+        # Trained now, it would not continue from that version, and would lose what that one has learned.
+        return Wait(f"{history.undecided.version} of {target} is trained and neither registered nor rolled back yet")
+    return None
+
+
+def _named(batch: TrainingBatchSealed, attempt: int) -> str:
+    return batch.batch_id if attempt == 1 else f"attempt {attempt} of {batch.batch_id}"
 
 
 def _unusable(batch: TrainingBatchSealed, policy: Policy) -> Refuse | None:
@@ -230,9 +406,13 @@ def _not_in_chain(batch: TrainingBatchSealed, accepted: tuple[TrainingBatchSeale
     )
 
 
-def parent_of(number: int, registered: tuple[ModelRegistered, ...]) -> ModelRegistered | None:
+def parent_of(
+    number: int, registered: Sequence[ModelRegistered], rolled_back: Sequence[ModelRolledBack] = ()
+) -> ModelRegistered | None:
     """The newest version before `number` that serves; the first registration of a version is the one that counts."""
+    fallen = {record.version for record in rolled_back}
     first: dict[str, ModelRegistered] = {}
     for record in registered:
-        first.setdefault(record.version, record)
+        if record.version not in fallen:
+            first.setdefault(record.version, record)
     return max((record for record in first.values() if record.number < number), key=lambda record: record.number, default=None)

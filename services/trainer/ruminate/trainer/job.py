@@ -28,6 +28,7 @@ from ruminate.trainer import metrics
 from ruminate.trainer.child import EXIT_FAILED
 from ruminate.trainer.decide import JobPlan
 from ruminate.trainer.outcome import PLAN_FILE, RESULT_FILE, Failure, JobFailed, JobResult, Progress, Report
+from ruminate.trainer.turns import VISIBLE_DEVICES
 
 log = structlog.get_logger()
 
@@ -76,14 +77,17 @@ def finished(folder: Path) -> JobResult | None:
     return JobResult.model_validate_json(path.read_bytes()) if path.exists() else None
 
 
-async def run_job(folder: Path, *, lock: int, on_progress: OnProgress, crash_restarts: int, threads: int = 0) -> JobResult:
+async def run_job(
+    folder: Path, *, lock: int, on_progress: OnProgress, crash_restarts: int, threads: int = 0, device: str | None = None
+) -> JobResult:
     """Run the job in `folder` to its result. Raises JobFailed with the child's reason, or `crashed` after too many restarts.
 
-    Cancelled, it kills the child and returns when that is gone.
+    `device` is the only GPU that the child sees; without one, it sees what we do. Cancelled, it kills the child and returns
+    when that is gone.
     """
     crashes = 0
     while (result := finished(folder)) is None:
-        code, last = await _run_child(folder, lock=lock, on_progress=on_progress, threads=threads)
+        code, last = await _run_child(folder, lock=lock, on_progress=on_progress, threads=threads, device=device)
         if code == 0:
             continue
         if code == EXIT_FAILED and last.failure is not None:
@@ -96,7 +100,7 @@ async def run_job(folder: Path, *, lock: int, on_progress: OnProgress, crash_res
     return result
 
 
-async def _run_child(folder: Path, *, lock: int, on_progress: OnProgress, threads: int) -> tuple[int, Report]:
+async def _run_child(folder: Path, *, lock: int, on_progress: OnProgress, threads: int, device: str | None) -> tuple[int, Report]:
     """One child from start to end: its exit code, and the last that it said."""
     rope = Rope()
     try:
@@ -108,7 +112,7 @@ async def _run_child(folder: Path, *, lock: int, on_progress: OnProgress, thread
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,
                 pass_fds=(rope.reading_end, lock),
-                env={**os.environ, **rope.environment(), **_environment(threads)},
+                env={**os.environ, **rope.environment(), **_environment(threads, device)},
                 start_new_session=True,  # a group of its own, so that what it starts ends with it
             )
         try:
@@ -129,10 +133,11 @@ async def _run_child(folder: Path, *, lock: int, on_progress: OnProgress, thread
         rope.cut()
 
 
-def _environment(threads: int) -> dict[str, str]:
+def _environment(threads: int, device: str | None) -> dict[str, str]:
     # The libraries would report every training to their makers.
     private = {"HF_HUB_DISABLE_TELEMETRY": "1"}
-    return private | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    chosen = {} if device is None else {VISIBLE_DEVICES: device}
+    return private | ({"OMP_NUM_THREADS": str(threads)} if threads else {}) | chosen
 
 
 def _crashed(folder: Path, code: int, crashes: int, progress: Progress | None) -> Failure:
@@ -145,6 +150,6 @@ def _crashed(folder: Path, code: int, crashes: int, progress: Progress | None) -
         phase=progress.phase if progress else "preparing",
         reason="crashed",
         explanation=f"the training process ended {how}, {crashes} times, each time without a reason of its own; "
-        "SIGKILL is most often the kernel's answer to full memory. Look at the evidence, then seal a new batch",
+        "SIGKILL is most often the kernel's answer to full memory. Look at the evidence, then type:  ruminate train retry",
         evidence={"exit_code": code, "crashes": crashes, "step": progress.step if progress else 0, "stderr": list(tail)},
     )

@@ -25,11 +25,26 @@ CHILD_CRASHES: Final = Counter(
 )
 RUNNING: Final = Gauge(
     "ruminate_training_running",
-    "1 while a job runs; when it stays 1 while ruminate_training_step stands still, restart the trainer.",
+    "Jobs that run; when one does while ruminate_training_step stands still, restart the trainer.",
+)
+WAITING: Final = Gauge(
+    "ruminate_training_waiting",
+    "Batches in hand that do not run, by what they wait for (parent, base, retry, approval, paused, turn); `ruminate train list` "
+    "says what to type.",
+    ["why"],
 )
 STEP: Final = Gauge("ruminate_training_step", "Step of the running job; when it stands still, restart the trainer.")
 STEPS: Final = Gauge("ruminate_training_steps", "Steps of the running job; when there are too many, train fewer epochs.")
 LOSS: Final = Gauge("ruminate_training_loss", "Loss of the last step; when it rises, lower RUMINATE_LEARNING_RATE.")
 TOKENS_PER_SECOND: Final = Gauge(
     "ruminate_training_tokens_per_second", "Speed of the running job; when it falls, see what else uses the machine."
+)
+ETA_SECONDS: Final = Gauge(
+    "ruminate_training_eta_seconds",
+    "Until the running stage ends, as fast as it was so far; when it is too long, train fewer epochs.",
+)
+MEMORY_BYTES: Final = Gauge(
+    "ruminate_training_memory_bytes",
+    "Most memory that the running job has used of its device, or as a process without one; when it comes near what is there, "
+    "lower RUMINATE_MICRO_BATCH_ROWS.",
 )

@@ -15,6 +15,8 @@ RESULT_FILE: Final = "result.json"
 DATASET_FOLDER: Final = "dataset"
 PARENT_FOLDER: Final = "parent"
 ADAPTER_FOLDER: Final = "adapter"
+EXAMS_FOLDER: Final = "exams"
+EARLIER_FOLDER: Final = "earlier"
 
 
 class Progress(Part):
@@ -27,6 +29,8 @@ class Progress(Part):
     loss: float | None = None
     eta_seconds: Seconds | None = None
     tokens_per_second: Seconds | None = None
+    reward: float | None = None
+    memory_bytes: Count | None = None
 
 
 class Failure(Part):
@@ -57,6 +61,8 @@ class JobResult(Part):
     """What the job made; `result.json`, written last, so that its presence means that all of it is there."""
 
     exported: tuple[Exported, ...]
+    stages: tuple[Stage, ...]
+    base_sha256: Sha256
     metrics: dict[str, FiniteJson]
     equality: tuple[TokenEquality, ...]
     chat_template_sha256: Sha256
@@ -69,3 +75,7 @@ class JobFailed(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(f"{failure.reason} while {failure.phase}: {failure.explanation}")
         self.failure = failure
+
+    def __reduce__(self) -> tuple[type[JobFailed], tuple[Failure]]:
+        # It crosses processes: pickled, an exception is made anew of its message, which is no Failure.
+        return JobFailed, (self.failure,)

@@ -22,6 +22,8 @@ IGNORED_LABEL = -100
 """What torch's cross entropy passes over."""
 
 
+Tools = list[dict[str, JsonValue]] | None
+
 _DEFINITIONS: Final[TypeAdapter[list[dict[str, JsonValue]]]] = TypeAdapter(list[dict[str, JsonValue]])
 
 
@@ -74,7 +76,7 @@ class Row(Part):
     @cached_property
     def offered(self) -> list[dict[str, JsonValue]] | None:
         """The tools that the model could have called, as a chat template takes them."""
-        return None if self.tools is None else _DEFINITIONS.validate_json(self.tools) or None
+        return definitions(self.tools)
 
     @model_validator(mode="after")
     def _says_what_it_switches(self) -> Row:
@@ -93,6 +95,11 @@ class Row(Part):
         except ValidationError:
             raise ValueError("tools are no JSON text of a list of objects") from None
         return self
+
+
+def definitions(tools: str | None) -> list[dict[str, JsonValue]] | None:
+    """Tools as a chat template takes them, from the text that a row has. Raises ValidationError."""
+    return None if tools is None else _DEFINITIONS.validate_json(tools) or None
 
 
 class Renderer(Protocol):
@@ -159,31 +166,41 @@ def render(row: Row, tokenizer: Renderer) -> Tokens:
     teach a context that is never seen when the model is asked.
     """
     prompt = prompt_tokens(row, tokenizer)
-    conversation = [message.model_dump(mode="json", exclude_unset=True) for message in (*row.prompt, *row.completion)]
+    answer = render_answer(row.prompt, row.completion[0], row.offered, row.chat_template_kwargs.enable_thinking, tokenizer)
+    return Tokens(input_ids=prompt + answer, labels=[IGNORED_LABEL] * len(prompt) + answer)
+
+
+def render_answer(prompt: Sequence[Message], answer: Completion, offered: Tools, thinks: bool, tokenizer: Renderer) -> list[int]:
+    """Tokens of an answer behind its prompt, with its end-of-turn token. Raises BadDataset; see `render`."""
+    asked = render_prompt(prompt, offered, thinks, tokenizer)
     whole = tokenizer.apply_chat_template(
-        conversation,
-        tools=row.offered,
+        [message.model_dump(mode="json", exclude_unset=True) for message in (*prompt, answer)],
+        tools=offered,
         add_generation_prompt=False,
-        enable_thinking=row.chat_template_kwargs.enable_thinking,
+        enable_thinking=thinks,
         return_dict=False,
     )
-    if whole[: len(prompt)] != prompt or tokenizer.eos_token_id not in whole[len(prompt) :]:
+    if whole[: len(asked)] != asked or tokenizer.eos_token_id not in whole[len(asked) :]:
         raise BadDataset(
             "the chat template renders the prompt differently when the answer follows, or does not end the turn; "
             "use the template of the model's family (Qwen3's, for Qwen3)"
         )
     # What the template puts after the end of the turn (a line break) is never generated.
     end = len(whole) - whole[::-1].index(tokenizer.eos_token_id)
-    whole = whole[:end]
-    return Tokens(input_ids=whole, labels=[IGNORED_LABEL] * len(prompt) + whole[len(prompt) :])
+    return whole[len(asked) : end]
 
 
 def prompt_tokens(row: Row, tokenizer: Renderer) -> list[int]:
     """Tokens of the prompt up to the place where the answer begins."""
+    return render_prompt(row.prompt, row.offered, row.chat_template_kwargs.enable_thinking, tokenizer)
+
+
+def render_prompt(prompt: Sequence[Message], offered: Tools, thinks: bool, tokenizer: Renderer) -> list[int]:
+    """The same, of a prompt in any mode."""
     return tokenizer.apply_chat_template(
-        [message.model_dump(mode="json", exclude_unset=True) for message in row.prompt],
-        tools=row.offered,
+        [message.model_dump(mode="json", exclude_unset=True) for message in prompt],
+        tools=offered,
         add_generation_prompt=True,
-        enable_thinking=row.chat_template_kwargs.enable_thinking,
+        enable_thinking=thinks,
         return_dict=False,
     )

@@ -17,12 +17,13 @@ from typing import Final
 from ruminate.assessor.evidence.agreement import says_a_number
 from ruminate.assessor.finding.arithmetic import equations
 from ruminate.assessor.finding.findings import Findings, find
-from ruminate.assessor.finding.marks import marked_answer
-from ruminate.assessor.finding.reading import FUNCTION_WORDS, NUMBER_WORDS, Reading, content_words
+from ruminate.assessor.finding.reading import Reading
 from ruminate.assessor.finding.trail import COMMON_NUMBERS
 from ruminate.assessor.judging.decide import untaught, weigh
 from ruminate.assessor.judging.knowledge import Knowledge
 from ruminate.assessor.policy import Policy
+from ruminate.grading.finding.marks import marked_answer
+from ruminate.grading.finding.wording import FUNCTION_WORDS, NUMBER_WORDS, content_words
 from ruminate.schemas.assessment import Verdict
 from ruminate.schemas.interaction import InteractionRecorded, Usage
 

@@ -35,13 +35,13 @@ from ruminate.assessor.asking.writing import (
     write_messages,
     written_of,
 )
-from ruminate.assessor.checking.answers import Comparison
-from ruminate.assessor.checking.mathematics import Equal, nobody
 from ruminate.assessor.finding.findings import Findings, find
 from ruminate.assessor.judging.decide import knowledge_of
 from ruminate.assessor.judging.knowledge import Knowledge
 from ruminate.assessor.metrics import WRITER, WRITER_REFUSED
 from ruminate.assessor.policy import Policy
+from ruminate.grading.checking.answers import Comparison
+from ruminate.grading.checking.mathematics import Equal, nobody
 from ruminate.schemas.assessment import Verdict
 from ruminate.schemas.interaction import InteractionRecorded
 from ruminate.shared.bus import Bus

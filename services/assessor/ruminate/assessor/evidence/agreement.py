@@ -15,9 +15,9 @@ from typing import Final
 import orjson
 
 from ruminate.assessor.finding.findings import Findings
-from ruminate.assessor.finding.marks import marked_answer
-from ruminate.assessor.finding.reading import FUNCTION_WORDS, content_words, words
 from ruminate.assessor.judging.knowledge import Agreement
+from ruminate.grading.finding.marks import marked_answer
+from ruminate.grading.finding.wording import FUNCTION_WORDS, content_words, words
 from ruminate.schemas.interaction import InteractionRecorded, Message
 
 _LONGEST_ANSWER: Final = 12

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ruminate.assessor.finding.blocks import Blocks, check_blocks
-from ruminate.assessor.finding.marks import final_number
 from ruminate.assessor.finding.reading import Reading, read
 from ruminate.assessor.finding.structure import Structure, look_at
 from ruminate.assessor.finding.trail import Trail, follow_numbers
+from ruminate.grading.finding.marks import final_number
 from ruminate.schemas.interaction import InteractionRecorded
 
 

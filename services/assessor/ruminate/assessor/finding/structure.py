@@ -7,8 +7,9 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Final
 
-from ruminate.assessor.finding.reading import FUNCTION_WORDS, Reading, content_words, words
+from ruminate.assessor.finding.reading import Reading
 from ruminate.assessor.finding.trail import COMMON_NUMBERS
+from ruminate.grading.finding.wording import FUNCTION_WORDS, content_words, words
 
 _NEGATIONS: Final = frozenset({"not", "never", "cannot", "isn", "aren", "wasn", "weren", "doesn", "don", "didn", "no"})
 _DENIED_NUMBER = re.compile(r"\bnot (?:the )?[$€£]?(\d[\d,]{0,14}(?:\.\d{1,9})?)(?![\d%])")

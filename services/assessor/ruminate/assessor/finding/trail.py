@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from ruminate.assessor.finding.arithmetic import Equation
-from ruminate.assessor.finding.reading import Reading, numbers
+from ruminate.assessor.finding.reading import Reading
+from ruminate.grading.finding.wording import numbers
 
 # Numbers that a computation may bring along without the question having given them: units, calendars, percentages.
 COMMON_NUMBERS: Final = frozenset(

@@ -12,17 +12,18 @@ from functools import lru_cache
 from itertools import chain
 from typing import Final
 
-from ruminate.assessor.checking.answers import Comparison, compare
-from ruminate.assessor.checking.checks import Checks, checked_by, surer, unchecked
-from ruminate.assessor.checking.mathematics import Equal, nobody
 from ruminate.assessor.finding.findings import Findings, find
-from ruminate.assessor.finding.reading import Reading, control_characters, mostly_symbols, words
+from ruminate.assessor.finding.reading import Reading, control_characters, mostly_symbols
 from ruminate.assessor.judging import parts
 from ruminate.assessor.judging.combiner import Combiner, probability
 from ruminate.assessor.judging.knowledge import Agreement, Critique, Knowledge, Opinion, together
 from ruminate.assessor.judging.parts import ModeFit
 from ruminate.assessor.judging.signals import Signals, signals
 from ruminate.assessor.policy import Policy
+from ruminate.grading.checking.answers import Comparison, compare
+from ruminate.grading.checking.checks import Checks, checked_by, surer, unchecked
+from ruminate.grading.checking.mathematics import Equal, nobody
+from ruminate.grading.finding.wording import words
 from ruminate.schemas.assessment import ReasoningAssessed, ReasoningQuality, Score, Verdict
 from ruminate.schemas.evidence import EvidenceRecorded
 from ruminate.schemas.interaction import InteractionRecorded

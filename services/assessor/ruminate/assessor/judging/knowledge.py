@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple
 
-from ruminate.assessor.checking.answers import Comparison
+from ruminate.grading.checking.answers import Comparison
 from ruminate.schemas.interaction import Outcome
 
 MOST_KNOWLEDGE: Final = 8.0

@@ -10,12 +10,13 @@ import re
 from typing import Literal, NamedTuple
 
 from ruminate.assessor.finding.blocks import Blocks
-from ruminate.assessor.finding.marks import final_number
-from ruminate.assessor.finding.reading import FUNCTION_WORDS, Reading, content_words
+from ruminate.assessor.finding.reading import Reading
 from ruminate.assessor.finding.structure import Structure
 from ruminate.assessor.finding.trail import Trail
 from ruminate.assessor.judging.knowledge import Knowledge
 from ruminate.assessor.policy import Policy
+from ruminate.grading.finding.marks import final_number
+from ruminate.grading.finding.wording import FUNCTION_WORDS, content_words
 from ruminate.schemas.assessment import Score
 from ruminate.schemas.interaction import InteractionRecorded
 

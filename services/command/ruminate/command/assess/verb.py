@@ -15,8 +15,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from ruminate.assessor.checking.checker import Checker
-from ruminate.assessor.checking.mathematician import Mathematician
 from ruminate.assessor.judging.combiner import UNTAUGHT, Snapshot
 from ruminate.assessor.judging.decide import SCORER_VERSION
 from ruminate.assessor.learning.teacher import Teacher
@@ -26,6 +24,8 @@ from ruminate.command.assess.report import Distribution, Example, Report
 from ruminate.command.assess.work import Told, assess_file, survey
 from ruminate.command.datasets.policy import PolicyError, read_policy
 from ruminate.command.terminal import complaints, console, fail, line, refuse, write_json
+from ruminate.grading.checking.checker import Checker
+from ruminate.grading.checking.mathematician import Mathematician
 
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 _REFUSED_SHOWN: Final = 5
@@ -104,7 +104,7 @@ def _assess(
     verdicts: Path | None,
     most: int,
 ) -> Report:
-    with _progress(file.stat().st_size) as (first, second), Mathematician() as equal, Checker(policy) as checks:
+    with _progress(file.stat().st_size) as (first, second), Mathematician() as equal, Checker(policy.code_limits) as checks:
         surveyed = survey(file, policy, told=first)
         report = Report(
             file=file.name,

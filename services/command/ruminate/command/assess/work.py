@@ -12,9 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from ruminate.assessor.checking.answers import Comparison
-from ruminate.assessor.checking.checks import Checks, checked_by, unchecked
-from ruminate.assessor.checking.mathematics import Equal, nobody
 from ruminate.assessor.evidence.agreement import answer_key, question_key
 from ruminate.assessor.finding.findings import find
 from ruminate.assessor.judging.combiner import Combiner, Snapshot
@@ -23,6 +20,9 @@ from ruminate.assessor.judging.knowledge import Agreement, Knowledge
 from ruminate.assessor.learning.teacher import Teacher, lesson_of
 from ruminate.assessor.policy import Policy
 from ruminate.command.assess.lines import Refused, Taken, take
+from ruminate.grading.checking.answers import Comparison
+from ruminate.grading.checking.checks import Checks, checked_by, unchecked
+from ruminate.grading.checking.mathematics import Equal, nobody
 from ruminate.schemas.assessment import Verdict
 
 Told = Callable[[int], None]

@@ -37,6 +37,7 @@ from ruminate.schemas.flow import (
     MODEL_ROLLED_BACK,
     REASONING_ASSESSED,
     TRAINING_BATCH_SEALED,
+    TRAINING_DIRECTED,
     TRAINING_FAILED,
 )
 from ruminate.schemas.topic import Topic
@@ -72,6 +73,7 @@ class Audit:
                     DATASET_REVISED,
                     ADAPTER_TRAINED,
                     TRAINING_FAILED,
+                    TRAINING_DIRECTED,
                     MODEL_REGISTERED,
                     MODEL_ROLLED_BACK,
                 )

@@ -33,6 +33,7 @@ from ruminate.schemas.flow import (
     MODEL_ROLLED_BACK,
     REASONING_ASSESSED,
     TRAINING_BATCH_SEALED,
+    TRAINING_DIRECTED,
     TRAINING_FAILED,
 )
 from ruminate.shared.record import Record
@@ -46,6 +47,7 @@ ROUNDS: Final[tuple[tuple[str, ...], ...]] = (
     RETRIES,
     (MODEL_REGISTERED.name, MODEL_ROLLED_BACK.name),
     (ADAPTER_TRAINED.name, TRAINING_FAILED.name),
+    (TRAINING_DIRECTED.name,),
     (DATASET_REVISED.name,),
     (TRAINING_BATCH_SEALED.name,),
     (REASONING_ASSESSED.name,),
@@ -64,6 +66,7 @@ READING_ORDER: Final[tuple[str, ...]] = (
     DATASET_REVISED.name,
     ADAPTER_TRAINED.name,
     TRAINING_FAILED.name,
+    TRAINING_DIRECTED.name,
     MODEL_REGISTERED.name,
     MODEL_ROLLED_BACK.name,
     INTERACTION_COMPLETED.name,

@@ -1,9 +1,10 @@
 """Batches, versions and registrations: one chain a target, one accepted result each. Pure.
 
     sealed  -- trainer -->  trained or failed      trained  -- deployer -->  registered or rolled back
+    failed, and a word that it be tried again  -- trainer -->  trained or failed, at the next attempt
 
 The first record in the log that extends a chain is its next batch, the first that follows its last revision is a dataset's next
-one, and the first result of a batch counts. Clocks and nodes
+one, and the first result of an attempt at a batch counts. Clocks and nodes
 are asked on the way, so the same id may come with other bytes: it is superseded by the first. A second batch of the same
 number is a rival: two accumulators were at it, and everyone ignores the later one.
 """
@@ -31,12 +32,13 @@ from ruminate.schemas.flow import (
     MODEL_REGISTERED,
     MODEL_ROLLED_BACK,
     TRAINING_BATCH_SEALED,
+    TRAINING_DIRECTED,
     TRAINING_FAILED,
 )
 from ruminate.schemas.model import ModelRegistered, ModelRolledBack
 from ruminate.schemas.payload import ArtifactReference, Payload
 from ruminate.schemas.topic import Topic
-from ruminate.schemas.training import AdapterTrained, TrainingFailed
+from ruminate.schemas.training import AdapterTrained, TrainingDirected, TrainingFailed
 from ruminate.shared.record import Position, Record
 
 P = TypeVar("P", bound=Payload)
@@ -89,6 +91,7 @@ class Versions:
         self._revised: list[Told[DatasetRevised]] = []
         self._trained: list[Told[AdapterTrained]] = []
         self._failed: list[Told[TrainingFailed]] = []
+        self._directed: list[Told[TrainingDirected]] = []
         self._registered: list[Told[ModelRegistered]] = []
         self._rolled_back: list[Told[ModelRolledBack]] = []
         self._lists: dict[str, list[Any]] = {
@@ -96,6 +99,7 @@ class Versions:
             DATASET_REVISED.name: self._revised,
             ADAPTER_TRAINED.name: self._trained,
             TRAINING_FAILED.name: self._failed,
+            TRAINING_DIRECTED.name: self._directed,
             MODEL_REGISTERED.name: self._registered,
             MODEL_ROLLED_BACK.name: self._rolled_back,
         }
@@ -107,7 +111,7 @@ class Versions:
         self.datasets: list[Held] = []
 
     def take(self, topic: Topic[Any], record: Record) -> None:
-        """Take in a record of one of the six topics."""
+        """Take in a record of one of the seven topics."""
         position = Position(topic.name, record.partition, record.offset)
         told = facts.told(topic, record)
         reader = _READERS.get(topic.name)
@@ -146,19 +150,23 @@ class Versions:
         sealed = self._follow_chains()
         self._follow_revisions()
         accepted = {_of_batch(batch) for batch in self.batches}
-        trained, failed = self._firsts(self._trained, _of_batch), self._firsts(self._failed, _of_batch)
+        trained, failed = self._firsts(self._trained, _of_batch), self._firsts(self._failed, _of_attempt)
+        failures: dict[Subject, list[Told[TrainingFailed]]] = {}
+        for failure in failed.values():
+            failures.setdefault(_of_batch(failure), []).append(failure)
+        self._check_attempts([*trained.values(), *failed.values()], failed)
         for batch in self.batches:
             # A batch may end with a repeat of the record that ended the one before it: its number tells the two apart.
             self._check_id(batch, ASSESSOR_SOURCE, ordinals=(0, batch.payload.number))
             self.datasets.append(self._held(batch))
-            self._judge_batch(batch, trained.get(_of_batch(batch)), failed.get(_of_batch(batch)))
+            self._judge_batch(batch, trained.get(_of_batch(batch)), failures.get(_of_batch(batch), []))
         self._check_versions(trained)
         for subject, result in trained.items():
-            cause = self._cause_of(result, sealed, TRAINING_BATCH_SEALED)
+            cause = self._cause_of(result, sealed, TRAINING_BATCH_SEALED, ordinal=result.payload.attempt - 1)
             if cause is not None:
                 self._check_trained(result, cause.payload, in_chain=subject in accepted)
         for failure in failed.values():
-            cause = self._cause_of(failure, sealed, TRAINING_BATCH_SEALED)
+            cause = self._cause_of(failure, sealed, TRAINING_BATCH_SEALED, ordinal=failure.payload.attempt - 1)
             if cause is not None and failure.payload.batch_id != cause.payload.batch_id:
                 self._contradicts(failure, f"batch {failure.payload.batch_id}, its cause {cause.payload.batch_id}")
         self._judge_deployments({result.event_id: result for subject, result in trained.items() if subject in accepted})
@@ -269,13 +277,40 @@ class Versions:
         else:
             counts.superseded += 1
 
-    def _judge_batch(
-        self, batch: Told[TrainingBatchSealed], trained: Told[AdapterTrained] | None, failed: Told[TrainingFailed] | None
+    def _check_attempts(
+        self, results: Iterable[Told[AdapterTrained] | Told[TrainingFailed]], failed: Mapping[Subject, Told[TrainingFailed]]
     ) -> None:
-        if trained is not None and failed is not None:
-            detail = f"{batch.payload.batch_id} failed and was trained, too"
-            self._findings.accuse("two_results", failed.position, failed.event_id, detail)
-        if trained is None and failed is None:
+        """A batch is tried again where its attempt before has failed, and an operator has said so."""
+        said = {
+            (told.payload.tenant, told.payload.target_model, told.payload.batch_id or "", str(told.payload.attempt))
+            for told in self._directed
+            if told.payload.direction == "retry"
+        }
+        for result in results:
+            if result.payload.attempt == 1:
+                continue
+            answered = (*_of_batch(result), str(result.payload.attempt - 1))
+            if answered in said and answered in failed:
+                continue
+            lost = any(self._snapshot.may_have_lost(topic.name, result.at_ms) for topic in (TRAINING_DIRECTED, TRAINING_FAILED))
+            lacks = "nobody has asked for it" if answered in failed else f"attempt {result.payload.attempt - 1} has not failed"
+            if lost:
+                place = f"{result.position.partition}:{result.position.offset}"
+                self._findings.set_apart("older", f"{result.position.topic} {place}: {lacks}")
+            else:
+                detail = f"attempt {result.payload.attempt} at {result.payload.batch_id}: {lacks}"
+                self._findings.accuse("unknown_cause", result.position, result.event_id, detail)
+
+    def _judge_batch(
+        self, batch: Told[TrainingBatchSealed], trained: Told[AdapterTrained] | None, failures: Iterable[Told[TrainingFailed]]
+    ) -> None:
+        failed = list(failures)
+        for failure in failed:
+            # A failure that was retried has its version behind it.
+            if trained is not None and failure.payload.attempt >= trained.payload.attempt:
+                detail = f"{batch.payload.batch_id} failed and was trained, too"
+                self._findings.accuse("two_results", failure.position, failure.event_id, detail)
+        if trained is None and not failed:
             self._judge_debt(batch, f"{batch.payload.batch_id} was neither trained nor did it fail")
 
     def _judge_debt(self, told: Told[Any], says: str) -> None:
@@ -330,9 +365,9 @@ class Versions:
             if _of_version(version) not in registered and _of_version(version) not in refused:
                 self._judge_debt(version, f"{version.payload.version} was neither registered nor rolled back")
 
-    def _cause_of(self, told: Told[Any], causes: Mapping[str, Told[P]], topic: Topic[P]) -> Told[P] | None:
+    def _cause_of(self, told: Told[Any], causes: Mapping[str, Told[P]], topic: Topic[P], *, ordinal: int = 0) -> Told[P] | None:
         """What an event follows from, of this topic. None where that is not known, and said."""
-        if told.event_id in self._doubled or not self._check_id(told, _SOURCES[topic.name]):
+        if told.event_id in self._doubled or not self._check_id(told, _SOURCES[topic.name], ordinals=(ordinal,)):
             return None
         cause = causes.get(told.cause or "")
         if cause is None and self._snapshot.may_have_lost(topic.name, told.at_ms):
@@ -364,6 +399,10 @@ class Versions:
 
 def _of_batch(told: Told[Any]) -> Subject:
     return (told.payload.tenant, told.payload.target_model, told.payload.batch_id)
+
+
+def _of_attempt(told: Told[TrainingFailed]) -> Subject:
+    return (*_of_batch(told), str(told.payload.attempt))
 
 
 def _of_version(told: Told[Any]) -> Subject:

@@ -40,15 +40,15 @@ from ruminate.accumulator.rebuilding.replay import (
 )
 from ruminate.accumulator.records.names import Forgotten
 from ruminate.accumulator.records.register import Register
-from ruminate.assessor.checking.checker import Checker
-from ruminate.assessor.checking.checks import Checks
-from ruminate.assessor.checking.mathematician import Mathematician
-from ruminate.assessor.checking.mathematics import Equal
 from ruminate.assessor.judging.decide import judge
 from ruminate.command.datasets.look import not_found
 from ruminate.command.datasets.policy import ReplayPolicy
 from ruminate.command.datasets.report import ChainSize, ReplayedBatch, ReplayedChain, report_of, summary_of
 from ruminate.command.datasets.scorers import KnownScorers, read_feedback
+from ruminate.grading.checking.checker import Checker
+from ruminate.grading.checking.checks import Checks
+from ruminate.grading.checking.mathematician import Mathematician
+from ruminate.grading.checking.mathematics import Equal
 from ruminate.schemas.flow import INTERACTION_RECORDED
 from ruminate.schemas.payload import ArtifactReference
 from ruminate.shared.bus import Bus
@@ -90,7 +90,7 @@ async def replay(
     taught = {(chain.tenant, chain.target): await taught_by(store, chain) for chain in sealed}
     register = Register(bus)
     await register.read()
-    with Spool() as spool, Mathematician() as equal, Checker(policy.assessment) as checks:
+    with Spool() as spool, Mathematician() as equal, Checker(policy.assessment.code_limits) as checks:
         intake = Intake(spool)
         there = await _take_in(bus, intake, policy, tenant, target, told, equal, checks)
         judged = intake.chains()

@@ -13,6 +13,7 @@ import ollama
 
 from ruminate.command.demo.lesson import Exchange, Question
 from ruminate.schemas.interaction import Mode
+from ruminate.trainer.bases.arithmetic import Exercise
 
 # The answers are short; an untrained model would babble on until the context is full.
 LONGEST_ANSWER_TOKENS = 64
@@ -68,6 +69,18 @@ class Examiner:
             return Reply(question, answer.content or "", answer.thinking or "", self.version)
 
         return list(await asyncio.gather(*(one(question) for question in questions)))
+
+    async def calculate(self, exercises: Sequence[Exercise], *, on_reply: Callable[[], None]) -> int:
+        """How many of the sums are right and thought through, thinking on."""
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(exercise: Exercise) -> bool:
+            async with gate:
+                answer = await self._chat(exercise.question, mode="thinking", tokens=LONGEST_ANSWER_TOKENS)
+            on_reply()
+            return (answer.content or "").strip() == exercise.answer and bool((answer.thinking or "").strip())
+
+        return sum(await asyncio.gather(*(one(exercise) for exercise in exercises)))
 
     async def solve(self, problems: Sequence[Exchange], *, on_reply: Callable[[], None]) -> int:
         """How many of the problems end in the right number, thinking on."""

@@ -12,11 +12,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib import resources
+from random import Random
 from typing import Any, Literal
 
 from ruminate.schemas.interaction import InteractionCompleted, Message, Mode, Response, Thinking
+from ruminate.trainer.bases import arithmetic
+from ruminate.trainer.bases.arithmetic import SUMS, anchors, divided, exam
 
 TAUGHT_PROBLEMS = 200
+ANCHORS = 1680
+EXAM_QUESTIONS = 256
+SUMS_A_TASK = 20
 _CALCULATOR = re.compile(r"<<[^>]*>>")
 
 Wording = Literal["taught", "never taught"]
@@ -98,8 +104,23 @@ def examination() -> list[Question]:
     return questions
 
 
+def anchor_rows() -> list[dict[str, Any]]:
+    """What the base can do, as rows that are trained along with every batch, so that it stays."""
+    return anchors(ANCHORS, Random(0))  # noqa: S311 - no secret
+
+
+def exam_questions() -> list[dict[str, Any]]:
+    """What every version is asked before it may serve: what the base can do, on numbers that no row holds."""
+    return exam(EXAM_QUESTIONS)
+
+
+def sums() -> list[arithmetic.Exercise]:
+    """Some sums that are in no row and in no exam, to be asked through the gateway like anything else."""
+    return [exercise for task in SUMS for exercise in divided(task)[1][-SUMS_A_TASK:]]
+
+
 def corpus() -> list[str]:
-    """The texts that are taught: what the tiny model's vocabulary is made from. No answer follows from a vocabulary."""
+    """The texts that are taught: what the small base's vocabulary is made from. No answer follows from a vocabulary."""
     texts = []
     for exchange in [*fact_exchanges(), *problem_exchanges()]:
         texts += [exchange.question, exchange.thinking or "", exchange.answer]

@@ -22,19 +22,22 @@ from aiokafka import AIOKafkaProducer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ruminate.command.base import tiny_base
+from ruminate.command.base import small_base
 from ruminate.command.connection import open_bus, read_addresses, settings_for
 from ruminate.command.demo.examiner import Examiner, count_right
 from ruminate.command.demo.lesson import (
     GARBAGE,
+    anchor_rows,
+    exam_questions,
     examination,
     fact_exchanges,
     interaction,
     problem_exchanges,
+    sums,
     unseen_problems,
     wrong_answers,
 )
-from ruminate.command.demo.screen import compare, counted, counter, introduce, say_plainly, where_things_are
+from ruminate.command.demo.screen import compare, counted, counter, introduce, say_plainly, say_what_was_kept, where_things_are
 from ruminate.command.events import publish
 from ruminate.command.plan import Wishes
 from ruminate.command.supervisor import SupervisorError, running_supervisor
@@ -67,20 +70,29 @@ SOURCE = "/agents/demo-agent"
 LONGEST_STAGE_SECONDS = 600.0
 
 # What a laptop needs to learn in a minute: a small batch, many steps, a rate that would harm a real model.
-TINY_SETTINGS = {
+SMALL_SETTINGS = {
     "RUMINATE_SEAL_AT_ROWS": "560",
     # Should the assessor refuse a few problems, the batch does not wait for them.
     "RUMINATE_SEAL_AFTER_SECONDS": "10",
-    "RUMINATE_SEAL_AFTER_MIN_ROWS": "500",
-    "RUMINATE_HOLDOUT_RATIO": "0",
+    "RUMINATE_SEAL_AFTER_MIN_ROWS": "400",
+    "RUMINATE_HOLDOUT_RATIO": "0.08",
+    # As many sums as new rows are seen, each of them once: what a model this small has learned, it forgets as fast as it learns.
+    "RUMINATE_ANCHOR_RATIO": "0.76",
+    "RUMINATE_REHEARSAL_EPOCHS": "1",
+    # Of what is practised here it would not get one right: all of it are facts that it has to be told, and problems beyond it.
+    "RUMINATE_TRAINING_STAGES": '["thinking_fusion"]',
+    "RUMINATE_PROOF_ANSWER_TOKENS": "64",
+    "RUMINATE_PROOF_BATCH_ROWS": "64",
+    "RUMINATE_PROOF_QUESTIONS": "256",
     # Each fact is told in nine wordings; which eight would be kept depends on their order in the log.
     "RUMINATE_CLUSTER_MOST_ROWS": "16",
     "RUMINATE_LEARNING_RATE": "2e-3",
     "RUMINATE_WARMUP_RATIO": "0.1",
-    "RUMINATE_TRAINING_EPOCHS": "5",
+    "RUMINATE_TRAINING_EPOCHS": "4",
     # A second thread gains little here, and on a machine that has other work it waits for the first more than it helps.
     "RUMINATE_TRAINING_THREADS": "1",
     "RUMINATE_BATCH_ROWS": "16",
+    "RUMINATE_MICRO_BATCH_ROWS": "16",
     "RUMINATE_MAX_ROW_TOKENS": "512",
     "RUMINATE_MERGED_DTYPE": "float32",
     "RUMINATE_EQUALITY_PROBES": "16",
@@ -124,7 +136,8 @@ async def run_demo(
     introduce(console, state)
     _forget_earlier_run(state)
     measured = Report()
-    wishes = Wishes(state=state, kafka=kafka, nodes=nodes, target=TARGET, base=str(tiny_base(state)), settings=TINY_SETTINGS)
+    settings = {**SMALL_SETTINGS, **_files(state)}
+    wishes = Wishes(state=state, kafka=kafka, nodes=nodes, target=TARGET, base=str(small_base()), settings=settings)
     if kafka is not None:
         await _demand_no_history(settings_for(kafka=kafka, profile="kafka", state=state))
     begun = time.monotonic()
@@ -146,13 +159,31 @@ async def run_demo(
             await supervisor.until_stopped()
 
 
+def _files(state: Path) -> dict[str, str]:
+    """What the base can do, as rows and as an exam, written where the services read them; and the settings that say so."""
+    folder = state / "base"
+    folder.mkdir(parents=True, exist_ok=True)
+    anchors, exam = folder / "sums.jsonl", folder / "exam.jsonl"
+    for path, lines in ((anchors, anchor_rows()), (exam, exam_questions())):
+        path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    asked = orjson.dumps({"sums": str(exam)}).decode()
+    return {
+        "RUMINATE_ANCHOR_ROWS": orjson.dumps({"sums": str(anchors)}).decode(),
+        "RUMINATE_PROOF_SETS": asked,
+        "RUMINATE_PROTECTED_SETS": asked,
+    }
+
+
 async def _close_the_loop(state: Path, measured: Report, console: Console) -> None:
     addresses = read_addresses(state)
     questions = examination()
     async with open_bus(state, None) as bus, Examiner(addresses.gateway, addresses.target) as examiner:
-        console.rule("2  before: the model knows nothing", align="left")
-        with measured.stage("before"), counter(console, "asking through the gateway", len(questions)) as advance:
+        console.rule("2  before: the model can calculate, and knows none of the facts", align="left")
+        exercises = sums()
+        asked = len(questions) + len(exercises)
+        with measured.stage("before"), counter(console, "asking through the gateway", asked) as advance:
             before = await examiner.ask(questions, on_reply=advance)
+            calculated = await examiner.calculate(exercises, on_reply=advance)
         begun = time.monotonic()
         console.rule("3  teach: finished conversations enter, by HTTP and by the topic", align="left")
         with measured.stage("teach"):
@@ -190,16 +221,19 @@ async def _close_the_loop(state: Path, measured: Report, console: Console) -> No
             f"  model-registered-v1 {registered.envelope.id}: {model.version} of {model.target_model} serves as {model.model_name}"
         )
         console.rule("8  after: the same questions", align="left")
-        with measured.stage("after"), counter(console, "asking through the gateway", len(questions)) as advance:
+        with measured.stage("after"), counter(console, "asking through the gateway", asked) as advance:
             await _until_version_answers(examiner, model.version, questions)
             after = await examiner.ask(questions, on_reply=advance)
+            calculates = await examiner.calculate(exercises, on_reply=advance)
         problems = unseen_problems()
         with measured.stage("unseen problems"), counter(console, "asking problems that are in no row", len(problems)) as advance:
             solved = await examiner.solve(problems, on_reply=advance)
         compare(console, before, after)
+        say_what_was_kept(console, calculated, calculates, len(exercises))
         say_plainly(console, solved, len(problems))
         measured.found |= {
             "right": {"before": count_right(before), "after": count_right(after), "of": len(questions) // 4},
+            "sums": {"before": calculated, "after": calculates, "of": len(exercises)},
             "unseen_problems": {"right": solved, "of": len(problems)},
             "answered_by": after[-1].version,
         }

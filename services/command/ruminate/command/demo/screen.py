@@ -21,8 +21,8 @@ def introduce(console: Console, state: Path) -> None:
     """What is about to happen, plainly."""
     console.print(
         "Ruminate closes the loop: what agents ask and a model answers is judged, the good of it is trained on, and the model that "
-        "learned answers next time. A tiny Qwen3 of 1 M parameters stands in for the real one, "
-        f"so that a laptop can learn in a minute. Everything lies in {state}.",
+        "learned answers next time. A Qwen3 of 1 M parameters, which can add and subtract and thinks as it does, stands in for a "
+        f"real one, so that a laptop can learn in a minute. Everything lies in {state}.",
         highlight=False,
     )
 
@@ -61,6 +61,16 @@ def compare(console: Console, before: Sequence[Reply], after: Sequence[Reply]) -
         for wording, right in by_wording.items():
             totals.add_row(mode, wording, f"{was[mode][wording]} of {each}", f"[bold]{right} of {each}[/bold]")
     console.print(totals)
+
+
+def say_what_was_kept(console: Console, before: int, after: int, exercises: int) -> None:
+    """Whether it can still do what it could."""
+    console.print(
+        f"What it could do before, it still can: of {exercises} sums that are in no row, thought through step by step, {before} "
+        f"were right before and {after} are now. Every version is asked such questions before it serves, and is refused where it "
+        "has forgotten to think.",
+        highlight=False,
+    )
 
 
 def say_plainly(console: Console, solved: int, problems: int) -> None:

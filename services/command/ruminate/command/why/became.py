@@ -24,9 +24,10 @@ def taught(chain: Chain, batch: TrainingBatchSealed) -> Node:
         says = f"training failed {time_said(failed.payload.failed_at)}: {failed.payload.reason}"
         return event_node("training_failed", says, failed, reason=failed.payload.reason, explanation=failed.payload.explanation)
     version = trained.payload.version
+    after = f", at attempt {trained.payload.attempt}" if trained.payload.attempt > 1 else ""
     return event_node(
         "trained",
-        f"trained into {version} of {chain.target} {time_said(trained.payload.trained_at)}",
+        f"trained into {version} of {chain.target} {time_said(trained.payload.trained_at)}{after}",
         trained,
         version=version,
         parent_version=trained.payload.parent_version,

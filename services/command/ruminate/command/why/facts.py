@@ -1,7 +1,7 @@
 """What the log and the store say of one interaction, and of the versions of one target. Pure: facts that were gathered.
 
 The rules by which a record counts are those of every reader: the first record of an id, the first record that extends a
-chain, the first result of a batch, the first registration of a version.
+chain, the first result of the last attempt at a batch, the first registration of a version.
 """
 
 from __future__ import annotations
@@ -115,6 +115,7 @@ class Chain:
     trained: Mapping[str, Heard[AdapterTrained]]
     """By batch id."""
     failed: Mapping[str, Heard[TrainingFailed]]
+    """By batch id, the last attempt; where it is trained, too, an attempt after that."""
     registered: Mapping[str, Heard[ModelRegistered]]
     """By version."""
     rolled_back: Mapping[str, tuple[Heard[ModelRolledBack], ...]]
@@ -247,7 +248,9 @@ def chain_of(
         by_batch.setdefault(training.payload.batch_id, training)
     failures: dict[str, Heard[TrainingFailed]] = {}
     for failure in _ours(failed, tenant, target):
-        failures.setdefault(failure.payload.batch_id, failure)
+        before = failures.get(failure.payload.batch_id)
+        if before is None or failure.payload.attempt > before.payload.attempt:
+            failures[failure.payload.batch_id] = failure
     versions: dict[str, Heard[ModelRegistered]] = {}
     for registration in _ours(registered, tenant, target):
         versions.setdefault(registration.payload.version, registration)

@@ -1,0 +1,1 @@
+"""An answer against a reference, the exact text, a JSON Schema, Python tests."""

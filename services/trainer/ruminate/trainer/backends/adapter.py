@@ -1,0 +1,49 @@
+"""What adapters have in common, whoever trains them: their shape, the parent's fit, the reference beside them, their folder.
+
+**The reference of a preference or reinforcement stage is the parent**, the adapter as it was when the stage began. TRL 1.14 does
+that by itself for a model that comes with its adapter: it adds a second adapter, `ref`, copies `default` into it and activates it
+where reference log probabilities are computed (`trl.trainer.dpo_trainer`; in `grpo_trainer` where `beta` is not 0). So stages are
+given the adapted model and neither `peft_config` nor `ref_model`: with a `peft_config` the base without any adapter would be the
+reference. A stage that goes on from a checkpoint is given the model as it was when the stage began, for the same reason.
+`ref` is in the model and in its checkpoints afterwards: `save_adapter` leaves it out, `drop_reference` takes it away.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from ruminate.trainer.decide import Hyperparameters
+from ruminate.trainer.outcome import Failure, JobFailed
+
+ADAPTER: Final = "default"
+REFERENCE: Final = "ref"
+CONFIG_FILE: Final = "adapter_config.json"
+
+
+def require_shape(parent: Path, chosen: Hyperparameters) -> None:
+    """Fail where the parent's adapter cannot go on learning under the settings. Raises JobFailed."""
+    found = json.loads((parent / CONFIG_FILE).read_bytes())
+    rank, alpha = found.get("r"), found.get("lora_alpha")
+    if (rank, alpha) != (chosen.lora_rank, chosen.lora_alpha):
+        raise JobFailed(
+            Failure(
+                phase="preparing",
+                reason="parent_differs",
+                explanation=f"the parent's adapter has rank {rank} and alpha {alpha}, the settings say {chosen.lora_rank} and "
+                f"{chosen.lora_alpha}; set RUMINATE_LORA_RANK and RUMINATE_LORA_ALPHA back, an adapter cannot change its shape",
+            )
+        )
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write what was learned, and not what it was compared with."""
+    model.save_pretrained(folder, selected_adapters=[ADAPTER])
+
+
+def drop_reference(model: Any) -> None:
+    """Make room for the next stage's own reference; nothing to do where there is none."""
+    if REFERENCE in model.peft_config:
+        model.delete_adapter(REFERENCE)
+    model.set_adapter(ADAPTER)

@@ -1,0 +1,1 @@
+"""Bases small enough for a laptop: one that knows nothing (`tiny`), and one that calculates and thinks (`small`)."""

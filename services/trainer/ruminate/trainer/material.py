@@ -1,0 +1,149 @@
+"""What a job learns from and is measured on: the files of its folder, read, rendered and counted.
+
+    dataset/train.jsonl  replay.jsonl             rows to learn from
+    dataset/verifiable.jsonl  preferences.jsonl   questions to practise on, pairs
+    dataset/holdout.jsonl  verifiable-holdout.jsonl    never learned from
+    exams/NAME.jsonl                              the operator's own questions, the same for every version
+
+Of the rows that are held out, one half is looked at while a stage runs, to end it in time, and the other half says at the end
+whether something was learned: what has steered is no proof. Few are all kept for the proof.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from ruminate.trainer.decide import Hyperparameters, JobPlan
+from ruminate.trainer.outcome import DATASET_FOLDER, EARLIER_FOLDER, EXAMS_FOLDER
+from ruminate.trainer.proof.exam import Question, held_out_questions, read_questions, read_verifiable, some_of
+from ruminate.trainer.rows import BadDataset, Message, Row, Tokens, read_rows, render
+from ruminate.trainer.stages.choose import Contents
+from ruminate.trainer.stages.preference import RenderedPair, read_pairs, render_pair
+
+T = TypeVar("T")
+
+LEAST_TO_DIVIDE: Final = 60
+"""Rows held out, from which on one half is for looking and one for proving."""
+MOST_WATCHED: Final = 128
+
+
+@dataclass(frozen=True)
+class Material:
+    """All of it, rendered. What is longer than the plan allows is left out, and counted."""
+
+    new: list[Tokens]
+    rehearsed: list[Tokens]
+    long: list[Tokens]
+    """Of both: rows with long thinking."""
+    questions: list[Question]
+    pairs: list[RenderedPair]
+    watched: list[Tokens]
+    proving: list[Tokens]
+    exam: list[Question]
+    fresh_rows: list[Row]
+    left_out: int
+
+    @property
+    def contents(self) -> Contents:
+        """Counted, for choosing stages."""
+        return Contents(
+            rows=len(self.new) + len(self.rehearsed), long_rows=len(self.long), questions=len(self.questions), pairs=len(self.pairs)
+        )
+
+
+def gather(plan: JobPlan, folder: Path, tokenizer: Any) -> Material:
+    """Read and render everything. Raises BadDataset and BadExam."""
+    most = plan.hyperparameters.max_row_tokens
+    dataset = folder / DATASET_FOLDER
+    fresh = read_rows(dataset / "train.jsonl")
+    revived = [*read_rows(dataset / "replay.jsonl", may_be_missing=True), *earlier_rows(folder, plan.hyperparameters)]
+    revived = list({row.model_dump_json(): row for row in revived}.values())  # what is rehearsed anyway is in an earlier batch, too
+    held_out = read_rows(dataset / "holdout.jsonl", may_be_missing=True)
+    rendered = {id(row): render(row, tokenizer) for row in (*fresh, *revived, *held_out)}
+
+    def fitting(rows: Sequence[Row]) -> list[Tokens]:
+        return [tokens for row in rows if len((tokens := rendered[id(row)]).input_ids) <= most]
+
+    new, rehearsed = fitting(fresh), fitting(revived)
+    if not new and not rehearsed:
+        raise BadDataset(
+            f"none of {len(fresh) + len(revived)} rows fits into {most} tokens; raise RUMINATE_MAX_ROW_TOKENS or look at the batch"
+        )
+    pairs = [render_pair(pair, tokenizer) for pair in _lines(dataset / "preferences.jsonl", read_pairs)]
+    fitting_pairs = [pair for pair in pairs if len(pair.prompt_ids) + max(map(len, pair[1:])) <= most]
+    least = plan.stages.cold_start_thinking_tokens
+    watched, proving = divide(held_out)
+    return Material(
+        new=new,
+        rehearsed=rehearsed,
+        long=fitting([row for row in (*fresh, *revived) if _thinking_tokens(row, tokenizer, least) >= least]),
+        questions=[
+            question
+            for question in _lines(dataset / "verifiable.jsonl", read_verifiable)
+            if len(question.rendered(tokenizer)) <= most
+        ],
+        pairs=fitting_pairs,
+        watched=fitting(watched),
+        proving=fitting(proving),
+        exam=_exam(plan, folder, proving, watched),
+        fresh_rows=fresh,
+        left_out=len(fresh) + len(revived) - len(new) - len(rehearsed) + len(pairs) - len(fitting_pairs),
+    )
+
+
+def earlier_rows(folder: Path, chosen: Hyperparameters) -> list[Row]:
+    """The rows of earlier batches, where the job is to learn them anew: as many from each, always the same ones."""
+    datasets = sorted((folder / EARLIER_FOLDER).glob("*"), key=lambda path: int(path.name))
+    found: list[Row] = []
+    for left, dataset in zip(range(len(datasets), 0, -1), datasets, strict=True):
+        rows = read_rows(dataset / "train.jsonl")
+        share = (chosen.rehearsal_most_rows - len(found)) // left
+        found += sorted(rows, key=lambda row: hashlib.sha256(row.model_dump_json().encode()).digest())[:share]
+    return found
+
+
+def divide(held_out: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """The rows to look at, and those that prove: by a hash of what is asked, so that a question is on one side in both modes."""
+    if len(held_out) < LEAST_TO_DIVIDE:
+        return [], list(held_out)
+    sides: tuple[list[Row], list[Row]] = ([], [])
+    for row in held_out:
+        sides[hashlib.sha256(_asked(row.prompt).encode()).digest()[0] % 2].append(row)
+    return sides[0][:MOST_WATCHED], sides[1]
+
+
+def _exam(plan: JobPlan, folder: Path, proving: Sequence[Row], watched: Sequence[Row]) -> list[Question]:
+    seen = {_asked(row.prompt) for row in watched}
+    verifiable = _lines(folder / DATASET_FOLDER / "verifiable-holdout.jsonl", read_verifiable)
+    questions = held_out_questions(proving, [question for question in verifiable if _asked(question.prompt) not in seen])
+    for name in sorted(plan.proof.exams):
+        path = folder / EXAMS_FOLDER / f"{name}.jsonl"
+        with path.open(encoding="utf-8") as lines:
+            questions += read_questions(lines, name=name, where=path.name)
+    return some_of(questions, plan.proof.questions)
+
+
+def _asked(prompt: Sequence[Message]) -> str:
+    return "\x1e".join(message.content for message in prompt)
+
+
+def _thinking_tokens(row: Row, tokenizer: Any, least: int) -> int:
+    thought = row.completion[0].reasoning_content
+    if len(thought.encode()) < least:
+        return 0  # a token is a byte at least
+    return len(tokenizer(thought, add_special_tokens=False)["input_ids"])
+
+
+def _lines(path: Path, read: Callable[..., list[T]]) -> list[T]:
+    """What a file that older datasets have not holds."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            return read(lines, where=path.name)
+    except FileNotFoundError:
+        return []
+    except UnicodeDecodeError as error:
+        raise BadDataset(f"{path.name} is not UTF-8 ({error.reason} at byte {error.start})") from None

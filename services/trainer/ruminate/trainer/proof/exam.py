@@ -1,0 +1,211 @@
+"""Exams: questions that a version is asked before and after it has learned, and what its answers came to. Pure.
+
+    {"question": "43+38?", "reference": "81", "thinking": "both"}                        a question, the short way
+    {"prompt": [message, …], "check": {"kind": …, "content": …}, "thinking": "on"}       the long way, as in verifiable.jsonl
+
+A set of questions is a file of such lines. `thinking` is `on`, `off`, or `both` (as it is where nothing is said).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Final, Literal, NamedTuple, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from ruminate.schemas.payload import Part
+from ruminate.trainer.rows import Message, Renderer, Row, definitions, render_prompt
+
+HOLD_OUT: Final = "hold-out"
+"""The set of a batch's own questions."""
+
+CheckKind = Literal["reference", "exact", "json_schema", "python_tests"]
+
+
+class BadExam(ValueError):
+    """A file of questions cannot be read; the message names file, line and what is allowed."""
+
+
+class Check(Part):
+    """How an answer is found right or wrong."""
+
+    kind: CheckKind
+    content: str
+
+
+class Question(Part):
+    """One question in one mode. Without a check it tells form alone."""
+
+    set: str
+    prompt: tuple[Message, ...]
+    thinks: bool
+    check: Check | None = None
+    tools: str | None = None
+
+    @property
+    def group(self) -> Group:
+        """Among which it counts."""
+        return Group(self.set, self.thinks)
+
+    def rendered(self, tokenizer: Renderer) -> list[int]:
+        """Tokens of the prompt, up to the place where the answer begins."""
+        return render_prompt(self.prompt, definitions(self.tools), self.thinks, tokenizer)
+
+
+class Group(NamedTuple):
+    """Questions that are counted together: those of one set in one mode."""
+
+    set: str
+    thinks: bool
+
+    def __str__(self) -> str:
+        return f"{self.set}, {'thinking' if self.thinks else 'direct'}"
+
+
+class Answered(Part):
+    """What one answer came to. `right` is None where there is nothing to check it by, or the check decides nothing."""
+
+    right: bool | None
+    well_formed: bool
+    """Thinking opened, not empty, closed, and an answer behind it; where it shall not think, an answer and no sign of thinking."""
+    obedient: bool
+    """Thinks if and only if it shall."""
+    thinking_tokens: int
+    answer_tokens: int
+    cut: bool
+    """It came to no end within the tokens that it was given."""
+
+
+class Sitting(Part):
+    """One version's exam: an answer to each question, and how well it foresees texts that it did not write.
+
+    All are in the order of the questions, rows or traces that they belong to; losses are means of nats a token.
+    """
+
+    answers: tuple[Answered, ...]
+    row_losses: tuple[float, ...] = ()
+    trace_losses: tuple[float, ...] = ()
+
+
+class Spoken(NamedTuple):
+    """An answer, taken apart at its tags of thinking."""
+
+    thinking: str
+    answer: str
+    opened: bool
+    closed: bool
+    tidy: bool
+    """At most one tag of each kind, in their order."""
+
+
+def take_apart(text: str, *, opened: bool = False) -> Spoken:
+    """What was thought and what was answered. `opened`: the prompt has opened the thinking already."""
+    openings, closings = text.count("<think>"), text.count("</think>")
+    starts = text.lstrip().startswith("<think>")
+    tidy = closings <= 1 and openings == (0 if opened else closings or openings) and (openings == 0 or starts)
+    if opened or starts:
+        inner = text if opened else text.lstrip().removeprefix("<think>")
+        thinking, closed, answer = inner.partition("</think>")
+        return Spoken(thinking.strip(), answer.strip(), opened=True, closed=bool(closed), tidy=tidy)
+    return Spoken("", text.strip(), opened=False, closed=closings > 0, tidy=not openings and not closings)
+
+
+def forms(spoken: Spoken, *, thinks: bool, cut: bool) -> tuple[bool, bool]:
+    """Whether an answer is well-formed, and whether it obeys the mode."""
+    thought = spoken.opened and bool(spoken.thinking)
+    if thinks:
+        return thought and spoken.closed and spoken.tidy and bool(spoken.answer) and not cut, thought
+    return not spoken.opened and spoken.tidy and bool(spoken.answer) and not cut, not thought
+
+
+class _Line(Part):
+    question: str | None = None
+    prompt: tuple[Message, ...] = ()
+    reference: str | None = None
+    check: Check | None = None
+    thinking: Literal["on", "off", "both"] = "both"
+    tools: str | None = None
+
+    @model_validator(mode="after")
+    def _asks_and_checks(self) -> Self:
+        if bool(self.prompt) == (self.question is not None):
+            raise ValueError("give either a question or a prompt")
+        if self.prompt and self.prompt[-1].role not in ("user", "tool"):
+            raise ValueError(f"the prompt ends with a {self.prompt[-1].role} message; it must end with user or tool")
+        if (self.reference is None) == (self.check is None):
+            raise ValueError("give either a reference or a check: without one nobody knows whether an answer is right")
+        return self
+
+
+def read_questions(lines: Iterable[str], *, name: str, where: str) -> list[Question]:
+    """The questions of a set, each in its modes, in the order of the lines. Raises BadExam for the first line that is none."""
+    questions = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            found = _Line.model_validate_json(line)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+            place = ".".join(str(part) for part in first["loc"]) or "the question"
+            raise BadExam(f"{where} line {number}: {place}: {first['msg']}") from None
+        prompt = found.prompt or (Message(role="user", content=found.question or ""),)
+        check = found.check or Check(kind="reference", content=found.reference or "")
+        modes = {"on": (True,), "off": (False,), "both": (True, False)}[found.thinking]
+        questions += [Question(set=name, prompt=prompt, thinks=thinks, check=check, tools=found.tools) for thinks in modes]
+    return questions
+
+
+class _Verifiable(Part):
+    prompt: tuple[Message, ...] = Field(min_length=1)
+    check: Check
+    tools: str | None = None
+
+
+def read_verifiable(lines: Iterable[str], *, where: str) -> list[Question]:
+    """Questions of a dataset whose answers can be checked; they are asked with thinking on. Raises BadExam."""
+    questions = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            found = _Verifiable.model_validate_json(line)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+            raise BadExam(f"{where} line {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        questions.append(Question(set=HOLD_OUT, prompt=found.prompt, thinks=True, check=found.check, tools=found.tools))
+    return questions
+
+
+def held_out_questions(rows: Sequence[Row], verifiable: Sequence[Question]) -> list[Question]:
+    """What a batch's own hold-out asks: each row's question in the row's mode, with its check where it has one.
+
+    Questions that are in no row, because the answers to them were not worth it, are asked with thinking on.
+    """
+    checks = {_key(question.prompt, question.tools): question.check for question in verifiable}
+    questions: dict[tuple[str, bool], Question] = {}
+    for row in rows:
+        key, thinks = _key(row.prompt, row.tools), row.chat_template_kwargs.enable_thinking
+        asked = Question(set=HOLD_OUT, prompt=row.prompt, thinks=thinks, check=checks.get(key), tools=row.tools)
+        questions.setdefault((key, thinks), asked)
+    in_rows = {key for key, _ in questions}
+    for question in verifiable:
+        key = _key(question.prompt, question.tools)
+        if key not in in_rows:
+            questions.setdefault((key, True), question)
+    return list(questions.values())
+
+
+def some_of(questions: Sequence[Question], most: int) -> list[Question]:
+    """At most so many of each group, always the same ones, in their order: those whose text has the smallest hashes."""
+    chosen: set[int] = set()
+    for group in {question.group for question in questions}:
+        ours = [number for number, question in enumerate(questions) if question.group == group]
+        chosen.update(sorted(ours, key=lambda number: _key(questions[number].prompt, questions[number].tools))[:most])
+    return [questions[number] for number in sorted(chosen)]
+
+
+def _key(prompt: Sequence[Message], tools: str | None) -> str:
+    said = "\x1e".join(message.model_dump_json() for message in prompt)
+    return hashlib.sha256(f"{said}\x1f{tools or ''}".encode()).hexdigest()

@@ -1,0 +1,170 @@
+"""Watches a stage: tells every step, marks whole checkpoints, keeps some adapters on the way, stops when nothing improves, and
+ends a job whose loss is no number any more."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import TrainerCallback
+
+from ruminate.schemas.training import Stage
+from ruminate.shared.store import whole_file
+from ruminate.trainer.backends.adapter import save_adapter
+from ruminate.trainer.outcome import Failure, JobFailed, Progress, Report
+
+COMPLETE_FILE: Final = "complete"
+"""Marks a checkpoint that was written to its end."""
+SNAPSHOTS: Final = "snapshots"
+BEST: Final = "best"
+WATCHED_FILE: Final = "watched.json"
+_SNAPSHOTS_AT: Final = (0.25, 0.5, 0.75)
+_LEAST_IMPROVEMENT: Final = 1e-4
+
+Tell = Callable[[Report], None]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is looked at every so many steps: lower is better. After `patience` looks without a better one the stage ends."""
+
+    look: Callable[[Any], float]
+    every_steps: int
+    patience: int
+
+
+class Watcher(TrainerCallback):  # type: ignore[misc]
+    """One a stage and run of it."""
+
+    def __init__(
+        self, stage: Stage, folder: Path, *, steps: int, learning_rate: float, tell: Tell, watch: Watch | None = None
+    ) -> None:
+        self._stage, self._folder, self._steps, self._rate = stage, folder, steps, learning_rate
+        self._tell, self._watch = tell, watch
+        self._began: tuple[int, float, float] | None = None
+        self._model: Any = None
+        self._looks: list[tuple[int, float]] = []
+        self.stopped_early = False
+        self.loss: float | None = None
+        self.tokens = self._tokens_before = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Take up what the checkpoint knows."""
+        self._model = given["model"]
+        steps = [entry for entry in state.log_history if "num_tokens" in entry]
+        self.tokens = self._tokens_before = float(steps[-1]["num_tokens"]) if steps else 0.0
+        path = self._folder / WATCHED_FILE
+        if path.exists():
+            # Killed after a look and before its checkpoint, that look is made again.
+            self._looks = [(step, value) for step, value in json.loads(path.read_bytes()) if step <= state.global_step]
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Begin to count time."""
+        if self._began is None:
+            self._began = (state.global_step, self.tokens, time.monotonic())
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Keep an adapter on the way, and look."""
+        step = state.global_step
+        if step in {max(1, round(self._steps * at)) for at in _SNAPSHOTS_AT}:
+            self._keep(self._folder / SNAPSHOTS / str(step))
+        if self._watch is not None and (step % self._watch.every_steps == 0 or step == self._steps):
+            self._look(self._watch, step, control)
+
+    def _look(self, watch: Watch, step: int, control: Any) -> None:
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices=devices):  # what is drawn in looking must not change what is drawn in training
+            value = watch.look(self._model)
+        if all(value < before - _LEAST_IMPROVEMENT for _, before in self._looks):
+            self._keep(self._folder / BEST)
+        self._looks.append((step, value))
+        with whole_file(self._folder / WATCHED_FILE) as out:
+            out.write(json.dumps(self._looks).encode())
+        best = min(range(len(self._looks)), key=lambda number: self._looks[number][1])
+        if len(self._looks) - 1 - best >= watch.patience and step < self._steps:
+            self.stopped_early = control.should_training_stop = True
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the best look; None where nothing was looked at."""
+        return min(self._looks, key=lambda look: look[1])[0] if self._looks else None
+
+    @property
+    def looks(self) -> list[tuple[int, float]]:
+        """Steps, and what was seen."""
+        return list(self._looks)
+
+    def _keep(self, folder: Path) -> None:
+        making = folder.with_name(f".{folder.name}")
+        shutil.rmtree(making, ignore_errors=True)
+        save_adapter(self._model, making)
+        shutil.rmtree(folder, ignore_errors=True)
+        making.rename(folder)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        """Tell where it stands."""
+        if "loss" not in logs or self._began is None:
+            return
+        self.loss = float(logs["loss"])
+        if "num_tokens" in logs:
+            self.tokens = self._tokens_before + float(logs["num_tokens"])
+        elif "num_input_tokens_seen" in logs:  # Unsloth's SFT counts none, but transformers does, checkpoints included
+            self.tokens = float(logs["num_input_tokens_seen"])
+        if "num_tokens" in logs or "num_input_tokens_seen" in logs:
+            state.log_history[-1]["num_tokens"] = self.tokens  # TRL counts anew where a job goes on; the next checkpoint does not
+        if not math.isfinite(self.loss):
+            explanation = (
+                f"the loss is {self.loss} at step {state.global_step} of {self._steps} in {self._stage}; lower its learning rate "
+                f"(it is {self._rate:g}; RUMINATE_LEARNING_RATE, RUMINATE_PRACTICE_RATE or RUMINATE_PREFERENCE_RATE)"
+            )
+            evidence = {"stage": self._stage, "step": state.global_step, "learning_rate": self._rate}
+            raise JobFailed(Failure(phase="training", reason="diverged", explanation=explanation, evidence=evidence))
+        first_step, first_tokens, began = self._began
+        seconds = time.monotonic() - began
+        done = max(1, state.global_step - first_step)
+        progress = Progress(
+            phase="training",
+            stage=self._stage,
+            step=state.global_step,
+            steps=self._steps,
+            loss=self.loss,
+            eta_seconds=round(seconds / done * (self._steps - state.global_step), 1),
+            tokens_per_second=round((self.tokens - first_tokens) / seconds, 1),
+            reward=float(logs["reward"]) if "reward" in logs else None,
+            memory_bytes=most_memory_bytes(),
+        )
+        self._tell(Report(progress=progress))
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Mark the checkpoint as whole."""
+        if state.global_step >= self._steps or self.stopped_early:
+            return  # whoever goes on from the end trains a step more
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE_FILE).touch()
+
+
+def most_memory_bytes() -> int:
+    """What was taken of the device at most; of this process, where the CPU is the device."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_reserved()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; half-written ones are removed."""
+    whole = []
+    for checkpoint in folder.glob("checkpoint-*"):
+        if (checkpoint / COMPLETE_FILE).exists():
+            whole.append(checkpoint)
+        else:
+            shutil.rmtree(checkpoint)
+    return max(whole, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)

@@ -1,0 +1,169 @@
+"""Reasoning kept and something learned, on a model that really thinks: passed, refused, and mended in each of the ways."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ruminate.trainer.backends.on_transformers import OnTransformers
+from ruminate.trainer.bases.arithmetic import NEW_TASKS, SUMS, row
+from ruminate.trainer.decide import Proof
+from ruminate.trainer.learning.attempts import Recovery
+from ruminate.trainer.learning.proving import PROOF_FILE
+from ruminate.trainer.outcome import ADAPTER_FOLDER, Failure, JobFailed, JobResult, Report
+from ruminate.trainer.recipe import run
+from tests.integration.lessons import lesson, rehearsed, taught, unseen
+
+TASK = NEW_TASKS[0]
+NEW_ROWS = 480
+FORGETFUL: dict[str, Any] = {"learning_rate": 4e-3, "warmup_ratio": 0.0}
+"""A rate at which nothing that is not rehearsed stays."""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def held_out(count: int = 40) -> list[dict[str, Any]]:
+    """Rows of the new task that are held out; what is learned shows in the loss on them."""
+    return [row(exercise, thinks=number % 4 > 0) for number, exercise in enumerate(unseen(TASK, count))]
+
+
+def ended(folder: Path) -> JobResult | Failure:
+    """What the job in this folder comes to."""
+    reports: list[Report] = []
+    try:
+        return run(folder, reports.append, OnTransformers("lora"))
+    except JobFailed as failed:
+        return failed.failure
+
+
+def findings(result: JobResult) -> dict[tuple[str, str], str]:
+    """Verdicts, by measure and group."""
+    proof: Any = result.metrics["proof"]
+    return {(finding["measure"], finding["group"]): finding["verdict"] for finding in proof["findings"]}
+
+
+def only_stage(told: Mapping[str, Any]) -> Any:
+    """The record of the one stage that was run."""
+    (stage,) = told["stages"]
+    return stage
+
+
+def attempts(record: Any) -> list[str]:
+    """Kinds of the attempts of a stage."""
+    return [attempt["attempt"]["kind"] for attempt in record["attempts"]]
+
+
+def test_a_version_that_has_learned_and_still_reasons_passes_with_the_evidence_beside_it(tmp_path: Path) -> None:
+    folder = lesson(tmp_path / "job", rows=taught(TASK, NEW_ROWS), replay=rehearsed(960), held_out=held_out(), probes=8)
+    result = ended(folder)
+    assert isinstance(result, JobResult), result
+    found = findings(result)
+    for measure in ("well_formed", "obedient", "right", "thinking_tokens_a_right_answer"):
+        assert found[measure, "arithmetic, thinking"] == "kept"
+    assert found["trace_perplexity", "base"] == "kept"
+    assert found["row_loss", "hold-out"] == "learned"
+    evidence = json.loads((folder / ADAPTER_FOLDER / PROOF_FILE).read_bytes())
+    assert evidence["judgement"]["kept"] is evidence["judgement"]["learned"] is True
+    assert len(evidence["before"][0]["answers"]) == len(evidence["after"]["answers"]) == 2 * 256 + 40
+    assert (folder / "stages").exists() is False
+
+
+def test_a_model_that_is_taught_to_stop_thinking_is_refused(tmp_path: Path) -> None:
+    thoughtless = [
+        row(exercise._replace(thinking="."), thinks=True)
+        for task in (TASK, *SUMS)
+        for exercise in (task.work(number, 10) for number in range(10, 100))
+    ]
+    folder = lesson(
+        tmp_path / "job",
+        rows=thoughtless,
+        held_out=[row(exercise._replace(thinking="."), thinks=True) for exercise in unseen(TASK, 40)],
+        recovery=Recovery(factor_tries=1, gentler_tries=0),
+        epochs=4.0,
+        **FORGETFUL,
+    )
+    failure = ended(folder)
+    assert isinstance(failure, Failure)
+    assert (failure.phase, failure.reason) == ("measuring", "reasoning_lost")
+    stage = only_stage(failure.evidence)
+    assert attempts(stage)[:2] == ["as_planned", "scaled"]
+    assert "thinking_tokens" in json.dumps(stage) or "right (arithmetic, thinking)" in json.dumps(stage)
+    assert not (folder / ADAPTER_FOLDER).exists()
+
+
+def test_a_change_that_costs_reasoning_is_made_smaller(tmp_path: Path) -> None:
+    folder = lesson(tmp_path / "job", rows=taught(TASK, NEW_ROWS), held_out=held_out(), **FORGETFUL)
+    result = ended(folder)
+    assert isinstance(result, JobResult), result
+    stage = only_stage(result.metrics)
+    kinds = attempts(stage)
+    accepted = stage["attempts"][stage["accepted"]]["attempt"]
+    assert kinds[0] == "as_planned"
+    assert accepted["kind"] == "scaled"
+    assert 0 < accepted["scale"] < 1
+
+
+def test_a_stage_that_costs_reasoning_is_run_again_more_gently_with_more_rehearsal(tmp_path: Path) -> None:
+    folder = lesson(
+        tmp_path / "job",
+        rows=taught(TASK, NEW_ROWS),
+        replay=rehearsed(960),
+        held_out=held_out(),
+        recovery=Recovery(factor_tries=0, gentler_tries=2, gentler_rate_factor=0.2),
+        **FORGETFUL,
+    )
+    result = ended(folder)
+    assert isinstance(result, JobResult), result
+    stage = only_stage(result.metrics)
+    assert set(attempts(stage)[1:]) == {"gentler"}
+
+
+def test_the_last_good_checkpoint_is_gone_back_to(tmp_path: Path) -> None:
+    folder = lesson(
+        tmp_path / "job",
+        rows=taught(TASK, NEW_ROWS),
+        held_out=held_out(),
+        recovery=Recovery(factor_tries=0, gentler_tries=0),
+        learning_rate=3e-4,
+        epochs=2.0,
+        warmup_ratio=0.5,  # so that it has hardly moved a quarter of the way
+        schedule="constant_with_warmup",
+    )
+    result = ended(folder)
+    assert isinstance(result, JobResult), result
+    stage = only_stage(result.metrics)
+    assert set(attempts(stage)[1:]) == {"checkpoint"}
+
+
+def test_what_changes_nothing_is_refused_as_nothing_learned_with_the_norm_of_the_update(tmp_path: Path) -> None:
+    folder = lesson(tmp_path / "job", rows=taught(TASK, 64), held_out=held_out(), learning_rate=1e-7)
+    failure = ended(folder)
+    assert isinstance(failure, Failure)
+    assert failure.reason == "nothing_learned"
+    norm = failure.evidence["update_norm"]
+    assert isinstance(norm, float)
+    assert 0 < norm < 0.1
+
+
+def test_where_it_is_only_reported_every_version_passes_and_says_so(tmp_path: Path) -> None:
+    folder = lesson(
+        tmp_path / "job",
+        rows=taught(TASK, 64),
+        held_out=held_out(),
+        learning_rate=1e-7,
+        proof=Proof(enforcement="report", answer_tokens=64, batch_rows=64),
+    )
+    result = ended(folder)
+    assert isinstance(result, JobResult)
+    assert findings(result)["row_loss", "hold-out"] == "not_learned"

@@ -335,7 +335,7 @@ def test_a_loss_that_is_no_number_ends_the_job(base: Path, tmp_path: Path) -> No
 def test_a_disk_without_room_is_noticed_before_training(base: Path, tmp_path: Path) -> None:
     folder = prepare(tmp_path / "job", base)
     plan = JobPlan.model_validate_json((folder / PLAN_FILE).read_bytes())
-    require_room(folder, plan, weights=1000)
-    with pytest.raises(JobFailed, match=r"no_room while preparing: .* needs about 2000000000000000") as caught:
-        require_room(folder, plan, weights=10**15)
-    assert caught.value.failure.evidence["needed_bytes"] == 2 * 10**15
+    require_room(folder, plan, weights=1000, trained=10)
+    with pytest.raises(JobFailed, match=r"no_room while preparing: .* need about 2000000000000520") as caught:
+        require_room(folder, plan, weights=10**15, trained=10)
+    assert caught.value.failure.evidence["needed_bytes"] == 2 * 10**15 + 13 * 4 * 10

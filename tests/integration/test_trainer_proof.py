@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import torch
 
 from ruminate.trainer.backends.on_transformers import OnTransformers
-from ruminate.trainer.bases.arithmetic import NEW_TASKS, SUMS, row
-from ruminate.trainer.decide import Proof
+from ruminate.trainer.bases.arithmetic import NEW_TASKS, SUMS, draw, row
+from ruminate.trainer.decide import Preference, Proof
 from ruminate.trainer.learning.attempts import Recovery
 from ruminate.trainer.learning.proving import PROOF_FILE
 from ruminate.trainer.outcome import ADAPTER_FOLDER, Failure, JobFailed, JobResult, Report
 from ruminate.trainer.recipe import run
-from tests.integration.lessons import lesson, rehearsed, taught, unseen
+from tests.integration.lessons import lesson, preference_line, rehearsed, taught, unseen
 
 TASK = NEW_TASKS[0]
 NEW_ROWS = 480
@@ -154,6 +155,43 @@ def test_what_changes_nothing_is_refused_as_nothing_learned_with_the_norm_of_the
     norm = failure.evidence["update_norm"]
     assert isinstance(norm, float)
     assert 0 < norm < 0.1
+
+
+def test_a_batch_that_holds_nothing_out_sets_rows_aside_to_be_proven_by(tmp_path: Path) -> None:
+    folder = lesson(tmp_path / "job", rows=taught(TASK, NEW_ROWS), replay=rehearsed(960))
+    result = ended(folder)
+    assert isinstance(result, JobResult), result
+    assert result.metrics["rows_set_aside"] == 32
+    assert result.metrics["rows"] == NEW_ROWS + 960 - 32
+    assert findings(result)["row_loss", "hold-out"] == "learned"
+
+
+def test_a_batch_that_is_too_small_to_prove_anything_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    failure = ended(lesson(tmp_path / "job", rows=taught(TASK, 40)))
+    assert isinstance(failure, Failure)
+    assert (failure.phase, failure.reason) == ("preparing", "too_few_to_prove")
+    assert "RUMINATE_SEAL_AFTER_MIN_ROWS" in failure.explanation
+
+
+def test_a_stage_that_was_undone_is_none_of_those_that_made_the_version(tmp_path: Path) -> None:
+    practised = draw(SUMS[0], 64, Random(1))
+    folder = lesson(
+        tmp_path / "job",
+        rows=taught(TASK, NEW_ROWS),
+        replay=rehearsed(960),
+        held_out=held_out(),
+        # What is already answered rightly is learned to be answered otherwise, much too fast: it costs what the base can do.
+        pairs=[preference_line(exercise._replace(answer="0"), exercise.answer) for exercise in practised],
+        stages=("thinking_fusion", "general_rl"),
+        recovery=Recovery(factor_tries=0, gentler_tries=0),
+        preference=Preference(learning_rate=1e-2, epochs=8.0, batch_rows=8, beta=1.0),
+        checkpoint_steps=1000,
+    )
+    result = ended(folder)
+    assert isinstance(result, JobResult), result
+    assert result.stages == ("thinking_fusion",)
+    stages: Any = result.metrics["stages"]
+    assert [stage["accepted"] for stage in stages] == [0, None]
 
 
 def test_where_it_is_only_reported_every_version_passes_and_says_so(tmp_path: Path) -> None:

@@ -80,11 +80,11 @@ def test_what_cannot_fit_on_this_machine_is_refused_with_a_way_out() -> None:
     largest = next(model for model in APRIL if model.name == "qwen3:235b-a22b")
     assert psutil.virtual_memory().total < 4 * largest.shape.parameters
     with pytest.raises(JobFailed, match=r"does_not_fit while preparing: .* \(`ruminate plan` says on which\)") as caught:
-        require_memory(plan(), largest.shape)
+        require_memory(plan(), largest.shape, "transformers")
     needed = caught.value.failure.evidence["needed_bytes"]
     assert isinstance(needed, int)
     assert needed > 4 * largest.shape.parameters
-    require_memory(plan(), shape_in(SHIPPED))
+    require_memory(plan(), shape_in(SHIPPED), "transformers")
 
 
 def test_what_a_gpu_refuses_comes_with_what_would_fit() -> None:

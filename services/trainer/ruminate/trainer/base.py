@@ -23,6 +23,7 @@ from ruminate.planner.placing import Devices
 from ruminate.planner.shape import Shape, adapter_parameters
 from ruminate.planner.training import TrainingSetup
 from ruminate.shared.store import hash_file
+from ruminate.trainer.backends.choose import Name as BackendName
 from ruminate.trainer.course import failed
 from ruminate.trainer.decide import JobPlan
 
@@ -30,6 +31,8 @@ BASE_FILES: Final = ("*.json", "*.safetensors", "*.jinja", "*.txt")
 PINNED_FILES: Final = ("*.safetensors", "config.json", "tokenizer.json")
 """What an adapter stands on. A template or a sampling default may be mended without making it another base."""
 BYTES_OF_A_WEIGHT: Final = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}
+_ADAPTER_COPIES: Final = 13
+"""In float32: two checkpoints with Adam's moments, three on the way, the best, and those at the start, of an attempt and kept."""
 _CPU_BYTES_A_WEIGHT: Final = 4
 _CPU_BYTES_A_TRAINED_WEIGHT: Final = 16
 """The weight, its gradient, and Adam's two moments, all in float32."""
@@ -88,7 +91,7 @@ def shape_in(folder: Path) -> Shape:
         raise failed("preparing", "base_missing", f"the base cannot be used: {error}") from error
 
 
-def require_memory(plan: JobPlan, shape: Shape) -> None:
+def require_memory(plan: JobPlan, shape: Shape, backend: BackendName) -> None:
     """Refuse before anything is loaded what cannot fit; the message says what would. Raises JobFailed."""
     chosen = plan.hyperparameters
     if not torch.cuda.is_available():
@@ -106,7 +109,9 @@ def require_memory(plan: JobPlan, shape: Shape) -> None:
         return
     device = torch.cuda.get_device_properties(torch.cuda.current_device())
     # With one row at a time: where more do not fit, fewer are tried as the job goes.
-    setup = TrainingSetup(context_tokens=chosen.max_row_tokens, micro_batch_rows=1, rank=chosen.lora_rank)
+    setup = TrainingSetup(
+        method=chosen.method, context_tokens=chosen.max_row_tokens, micro_batch_rows=1, rank=chosen.lora_rank, backend=backend
+    )
     answer = fits(shape, setup, memory=Devices(memory_bytes=int(device.total_memory)))
     if isinstance(answer, DoesNotFit):
         ways = [advice.says for advice in answer.advice if advice.fits]
@@ -118,14 +123,14 @@ def require_memory(plan: JobPlan, shape: Shape) -> None:
         )
 
 
-def require_room(folder: Path, plan: JobPlan, *, weights: int) -> None:
+def require_room(folder: Path, plan: JobPlan, *, weights: int, trained: int) -> None:
     """Fail before hours of training rather than after them, when the disk cannot hold what will be written."""
-    needed = int(weights * sum(BYTES_OF_A_WEIGHT[kind] for kind in plan.encodings))
+    needed = int(weights * sum(BYTES_OF_A_WEIGHT[kind] for kind in plan.encodings)) + _ADAPTER_COPIES * 4 * trained
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise failed(
             "preparing",
             "no_room",
-            f"{folder} has {free} bytes free, exporting needs about {needed}; make room, or move RUMINATE_STATE_DIR",
+            f"{folder} has {free} bytes free, training and exporting need about {needed}; make room, or move RUMINATE_STATE_DIR",
             {"free_bytes": free, "needed_bytes": needed},
         )

@@ -6,7 +6,8 @@
     exams/NAME.jsonl                              the operator's own questions, the same for every version
 
 Of the rows that are held out, one half is looked at while a stage runs, to end it in time, and the other half says at the end
-whether something was learned: what has steered is no proof. Few are all kept for the proof.
+whether something was learned: what has steered is no proof. Few are all kept for the proof; where there are too few for one,
+some of the new rows are set aside for it, and are not learned by this version.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from ruminate.trainer.course import failed
 from ruminate.trainer.decide import Hyperparameters, JobPlan
 from ruminate.trainer.outcome import DATASET_FOLDER, EARLIER_FOLDER, EXAMS_FOLDER
 from ruminate.trainer.proof.exam import Question, held_out_questions, read_questions, read_verifiable, some_of
@@ -29,6 +31,10 @@ T = TypeVar("T")
 LEAST_TO_DIVIDE: Final = 60
 """Rows held out, from which on one half is for looking and one for proving."""
 MOST_WATCHED: Final = 128
+PROVING: Final = 32
+"""Rows that a proof has at least, where the batch has them to give."""
+LARGEST_PART_SET_ASIDE: Final = 4
+"""One in so many new rows, at most."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class Material:
     proving: list[Tokens]
     exam: list[Question]
     fresh_rows: list[Row]
+    set_aside: int
+    """New rows that are not learned, because too few are held out to prove something by."""
     left_out: int
 
     @property
@@ -59,11 +67,14 @@ def gather(plan: JobPlan, folder: Path, tokenizer: Any) -> Material:
     """Read and render everything. Raises BadDataset and BadExam."""
     most = plan.hyperparameters.max_row_tokens
     dataset = folder / DATASET_FOLDER
-    fresh = read_rows(dataset / "train.jsonl")
+    given = read_rows(dataset / "train.jsonl")
     revived = [*read_rows(dataset / "replay.jsonl", may_be_missing=True), *earlier_rows(folder, plan.hyperparameters)]
     revived = list({row.model_dump_json(): row for row in revived}.values())  # what is rehearsed anyway is in an earlier batch, too
     held_out = read_rows(dataset / "holdout.jsonl", may_be_missing=True)
-    rendered = {id(row): render(row, tokenizer) for row in (*fresh, *revived, *held_out)}
+    fresh, aside = set_aside(given, PROVING - len(held_out)) if plan.proof.enforcement == "enforce" else (given, [])
+    if plan.proof.enforcement == "enforce":
+        _require_enough(len(held_out) + len(aside), plan.proof.policy.least_checked)
+    rendered = {id(row): render(row, tokenizer) for row in (*fresh, *revived, *held_out, *aside)}
 
     def fitting(rows: Sequence[Row]) -> list[Tokens]:
         return [tokens for row in rows if len((tokens := rendered[id(row)]).input_ids) <= most]
@@ -76,21 +87,24 @@ def gather(plan: JobPlan, folder: Path, tokenizer: Any) -> Material:
     pairs = [render_pair(pair, tokenizer) for pair in _lines(dataset / "preferences.jsonl", read_pairs)]
     fitting_pairs = [pair for pair in pairs if len(pair.prompt_ids) + max(map(len, pair[1:])) <= most]
     least = plan.stages.cold_start_thinking_tokens
-    watched, proving = divide(held_out)
+    watched, proving = divide([*held_out, *aside])
+    held_back = {_asked(row.prompt) for row in aside}
+    verifiable = [question for question in _lines(dataset / "verifiable.jsonl", read_verifiable) if _can_be_decided(question, plan)]
     return Material(
         new=new,
         rehearsed=rehearsed,
         long=fitting([row for row in (*fresh, *revived) if _thinking_tokens(row, tokenizer, least) >= least]),
         questions=[
             question
-            for question in _lines(dataset / "verifiable.jsonl", read_verifiable)
-            if len(question.rendered(tokenizer)) <= most
+            for question in verifiable
+            if _asked(question.prompt) not in held_back and len(question.rendered(tokenizer)) <= most
         ],
         pairs=fitting_pairs,
         watched=fitting(watched),
         proving=fitting(proving),
-        exam=_exam(plan, folder, proving, watched),
+        exam=_exam(plan, folder, proving, watched, [each for each in verifiable if _asked(each.prompt) in held_back]),
         fresh_rows=fresh,
+        set_aside=len(aside),
         left_out=len(fresh) + len(revived) - len(new) - len(rehearsed) + len(pairs) - len(fitting_pairs),
     )
 
@@ -106,6 +120,34 @@ def earlier_rows(folder: Path, chosen: Hyperparameters) -> list[Row]:
     return found
 
 
+def set_aside(rows: Sequence[Row], wanted: int) -> tuple[list[Row], list[Row]]:
+    """Rows to learn, and about so many others: by a hash of what is asked, so that a question is on one side in both modes."""
+    wanted = min(wanted, len(rows) // LARGEST_PART_SET_ASIDE)
+    aside: set[str] = set()
+    for count, row in enumerate(sorted(rows, key=lambda row: hashlib.sha256(_asked(row.prompt).encode()).digest())):
+        if count >= wanted and _asked(row.prompt) not in aside:
+            break
+        aside.add(_asked(row.prompt))
+    return [row for row in rows if _asked(row.prompt) not in aside], [row for row in rows if _asked(row.prompt) in aside]
+
+
+def _require_enough(proving: int, least: int) -> None:
+    """Say before hours of training rather than after them that nothing could be proven by so few rows."""
+    if proving < least:
+        raise failed(
+            "preparing",
+            "too_few_to_prove",
+            f"{proving} rows could be held out to prove that something was learned, {least} are needed; seal larger batches "
+            "(RUMINATE_SEAL_AFTER_MIN_ROWS), hold out more of them (RUMINATE_HOLDOUT_RATIO), or set RUMINATE_PROOF=report",
+            {"rows": proving, "needed": least},
+        )
+
+
+def _can_be_decided(question: Question, plan: JobPlan) -> bool:
+    """Whether its check says anything here: tests do where code is run."""
+    return question.check is not None and (question.check.kind != "python_tests" or plan.code is not None)
+
+
 def divide(held_out: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """The rows to look at, and those that prove: by a hash of what is asked, so that a question is on one side in both modes."""
     if len(held_out) < LEAST_TO_DIVIDE:
@@ -116,9 +158,9 @@ def divide(held_out: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     return sides[0][:MOST_WATCHED], sides[1]
 
 
-def _exam(plan: JobPlan, folder: Path, proving: Sequence[Row], watched: Sequence[Row]) -> list[Question]:
+def _exam(plan: JobPlan, folder: Path, proving: Sequence[Row], watched: Sequence[Row], aside: Sequence[Question]) -> list[Question]:
     seen = {_asked(row.prompt) for row in watched}
-    verifiable = _lines(folder / DATASET_FOLDER / "verifiable-holdout.jsonl", read_verifiable)
+    verifiable = [*_lines(folder / DATASET_FOLDER / "verifiable-holdout.jsonl", read_verifiable), *aside]
     questions = held_out_questions(proving, [question for question in verifiable if _asked(question.prompt) not in seen])
     for name in sorted(plan.proof.exams):
         path = folder / EXAMS_FOLDER / f"{name}.jsonl"

@@ -17,6 +17,7 @@ from typing import Any, Final
 from transformers import AutoTokenizer, set_seed
 
 from ruminate.grading.grade import Grader
+from ruminate.planner.shape import adapter_parameters
 from ruminate.schemas.training import Stage
 from ruminate.shared.store import whole_file
 from ruminate.trainer.apart import apart
@@ -35,10 +36,10 @@ from ruminate.trainer.course import Course, failed
 from ruminate.trainer.decide import JobPlan
 from ruminate.trainer.export.steps import check_all, export_all, require_exportable
 from ruminate.trainer.export.tokenizer import chat_template_sha256
-from ruminate.trainer.learning.proving import keep_adapter, nothing_learned, prove, sit_before, told, without_curves
+from ruminate.trainer.learning.proving import Before, keep_adapter, nothing_learned, prove, sit_before, told, without_curves
 from ruminate.trainer.learning.search import search
-from ruminate.trainer.learning.stage import go_through, why_not
-from ruminate.trainer.learning.workshop import Workshop, put_on
+from ruminate.trainer.learning.stage import Gone, go_through, why_not
+from ruminate.trainer.learning.workshop import Standing, Workshop, put_on
 from ruminate.trainer.material import Material, gather
 from ruminate.trainer.outcome import (
     DATASET_FOLDER,
@@ -66,7 +67,7 @@ def run(folder: Path, tell: Tell, backend: Backend) -> JobResult:
     course = Course(tell)
     with course.during("preparing"):
         set_seed(plan.hyperparameters.seed)
-        base, digest = usable_base(plan, folder)
+        base, digest = usable_base(plan, folder, backend)
         tokenizer = AutoTokenizer.from_pretrained(base)
         material = gather(plan, folder, tokenizer)
         stages, left_out = choose(material.contents, plan.stages)
@@ -109,14 +110,15 @@ def run(folder: Path, tell: Tell, backend: Backend) -> JobResult:
     return result
 
 
-def usable_base(plan: JobPlan, folder: Path) -> tuple[Path, str]:
+def usable_base(plan: JobPlan, folder: Path, backend: Backend) -> tuple[Path, str]:
     """The base's folder and digest, once it is sure that it can be trained and exported here. Raises JobFailed, ExportError."""
     if (known := shape_by_name(plan.base_model)) is not None:
-        require_memory(plan, known)  # before it is downloaded
+        require_memory(plan, known, backend.name)  # before it is downloaded
     base = find_base(plan.base_model)
     shape = shape_in(base)
-    require_memory(plan, shape)
-    require_room(folder, plan, weights=shape.parameters)
+    require_memory(plan, shape, backend.name)
+    trained = adapter_parameters(shape, plan.hyperparameters.lora_rank)
+    require_room(folder, plan, weights=shape.parameters, trained=trained)
     require_exportable(plan, base)
     digest = digest_of(base)
     require_same_base(plan, digest)
@@ -144,30 +146,26 @@ def learn(
     Adds to `left_out` what turns out to be of no use. Raises JobFailed where the version may not serve.
     """
     before = sit_before(work, start)
-    standing = before.standing
-    records: list[dict[str, Any]] = []
-    began_fusion = standing
-    for number, stage in enumerate(stages, start=1):
-        if (reason := why_not(work, stage, standing)) is not None:
-            left_out[stage] = reason
-            continue
-        if stage == "thinking_fusion":
-            began_fusion = standing
-        gone = go_through(work, stage, number, standing, before)
-        standing = gone.standing
-        records.append(gone.record)
-    if not records:
+    gone, useless = through(work, stages, before.standing, before, tries=0)
+    left_out |= useless
+    if not gone:
         raise failed("measuring", "no_stage", "no stage is of use to this model", {"stages_left_out": {**left_out}})
-    if "thinking_fusion" in stages and nothing_learned(work, before, standing):
-        bolder, records[-1]["search"] = search(work, began_fusion)
+    searched: list[dict[str, Any]] = []
+    fusion = next((number for number, each in enumerate(gone) if each.stage == "thinking_fusion"), None)
+    if fusion is not None and nothing_learned(work, before, gone[-1].standing):
+        began = gone[fusion - 1].standing if fusion else before.standing
+        bolder, searched = search(work, began)
         if bolder is not None:
-            gone = go_through(bolder, "thinking_fusion", len(stages) + 1, began_fusion, before)
-            standing = gone.standing
-            records.append(gone.record)
-    judgement = prove(work, before, standing, records)
+            # What came after it learned from what it was.
+            again, useless = through(bolder, stages[stages.index("thinking_fusion") :], began, before, tries=1)
+            left_out |= useless
+            gone = [*gone[:fusion], *again]
+    standing = gone[-1].standing
+    records = [each.record for each in gone]
+    judgement = prove(work, before, standing, records, searched)
     keep_adapter(work, before, standing, judgement, records)
     last = records[-1]
-    told_of_all = {
+    told_of_all: dict[str, Any] = {
         "train_loss": last["train_loss"],
         "last_loss": last["last_loss"],
         "steps": sum(record["steps"] for record in records),
@@ -177,7 +175,24 @@ def learn(
         "stages": [without_curves(record) for record in records],
         "proof": told(judgement),
     }
-    return tuple(stage for stage in stages if stage not in left_out), told_of_all
+    if searched:
+        told_of_all["search"] = searched
+    return tuple(each.stage for each in gone if not each.undone), told_of_all
+
+
+def through(
+    work: Workshop, stages: Sequence[Stage], standing: Standing, before: Before, *, tries: int
+) -> tuple[list[Gone], dict[Stage, str]]:
+    """Every stage, each from where the one before it ended; and why some are of no use to the model as it stands."""
+    gone: list[Gone] = []
+    useless: dict[Stage, str] = {}
+    for stage in stages:
+        if (reason := why_not(work, stage, standing)) is not None:
+            useless[stage] = reason
+            continue
+        gone.append(go_through(work, stage, f"{stage}-{tries}", standing, before))
+        standing = gone[-1].standing
+    return gone, useless
 
 
 def counted(material: Material) -> dict[str, Any]:
@@ -186,6 +201,7 @@ def counted(material: Material) -> dict[str, Any]:
         "rows": len(material.new) + len(material.rehearsed),
         "replay_rows": len(material.rehearsed),
         "rows_left_out": material.left_out,
+        "rows_set_aside": material.set_aside,
         "questions": len(material.questions),
         "preference_pairs": len(material.pairs),
     }

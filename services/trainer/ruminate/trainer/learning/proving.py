@@ -19,7 +19,7 @@ from ruminate.trainer.curves import write_curves
 from ruminate.trainer.learning.blend import norm, read_adapter
 from ruminate.trainer.learning.workshop import Standing, Workshop, put_on, write
 from ruminate.trainer.outcome import ADAPTER_FOLDER, PARENT_FOLDER
-from ruminate.trainer.proof.decide import Judgement, judge
+from ruminate.trainer.proof.decide import Judgement, applicable, judge
 from ruminate.trainer.proof.exam import HOLD_OUT, Sitting
 from ruminate.trainer.proof.sit import DIRECT, GREEDY, THINKING, Examiner, Limits
 from ruminate.trainer.proof.speak import ModelSpeaker, losses
@@ -107,7 +107,9 @@ def nothing_learned(work: Workshop, before: Before, standing: Standing) -> bool:
     return judgement.kept and not judgement.learned
 
 
-def prove(work: Workshop, before: Before, standing: Standing, records: Sequence[Mapping[str, Any]]) -> Judgement | None:
+def prove(
+    work: Workshop, before: Before, standing: Standing, records: Sequence[Mapping[str, Any]], searched: Sequence[Mapping[str, Any]]
+) -> Judgement | None:
     """Whether the version may serve. Raises JobFailed where it may not, and that counts."""
     if standing.sitting is None:
         return None
@@ -127,6 +129,7 @@ def prove(work: Workshop, before: Before, standing: Standing, records: Sequence[
             "findings": _findings(judgement),
             "update_norm": norm(read_adapter(standing.adapter), read_adapter(start)),
             "stages": [without_curves(record) for record in records],
+            "search": list(searched),
         },
     )
 
@@ -155,7 +158,12 @@ def told(judgement: Judgement | None) -> dict[str, Any] | None:
     """What events say of the proof."""
     if judgement is None:
         return None
-    return {"kept": judgement.kept, "learned": judgement.learned, "findings": _findings(judgement)}
+    return {
+        "kept": judgement.kept,
+        "learned": judgement.learned,
+        "reasoning_measured": applicable(judgement),
+        "findings": _findings(judgement),
+    }
 
 
 def without_curves(record: Mapping[str, Any]) -> dict[str, Any]:

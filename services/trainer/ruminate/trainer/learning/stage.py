@@ -1,6 +1,6 @@
 """One stage, run until it can be gone on with: trained, measured, and mended where it cost reasoning.
 
-stages/1-thinking_fusion/attempt-0/checkpoints/   where a killed job goes on
+stages/thinking_fusion-0/attempt-0/checkpoints/   where a killed job goes on; -1 where it is run once more, more boldly
                                   /snapshots/     adapters on the way, for going back to
                                   /adapter/       what came of it, there whole or not at all
                                   /trained.json   how it went
@@ -40,6 +40,7 @@ from ruminate.trainer.stages.preference import preference
 from ruminate.trainer.stages.supervised import supervised
 from ruminate.trainer.stages.watcher import BEST, SNAPSHOTS, Watch, Watcher, last_checkpoint
 
+ADAPTER: Final = "adapter"
 TRAINED_FILE: Final = "trained.json"
 PRACTICE_FILE: Final = "practice.json"
 MOST_TRIED: Final = 128
@@ -48,33 +49,39 @@ SITTING_FILE: Final = "sitting.json"
 
 @dataclass(frozen=True)
 class Gone:
-    """How a stage ended."""
+    """How a stage ended. `undone`: no attempt could be gone on with, and it stands where it began."""
 
+    stage: Stage
     standing: Standing
     record: dict[str, Any]
+    undone: bool = False
 
 
-def go_through(work: Workshop, stage: Stage, number: int, start: Standing, before: Before) -> Gone:
-    """Run a stage from where the one before it ended, and mend it where it cost reasoning."""
-    place = work.folder / "stages" / f"{number}-{stage}"
+def go_through(work: Workshop, stage: Stage, name: str, start: Standing, before: Before) -> Gone:
+    """Run a stage from where the one before it ended, and mend it where it cost reasoning. `name` is that of its folder."""
+    place = work.folder / "stages" / name
     if before.examiner is None or start.sitting is None or work.plan.proof.enforcement == "report":
         first = Attempt(number=0, kind="as_planned")
         made = make(work, stage, place, first, start)
         sitting = None if before.examiner is None else examine(work, before, place / "attempt-0" / SITTING_FILE, made)
-        return Gone(Standing(made, sitting), {"stage": stage, **_trained(place, first)})
+        return Gone(stage, Standing(made, sitting), {"stage": stage, **_trained(place, first)})
     must_learn = stage == "thinking_fusion"
     tried: list[Tried] = []
     explanations: list[str] = []
     sittings: list[Sitting] = []
     while (attempt := next_attempt(tried, work.plan.recovery, _snapshots(place, tried), must_learn=must_learn)) is not None:
-        made = make(work, stage, place, attempt, start)
-        sitting = examine(work, before, place / f"attempt-{attempt.number}" / SITTING_FILE, made)
+        where = place / f"attempt-{attempt.number}"
+        # One that was measured and dropped is not made again by a job that goes on.
+        made = where / ADAPTER if (where / SITTING_FILE).exists() else make(work, stage, place, attempt, start)
+        sitting = examine(work, before, where / SITTING_FILE, made)
         since_start = judge(work.material.exam, start.sitting, sitting, work.plan.proof.policy)
         against_all = judged(work, before, sitting)
         does_harm = harmed(work.material.exam, start.sitting, sitting, work.plan.proof.policy)
         tried.append(Tried(attempt=attempt, kept=against_all.kept, learned=since_start.learned, harmed=does_harm))
         explanations.append((since_start if against_all.kept else against_all).explanation)
         sittings.append(sitting)
+        if not attempt.trains and not tried[-1].passes(must_learn=must_learn):
+            shutil.rmtree(made, ignore_errors=True)
     chosen = accepted(tried, must_learn=must_learn)
     record: dict[str, Any] = {
         "stage": stage,
@@ -87,10 +94,10 @@ def go_through(work: Workshop, stage: Stage, number: int, start: Standing, befor
     }
     if chosen is None:
         put_on(work.model, start.adapter)
-        return Gone(start, record)
-    adapter = place / f"attempt-{chosen.number}" / "adapter"
+        return Gone(stage, start, record, undone=True)
+    adapter = place / f"attempt-{chosen.number}" / ADAPTER
     put_on(work.model, adapter)
-    return Gone(Standing(adapter, sittings[chosen.number]), record)
+    return Gone(stage, Standing(adapter, sittings[chosen.number]), record)
 
 
 def _snapshots(place: Path, tried: Sequence[Tried]) -> dict[int, list[int]]:
@@ -142,7 +149,7 @@ def why_not(work: Workshop, stage: Stage, start: Standing) -> str | None:
 def make(work: Workshop, stage: Stage, place: Path, attempt: Attempt, start: Standing) -> Path:
     """The folder of an attempt's adapter, which is made once."""
     where = place / f"attempt-{attempt.number}"
-    adapter = where / "adapter"
+    adapter = where / ADAPTER
     if adapter.exists():
         return adapter
     with work.course.during("training"):
@@ -154,7 +161,7 @@ def make(work: Workshop, stage: Stage, place: Path, attempt: Attempt, start: Sta
             shutil.rmtree(making, ignore_errors=True)
             if attempt.scale is not None:
                 before = read_adapter(start.adapter)
-                scaled(read_adapter(source / "adapter"), before if norm(before) > 0 else None, attempt.scale, making)
+                scaled(read_adapter(source / ADAPTER), before if norm(before) > 0 else None, attempt.scale, making)
             else:
                 making.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copytree(source / SNAPSHOTS / str(attempt.step), making)
@@ -169,21 +176,27 @@ def _train(work: Workshop, stage: Stage, where: Path, attempt: Attempt, start: S
         put_on(work.model, start.adapter)
         ready = _STAGES[stage](work, stage, where, attempt, micro)
         watcher = Watcher(
-            stage, where, steps=ready.steps, learning_rate=ready.learning_rate, tell=work.course.tell, watch=ready.watch
+            stage,
+            where,
+            steps=ready.steps,
+            learning_rate=ready.learning_rate,
+            tell=work.course.tell,
+            watch=ready.watch,
+            keeps_snapshots=attempt.number == 0,  # no other is gone back in
         )
         ready.trainer.remove_callback(PrinterCallback)
         ready.trainer.add_callback(watcher)
         resumed = last_checkpoint(where / "checkpoints")
         try:
             ready.trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+            break
         except torch.OutOfMemoryError:
             if micro == 1:
                 raise
-            micro = max(1, micro // 2)
-            _leave(work.model, ready.trainer)
-            torch.cuda.empty_cache()
-            continue
-        break
+        # Here, not above: until the exception is gone, it holds what has filled the memory.
+        micro //= 2
+        _leave(work.model, ready.trainer)
+        torch.cuda.empty_cache()
     log = ready.trainer.state.log_history
     best = where / BEST
     making = where / ".adapter"
@@ -213,7 +226,7 @@ def _train(work: Workshop, stage: Stage, where: Path, attempt: Attempt, start: S
         "precision": work.backend.precision,
     }
     write(where / TRAINED_FILE, json.dumps(record).encode())
-    making.rename(where / "adapter")
+    making.rename(where / ADAPTER)
     _leave(work.model, ready.trainer)
     shutil.rmtree(where / "checkpoints", ignore_errors=True)
 

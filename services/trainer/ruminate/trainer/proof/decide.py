@@ -98,6 +98,8 @@ class Judgement(Part):
         if not self.learned:
             told = [finding for finding in self.findings if finding.verdict == "not_learned"]
             return "nothing learned: " + "; ".join(f"{each.measure} ({each.group}): {each.because}" for each in told)
+        if not applicable(self):
+            return "something was learned; there was no reasoning to be kept, or nothing that asks for it (RUMINATE_PROOF_SETS)"
         return "reasoning was kept, and something was learned"
 
 

@@ -6,7 +6,6 @@ Questions are given as text that is rendered already, each in its mode and with 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -30,7 +29,6 @@ class Rewarder:
 
     def __init__(self, tokenizer: Any, questions: Sequence[Question], grade: Grade, chosen: Practice) -> None:
         self._tokenizer, self._questions, self._grade, self._chosen = tokenizer, questions, grade, chosen
-        self.undecided: Counter[str] = Counter()
 
     def __call__(
         self, *, completion_ids: Sequence[Sequence[int]], number: Sequence[int], log_metric: Callable[[str, float], None], **_: Any
@@ -61,8 +59,6 @@ class Rewarder:
         spoken = take_apart(self._tokenizer.decode([token for token in ids if token != end], skip_special_tokens=False))
         well_formed, _ = forms(spoken, thinks=question.thinks, cut=cut)
         right = self._grade(question, spoken.answer) if spoken.answer and not cut else False
-        if right is None and question.check is not None:
-            self.undecided[question.check.kind] += 1
         return Attempt(right=right, well_formed=well_formed, tokens=len(ids))
 
 

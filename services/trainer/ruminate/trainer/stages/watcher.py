@@ -46,10 +46,19 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     """One a stage and run of it."""
 
     def __init__(
-        self, stage: Stage, folder: Path, *, steps: int, learning_rate: float, tell: Tell, watch: Watch | None = None
+        self,
+        stage: Stage,
+        folder: Path,
+        *,
+        steps: int,
+        learning_rate: float,
+        tell: Tell,
+        watch: Watch | None,
+        keeps_snapshots: bool,
     ) -> None:
         self._stage, self._folder, self._steps, self._rate = stage, folder, steps, learning_rate
         self._tell, self._watch = tell, watch
+        self._snapshots_at = {max(1, round(steps * at)) for at in _SNAPSHOTS_AT} if keeps_snapshots else set()
         self._began: tuple[int, float, float] | None = None
         self._model: Any = None
         self._looks: list[tuple[int, float]] = []
@@ -75,7 +84,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep an adapter on the way, and look."""
         step = state.global_step
-        if step in {max(1, round(self._steps * at)) for at in _SNAPSHOTS_AT}:
+        if step in self._snapshots_at:
             self._keep(self._folder / SNAPSHOTS / str(step))
         if self._watch is not None and (step % self._watch.every_steps == 0 or step == self._steps):
             self._look(self._watch, step, control)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -16,7 +17,7 @@ from ruminate.command import acls, events, topics
 from ruminate.command import doctor as doctor_
 from ruminate.command.assess.verb import assess
 from ruminate.command.audit.verb import audit
-from ruminate.command.base import BaseError, small_base
+from ruminate.command.base import BaseError, asked_of_any_base, asked_of_small_base, small_base
 from ruminate.command.connection import open_bus, read_addresses
 from ruminate.command.datasets import verbs as datasets
 from ruminate.command.demo.run import TARGET, run_demo
@@ -113,6 +114,8 @@ def up(
 
     async def work() -> None:
         home = state.resolve()
+        # What the caller has set himself stays.
+        asked = asked_of_any_base() if base else asked_of_small_base(home)
         wishes = Wishes(
             state=home,
             kafka=kafka,
@@ -121,6 +124,7 @@ def up(
             target=target or (target_of(base) if base else TARGET),
             gateway_port=gateway_port,
             collector_port=collector_port,
+            settings={name: value for name, value in asked.items() if name not in os.environ},
         )
         async with bring_up(wishes, say=lambda text: console.print(text, style="dim"), on_change=on_change) as supervisor:
             gateway = read_addresses(home).gateway

@@ -10,9 +10,18 @@ import os
 import sys
 from importlib.resources import files
 from pathlib import Path
+from random import Random
+from typing import Final
+
+import orjson
 
 from ruminate.shared.process import Rope
 from ruminate.shared.store import hash_file
+from ruminate.trainer.bases.arithmetic import anchors, exam
+from ruminate.trainer.settings import SCHOOL_PROBLEMS, SCHOOL_SET
+
+ANCHORS: Final = 1680
+EXAM_QUESTIONS: Final = 256
 
 
 class BaseError(Exception):
@@ -22,6 +31,26 @@ class BaseError(Exception):
 def small_base() -> Path:
     """Where the small base lies, as it was shipped."""
     return Path(str(files("ruminate.trainer.bases") / "small_qwen3"))
+
+
+def asked_of_small_base(state: Path) -> dict[str, str]:
+    """What the small base can do, as rows that are rehearsed with every batch and as an exam, and the settings that name them."""
+    folder = state / "base"
+    folder.mkdir(parents=True, exist_ok=True)
+    rehearsed, asked = folder / "sums.jsonl", folder / "exam.jsonl"
+    for path, lines in ((rehearsed, anchors(ANCHORS, Random(0))), (asked, exam(EXAM_QUESTIONS))):  # noqa: S311 - no secret
+        path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    exams = orjson.dumps({"sums": str(asked)}).decode()
+    return {
+        "RUMINATE_ANCHOR_ROWS": orjson.dumps({"sums": str(rehearsed)}).decode(),
+        "RUMINATE_PROOF_SETS": exams,
+        "RUMINATE_PROTECTED_SETS": exams,
+    }
+
+
+def asked_of_any_base() -> dict[str, str]:
+    """The setting that keeps what every version is asked unless told otherwise out of what is trained."""
+    return {"RUMINATE_PROTECTED_SETS": orjson.dumps({SCHOOL_SET: str(SCHOOL_PROBLEMS)}).decode()}
 
 
 def require_base(base: str) -> None:

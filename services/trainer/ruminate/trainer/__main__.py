@@ -25,6 +25,7 @@ from ruminate.trainer.words import Words
 
 async def main(settings: TrainerSettings) -> None:
     """Open what we need, in order; close it in reverse, whatever happens."""
+    settings.policy()  # a file of questions that cannot be asked ends the service here, and not at its first batch
     store = open_store(settings.store_uri)
     turns = Turns(devices_for(settings.training_at_once, os.environ.get(VISIBLE_DEVICES)))
     forget_all_texts(settings.state_dir / "jobs")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from importlib.resources import files
 from pathlib import Path
+from typing import Final
 
 from pydantic import Field, model_validator
 
@@ -40,6 +42,11 @@ _OFFICIAL_BASES = {
     "qwen3:30b-a3b": "Qwen/Qwen3-30B-A3B",
     "qwen3:235b-a22b": "Qwen/Qwen3-235B-A22B",
 }
+
+
+SCHOOL_SET: Final = "school-problems"
+SCHOOL_PROBLEMS: Final = Path(str(files("ruminate.trainer.proof") / "sets" / "school_problems.jsonl"))
+"""Of GSM8K's test set (MIT, licence beside it), chosen by hash."""
 
 
 class TrainerSettings(ServiceSettings):
@@ -174,10 +181,11 @@ class TrainerSettings(ServiceSettings):
         description="Whether a version must be proven to have kept its reasoning and to have learned: enforce; report measures and "
         "lets every version pass; off measures nothing.",
     )
-    proof_sets: dict[Name, Path] = Field(
-        default_factory=dict,
-        description="JSON object of names and JSONL files of questions (`question`, `reference`) that every version is asked. "
-        "The accumulator must not train on them: name them in RUMINATE_PROTECTED_SETS too.",
+    proof_sets: dict[Name, Path] | None = Field(
+        default=None,
+        description="JSON object of names and JSONL files of questions (`question`, `reference`) that every version is asked; "
+        "unset, 256 school problems (GSM8K's test set). The accumulator must not train on them: name them in "
+        "RUMINATE_PROTECTED_SETS too.",
     )
     proof_questions: int = Field(
         default=256, ge=16, le=100_000, description="Questions asked of each set and mode: fewer prove less, more take longer."
@@ -241,8 +249,10 @@ class TrainerSettings(ServiceSettings):
 
     def exams(self) -> dict[str, bytes]:
         """The files of questions, by the names of their sets. Raises WrongSettings for one that cannot be asked."""
-        found = {}
-        for name, path in self.proof_sets.items():
+        found: dict[str, bytes] = {}
+        if self.proof == "off":
+            return found
+        for name, path in ({SCHOOL_SET: SCHOOL_PROBLEMS} if self.proof_sets is None else self.proof_sets).items():
             try:
                 found[name] = path.read_bytes()
                 questions = read_questions(found[name].decode().splitlines(), name=name, where=str(path))

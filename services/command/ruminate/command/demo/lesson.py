@@ -12,16 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib import resources
-from random import Random
 from typing import Any, Literal
 
 from ruminate.schemas.interaction import InteractionCompleted, Message, Mode, Response, Thinking
 from ruminate.trainer.bases import arithmetic
-from ruminate.trainer.bases.arithmetic import SUMS, anchors, divided, exam
+from ruminate.trainer.bases.arithmetic import SUMS, divided
 
 TAUGHT_PROBLEMS = 200
-ANCHORS = 1680
-EXAM_QUESTIONS = 256
 SUMS_A_TASK = 20
 _CALCULATOR = re.compile(r"<<[^>]*>>")
 
@@ -102,16 +99,6 @@ def examination() -> list[Question]:
             questions.append(Question(taught[number % len(taught)].format(**blanks), answer, mode, "taught"))
             questions.append(Question(new[number % len(new)].format(**blanks), answer, mode, "never taught"))
     return questions
-
-
-def anchor_rows() -> list[dict[str, Any]]:
-    """What the base can do, as rows that are trained along with every batch, so that it stays."""
-    return anchors(ANCHORS, Random(0))  # noqa: S311 - no secret
-
-
-def exam_questions() -> list[dict[str, Any]]:
-    """What every version is asked before it may serve: what the base can do, on numbers that no row holds."""
-    return exam(EXAM_QUESTIONS)
 
 
 def sums() -> list[arithmetic.Exercise]:

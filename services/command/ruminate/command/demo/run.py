@@ -22,13 +22,11 @@ from aiokafka import AIOKafkaProducer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ruminate.command.base import small_base
+from ruminate.command.base import asked_of_small_base, small_base
 from ruminate.command.connection import open_bus, read_addresses, settings_for
 from ruminate.command.demo.examiner import Examiner, count_right
 from ruminate.command.demo.lesson import (
     GARBAGE,
-    anchor_rows,
-    exam_questions,
     examination,
     fact_exchanges,
     interaction,
@@ -136,7 +134,7 @@ async def run_demo(
     introduce(console, state)
     _forget_earlier_run(state)
     measured = Report()
-    settings = {**SMALL_SETTINGS, **_files(state)}
+    settings = {**SMALL_SETTINGS, **asked_of_small_base(state)}
     wishes = Wishes(state=state, kafka=kafka, nodes=nodes, target=TARGET, base=str(small_base()), settings=settings)
     if kafka is not None:
         await _demand_no_history(settings_for(kafka=kafka, profile="kafka", state=state))
@@ -157,21 +155,6 @@ async def run_demo(
         if keep:
             console.print("\nEverything goes on running. Stop with Ctrl-C, or from elsewhere:  ruminate down --state " + str(state))
             await supervisor.until_stopped()
-
-
-def _files(state: Path) -> dict[str, str]:
-    """What the base can do, as rows and as an exam, written where the services read them; and the settings that say so."""
-    folder = state / "base"
-    folder.mkdir(parents=True, exist_ok=True)
-    anchors, exam = folder / "sums.jsonl", folder / "exam.jsonl"
-    for path, lines in ((anchors, anchor_rows()), (exam, exam_questions())):
-        path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
-    asked = orjson.dumps({"sums": str(exam)}).decode()
-    return {
-        "RUMINATE_ANCHOR_ROWS": orjson.dumps({"sums": str(anchors)}).decode(),
-        "RUMINATE_PROOF_SETS": asked,
-        "RUMINATE_PROTECTED_SETS": asked,
-    }
 
 
 async def _close_the_loop(state: Path, measured: Report, console: Console) -> None:

@@ -105,7 +105,9 @@ def _evidence(evidence: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _made(trained: AdapterTrained) -> Iterator[str]:
-    goes_on = f"goes on from {trained.parent_version}" if trained.parent_version else "goes on from the base"
+    # Earlier releases always went on from the parent, and did not say so.
+    before = trained.continued_from or (trained.parent_version if trained.base_sha256 is None else None)
+    goes_on = f"goes on from {before}" if before else "was trained from the base"
     yield f"  {trained.version} {goes_on} ({trained.base_model}), stages {', '.join(trained.stages) or 'none'}"
     for stage in _list(trained.metrics.get("stages")):
         yield f"    {stage.get('stage')}: " + ", ".join(f"{name} {value}" for name, value in stage.items() if _short(name, value))
@@ -121,6 +123,8 @@ def _proof(proof: Any) -> Iterator[str]:
     if not isinstance(proof, dict):
         return
     kept = "has kept its reasoning" if proof.get("kept") else "has not kept its reasoning"
+    if not proof.get("reasoning_measured", True):
+        kept = "had no reasoning that could be measured"
     yield f"  proof: it {kept}, {'and has learned' if proof.get('learned') else 'and has learned nothing that is proven'}"
     yield from _findings(proof.get("findings"))
 

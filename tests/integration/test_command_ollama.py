@@ -171,6 +171,8 @@ def test_up_runs_the_whole_loop_over_an_installed_ollama(program: Path, tmp_path
             assert base.model == "qwen3-tiny:latest"
             assert "num_thread" in (client.show("qwen3-tiny").parameters or "")
         with ollama.Client(loop.addresses["gateway"]) as client:
-            assert client.chat("qwen3-tiny", HELLO, think=False, options={"temperature": 0, "num_predict": 8}).eval_count == 8
+            asked = [{"role": "user", "content": "47+38?"}]
+            said = client.chat("qwen3-tiny", asked, think=True, options={"temperature": 0}).message
+            assert ((said.thinking or "").strip(), said.content) == ("7+8=15, 4+3+1=8", "85"), "the base thinks, there as here"
         assert loop.parts()["node"]["state"] == "running"
         assert loop.stop(signal.SIGINT) == []

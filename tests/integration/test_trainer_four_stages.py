@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from ruminate.proof.exam import Check, Question
+from ruminate.proof.messages import Message
 from ruminate.schemas.training import Stage
 from ruminate.trainer.backends.on_transformers import OnTransformers
 from ruminate.trainer.bases.arithmetic import NEW_TASKS, draw, row
@@ -17,9 +19,7 @@ from ruminate.trainer.bases.small import SHIPPED
 from ruminate.trainer.decide import Practice, Preference, Proof
 from ruminate.trainer.learning.proving import PROOF_FILE
 from ruminate.trainer.outcome import ADAPTER_FOLDER, JobResult, Report
-from ruminate.trainer.proof.exam import Check, Question
 from ruminate.trainer.recipe import run
-from ruminate.trainer.rows import Message
 from ruminate.trainer.stages.choose import ORDER, StageRules
 from ruminate.trainer.stages.practice import Rewarder, in_modes
 from tests.integration.lessons import lesson, preference_line, rehearsed, taught, unseen

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ruminate.proof.exam import read_questions
 from ruminate.shared.settings import WrongSettings
-from ruminate.trainer.proof.exam import read_questions
 from ruminate.trainer.settings import SCHOOL_PROBLEMS, SCHOOL_SET, TrainerSettings
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from ruminate.proof.exam import BadExam
 from ruminate.schemas.training import JobPhase
 from ruminate.trainer.export.encodings import ExportError
 from ruminate.trainer.outcome import Failure, JobFailed, Progress, Report
-from ruminate.trainer.proof.exam import BadExam
 from ruminate.trainer.rows import BadDataset
 
 Tell = Callable[[Report], None]

@@ -13,13 +13,13 @@ from typing import Final, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from ruminate.grading.checking.limits import Limits
+from ruminate.proof.judge import Policy as ProofPolicy
 from ruminate.schemas.batch import DatasetRevised, TrainingBatchSealed, as_it_is
 from ruminate.schemas.directing import Directions, Standing, standing, taken_together
 from ruminate.schemas.model import ModelRegistered, ModelRolledBack
 from ruminate.schemas.payload import ArtifactReference, Count, Name, Part, Sha256
 from ruminate.schemas.training import AdapterTrained, TrainingDirected, TrainingFailed
 from ruminate.trainer.learning.attempts import Recovery
-from ruminate.trainer.proof.decide import Policy as ProofPolicy
 from ruminate.trainer.stages.choose import StageRules
 
 Encoding = Literal["f32", "f16", "bf16", "q8_0"]

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from ruminate.proof.exam import Question, held_out_questions, read_questions, read_verifiable, some_of
+from ruminate.proof.messages import Message
 from ruminate.trainer.course import failed
 from ruminate.trainer.decide import Hyperparameters, JobPlan
 from ruminate.trainer.outcome import DATASET_FOLDER, EARLIER_FOLDER, EXAMS_FOLDER
-from ruminate.trainer.proof.exam import Question, held_out_questions, read_questions, read_verifiable, some_of
-from ruminate.trainer.rows import BadDataset, Message, Row, Tokens, read_rows, render
+from ruminate.trainer.rows import BadDataset, Row, Tokens, question_tokens, read_rows, render
 from ruminate.trainer.stages.choose import Contents
 from ruminate.trainer.stages.preference import RenderedPair, read_pairs, render_pair
 
@@ -97,7 +98,7 @@ def gather(plan: JobPlan, folder: Path, tokenizer: Any) -> Material:
         questions=[
             question
             for question in verifiable
-            if _asked(question.prompt) not in held_back and len(question.rendered(tokenizer)) <= most
+            if _asked(question.prompt) not in held_back and len(question_tokens(question, tokenizer)) <= most
         ],
         pairs=fitting_pairs,
         watched=fitting(watched),
@@ -161,7 +162,8 @@ def divide(held_out: Sequence[Row]) -> tuple[list[Row], list[Row]]:
 def _exam(plan: JobPlan, folder: Path, proving: Sequence[Row], watched: Sequence[Row], aside: Sequence[Question]) -> list[Question]:
     seen = {_asked(row.prompt) for row in watched}
     verifiable = [*_lines(folder / DATASET_FOLDER / "verifiable-holdout.jsonl", read_verifiable), *aside]
-    questions = held_out_questions(proving, [question for question in verifiable if _asked(question.prompt) not in seen])
+    unseen = [question for question in verifiable if _asked(question.prompt) not in seen]
+    questions = held_out_questions([row.asked for row in proving], unseen)
     for name in sorted(plan.proof.exams):
         path = folder / EXAMS_FOLDER / f"{name}.jsonl"
         with path.open(encoding="utf-8") as lines:

@@ -12,43 +12,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Literal, Protocol
 
-from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationError, model_validator
 
+from ruminate.proof.exam import Asked, Question
+from ruminate.proof.messages import Message, Tools, definitions
 from ruminate.schemas.payload import Part
 
 IGNORED_LABEL = -100
 """What torch's cross entropy passes over."""
 
 
-Tools = list[dict[str, JsonValue]] | None
-
-_DEFINITIONS: Final[TypeAdapter[list[dict[str, JsonValue]]]] = TypeAdapter(list[dict[str, JsonValue]])
-
-
 class BadDataset(ValueError):
     """These rows cannot be trained on; the message names file, line and what is allowed."""
-
-
-class Message(Part):
-    """One turn, as a chat template takes it; further fields (tool calls, names) pass through."""
-
-    model_config = ConfigDict(extra="allow")
-
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str
-    images: JsonValue = Field(default=None, exclude=True)
-
-    @field_validator("images")
-    @classmethod
-    def _shows_nothing(cls, images: JsonValue) -> JsonValue:
-        if images not in (None, "[]"):
-            raise ValueError(
-                "a turn has images, and only text is taught here: an answer to what is not seen would be learned as an invention; "
-                "leave them out (RUMINATE_KEEP_IMAGES=false), or train a model that sees from an export"
-            )
-        return images
 
 
 class Completion(Message):
@@ -73,6 +50,11 @@ class Row(Part):
     chat_template_kwargs: TemplateSwitches
     tools: str | None = Field(default=None, description="JSON text: the list of definitions that the template is given.")
 
+    @property
+    def asked(self) -> Asked:
+        """What it asks, in which mode."""
+        return Asked(self.prompt, self.tools, self.chat_template_kwargs.enable_thinking)
+
     @cached_property
     def offered(self) -> list[dict[str, JsonValue]] | None:
         """The tools that the model could have called, as a chat template takes them."""
@@ -95,11 +77,6 @@ class Row(Part):
         except ValidationError:
             raise ValueError("tools are no JSON text of a list of objects") from None
         return self
-
-
-def definitions(tools: str | None) -> list[dict[str, JsonValue]] | None:
-    """Tools as a chat template takes them, from the text that a row has. Raises ValidationError."""
-    return None if tools is None else _DEFINITIONS.validate_json(tools) or None
 
 
 class Renderer(Protocol):
@@ -204,3 +181,8 @@ def render_prompt(prompt: Sequence[Message], offered: Tools, thinks: bool, token
         enable_thinking=thinks,
         return_dict=False,
     )
+
+
+def question_tokens(question: Question, tokenizer: Renderer) -> list[int]:
+    """Tokens of a question of an exam, up to the place where the answer begins."""
+    return render_prompt(question.prompt, definitions(question.tools), question.thinks, tokenizer)

@@ -10,6 +10,8 @@ from typing import Final
 from pydantic import Field, model_validator
 
 from ruminate.grading.checking.limits import Limits
+from ruminate.proof.exam import BadExam, read_questions
+from ruminate.proof.judge import Policy as ProofPolicy
 from ruminate.schemas.payload import Name, Target
 from ruminate.schemas.training import Stage
 from ruminate.shared.settings import ServiceSettings, WrongSettings
@@ -28,8 +30,6 @@ from ruminate.trainer.decide import (
     Schedule,
 )
 from ruminate.trainer.learning.attempts import Recovery
-from ruminate.trainer.proof.decide import Policy as ProofPolicy
-from ruminate.trainer.proof.exam import BadExam, read_questions
 from ruminate.trainer.stages.choose import ORDER, StageRules
 
 _OFFICIAL_BASES = {
@@ -45,7 +45,7 @@ _OFFICIAL_BASES = {
 
 
 SCHOOL_SET: Final = "school-problems"
-SCHOOL_PROBLEMS: Final = Path(str(files("ruminate.trainer.proof") / "sets" / "school_problems.jsonl"))
+SCHOOL_PROBLEMS: Final = Path(str(files("ruminate.proof") / "sets" / "school_problems.jsonl"))
 """Of GSM8K's test set (MIT, licence beside it), chosen by hash."""
 
 

@@ -13,7 +13,8 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from ruminate.trainer.rows import Message, Renderer, Row, prompt_tokens
+from ruminate.proof.messages import Message
+from ruminate.trainer.rows import Renderer, Row, prompt_tokens
 
 MODES: Final = (True, False)
 LONG_TOKENS: Final = 3072

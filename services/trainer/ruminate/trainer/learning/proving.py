@@ -14,15 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ruminate.proof.asking import DIRECT, GREEDY, THINKING
+from ruminate.proof.exam import HOLD_OUT
+from ruminate.proof.judge import Judgement, applicable, judge
+from ruminate.proof.spoken import Sitting
 from ruminate.trainer.course import failed
 from ruminate.trainer.curves import write_curves
+from ruminate.trainer.examining.sit import Examiner, Limits
+from ruminate.trainer.examining.speak import ModelSpeaker, losses
 from ruminate.trainer.learning.blend import norm, read_adapter
 from ruminate.trainer.learning.workshop import Standing, Workshop, put_on, write
 from ruminate.trainer.outcome import ADAPTER_FOLDER, PARENT_FOLDER
-from ruminate.trainer.proof.decide import Judgement, applicable, judge
-from ruminate.trainer.proof.exam import HOLD_OUT, Sitting
-from ruminate.trainer.proof.sit import DIRECT, GREEDY, THINKING, Examiner, Limits
-from ruminate.trainer.proof.speak import ModelSpeaker, losses
 from ruminate.trainer.rows import Tokens
 
 PROOF_FILE: Final = "proof.json"

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from ruminate.proof.confidence import CONFIDENCE, chance_of_fall
+from ruminate.trainer.examining.speak import losses
 from ruminate.trainer.learning.attempts import Attempt
 from ruminate.trainer.learning.stage import make
 from ruminate.trainer.learning.workshop import Standing, Workshop, put_on
-from ruminate.trainer.proof.confidence import CONFIDENCE, chance_of_fall
-from ruminate.trainer.proof.speak import losses
 from ruminate.trainer.rows import Tokens
 
 GRID: Final = ((10**0.5, 1.0), (10.0, 1.0), (10.0, 3.0), (10**1.5, 3.0))

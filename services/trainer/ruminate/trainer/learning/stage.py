@@ -24,16 +24,17 @@ from typing import Any, Final
 import torch
 from transformers import PrinterCallback
 
+from ruminate.proof.asking import Sampling
+from ruminate.proof.judge import harmed, judge
+from ruminate.proof.spoken import Sitting
 from ruminate.schemas.training import Stage
 from ruminate.trainer.backends.adapter import drop_reference, save_adapter
+from ruminate.trainer.examining.sit import Examiner, Limits
+from ruminate.trainer.examining.speak import losses
 from ruminate.trainer.learning.attempts import Attempt, Tried, accepted, next_attempt
 from ruminate.trainer.learning.blend import norm, read_adapter, scaled
 from ruminate.trainer.learning.proving import Before, examine, judged, speaker_of
 from ruminate.trainer.learning.workshop import Standing, Workshop, put_on, write
-from ruminate.trainer.proof.decide import harmed, judge
-from ruminate.trainer.proof.exam import Sitting
-from ruminate.trainer.proof.sit import Examiner, Limits, Sampling
-from ruminate.trainer.proof.speak import losses
 from ruminate.trainer.rows import Tokens
 from ruminate.trainer.stages.practice import in_modes, practice
 from ruminate.trainer.stages.preference import preference

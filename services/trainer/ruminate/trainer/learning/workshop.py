@@ -10,13 +10,14 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 
 from ruminate.grading.grade import Grader
+from ruminate.proof.asking import Grade, graded_by
+from ruminate.proof.spoken import Sitting
 from ruminate.shared.store import whole_file
 from ruminate.trainer.backends import Backend
 from ruminate.trainer.course import Course
 from ruminate.trainer.decide import JobPlan
 from ruminate.trainer.learning.blend import WEIGHTS_FILE
 from ruminate.trainer.material import Material
-from ruminate.trainer.proof.exam import Question, Sitting
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,10 @@ class Workshop:
     grader: Grader
     course: Course
 
-    def is_right(self, question: Question, answer: str) -> bool | None:
+    @property
+    def is_right(self) -> Grade:
         """Whether an answer is right; None where there is no check, or it decides nothing."""
-        if question.check is None:
-            return None
-        asked = next((message.content for message in reversed(question.prompt) if message.role == "user"), "")
-        found = self.grader.grade(question.check.kind, question.check.content, question=asked, answer=answer)
-        return None if found.result == "undecided" else found.result == "right"
+        return graded_by(self.grader)
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ from typing import Any
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
+from ruminate.proof.asking import Grade
+from ruminate.proof.exam import Question
+from ruminate.proof.spoken import forms, take_apart
 from ruminate.trainer.decide import Practice
-from ruminate.trainer.proof.exam import Question, forms, take_apart
+from ruminate.trainer.rows import question_tokens
 from ruminate.trainer.stages.rewards import Attempt, Reward, rewards
-
-Grade = Callable[[Question, str], bool | None]
 
 
 class Rewarder:
@@ -83,7 +84,7 @@ def practice(
     arguments: Mapping[str, Any],
 ) -> GRPOTrainer:
     """A trainer that is ready to go. A step is one generation: so every checkpoint falls on the boundary between two."""
-    rendered = [question.rendered(tokenizer) for question in questions]
+    rendered = [question_tokens(question, tokenizer) for question in questions]
     prompts = [tokenizer.decode(ids, skip_special_tokens=False) for ids in rendered]
     room = int(model.config.max_position_embeddings) - max(len(ids) for ids in rendered)
     answers = chosen.questions_a_step * chosen.answers_a_question

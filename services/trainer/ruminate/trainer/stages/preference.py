@@ -14,15 +14,14 @@ from datasets import Dataset
 from pydantic import Field, ValidationError
 from trl import DPOConfig, DPOTrainer
 
+from ruminate.proof.messages import Message, definitions
 from ruminate.schemas.payload import Part
 from ruminate.trainer.decide import Preference
 from ruminate.trainer.rows import (
     BadDataset,
     Completion,
-    Message,
     Renderer,
     TemplateSwitches,
-    definitions,
     render_answer,
     render_prompt,
 )

@@ -12,10 +12,10 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal, NamedTuple, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from ruminate.proof.messages import Message
 from ruminate.schemas.payload import Part
-from ruminate.trainer.rows import Message, Renderer, Row, definitions, render_prompt
 
 HOLD_OUT: Final = "hold-out"
 """The set of a batch's own questions."""
@@ -48,9 +48,10 @@ class Question(Part):
         """Among which it counts."""
         return Group(self.set, self.thinks)
 
-    def rendered(self, tokenizer: Renderer) -> list[int]:
-        """Tokens of the prompt, up to the place where the answer begins."""
-        return render_prompt(self.prompt, definitions(self.tools), self.thinks, tokenizer)
+    @property
+    def key(self) -> str:
+        """Names what is asked, in either mode, without saying it."""
+        return _key(self.prompt, self.tools)
 
 
 class Group(NamedTuple):
@@ -63,60 +64,12 @@ class Group(NamedTuple):
         return f"{self.set}, {'thinking' if self.thinks else 'direct'}"
 
 
-class Answered(Part):
-    """What one answer came to. `right` is None where there is nothing to check it by, or the check decides nothing."""
+class Asked(NamedTuple):
+    """What a row that is held out asks, and in which mode."""
 
-    right: bool | None
-    well_formed: bool
-    """Thinking opened, not empty, closed, and an answer behind it; where it shall not think, an answer and no sign of thinking."""
-    obedient: bool
-    """Thinks if and only if it shall."""
-    thinking_tokens: int
-    answer_tokens: int
-    cut: bool
-    """It came to no end within the tokens that it was given."""
-
-
-class Sitting(Part):
-    """One version's exam: an answer to each question, and how well it foresees texts that it did not write.
-
-    All are in the order of the questions, rows or traces that they belong to; losses are means of nats a token.
-    """
-
-    answers: tuple[Answered, ...]
-    row_losses: tuple[float, ...] = ()
-    trace_losses: tuple[float, ...] = ()
-
-
-class Spoken(NamedTuple):
-    """An answer, taken apart at its tags of thinking."""
-
-    thinking: str
-    answer: str
-    opened: bool
-    closed: bool
-    tidy: bool
-    """At most one tag of each kind, in their order."""
-
-
-def take_apart(text: str, *, opened: bool = False) -> Spoken:
-    """What was thought and what was answered. `opened`: the prompt has opened the thinking already."""
-    openings, closings = text.count("<think>"), text.count("</think>")
-    starts = text.lstrip().startswith("<think>")
-    tidy = closings <= 1 and openings == (0 if opened else closings or openings) and (openings == 0 or starts)
-    if opened or starts:
-        inner = text if opened else text.lstrip().removeprefix("<think>")
-        thinking, closed, answer = inner.partition("</think>")
-        return Spoken(thinking.strip(), answer.strip(), opened=True, closed=bool(closed), tidy=tidy)
-    return Spoken("", text.strip(), opened=False, closed=closings > 0, tidy=not openings and not closings)
-
-
-def forms(spoken: Spoken, *, thinks: bool, cut: bool) -> tuple[bool, bool]:
-    """Whether an answer is well-formed, and whether it obeys the mode."""
-    thought = spoken.opened and bool(spoken.thinking)
-    if thinks:
-        return thought and spoken.closed and spoken.tidy and bool(spoken.answer) and not cut, thought
-    return not spoken.opened and spoken.tidy and bool(spoken.answer) and not cut, not thought
+    prompt: tuple[Message, ...]
+    tools: str | None
+    thinks: bool
 
 
 class _Line(Part):
@@ -147,9 +100,7 @@ def read_questions(lines: Iterable[str], *, name: str, where: str) -> list[Quest
         try:
             found = _Line.model_validate_json(line)
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the question"
-            raise BadExam(f"{where} line {number}: {place}: {first['msg']}") from None
+            raise _bad(where, number, error) from None
         prompt = found.prompt or (Message(role="user", content=found.question or ""),)
         check = found.check or Check(kind="reference", content=found.reference or "")
         modes = {"on": (True,), "off": (False,), "both": (True, False)}[found.thinking]
@@ -172,28 +123,52 @@ def read_verifiable(lines: Iterable[str], *, where: str) -> list[Question]:
         try:
             found = _Verifiable.model_validate_json(line)
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-            raise BadExam(f"{where} line {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            raise _bad(where, number, error) from None
         questions.append(Question(set=HOLD_OUT, prompt=found.prompt, thinks=True, check=found.check, tools=found.tools))
     return questions
 
 
-def held_out_questions(rows: Sequence[Row], verifiable: Sequence[Question]) -> list[Question]:
+class _Switches(Part):
+    enable_thinking: bool
+
+
+class _Row(Part):
+    model_config = ConfigDict(extra="ignore")
+
+    prompt: tuple[Message, ...] = Field(min_length=1)
+    chat_template_kwargs: _Switches
+    tools: str | None = None
+
+
+def read_asked(lines: Iterable[str], *, where: str) -> list[Asked]:
+    """What the rows of a dataset ask. Raises BadExam."""
+    asked = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = _Row.model_validate_json(line)
+        except ValidationError as error:
+            raise _bad(where, number, error) from None
+        asked.append(Asked(row.prompt, row.tools, row.chat_template_kwargs.enable_thinking))
+    return asked
+
+
+def held_out_questions(rows: Sequence[Asked], verifiable: Sequence[Question]) -> list[Question]:
     """What a batch's own hold-out asks: each row's question in the row's mode, with its check where it has one.
 
     Questions that are in no row, because the answers to them were not worth it, are asked with thinking on.
     """
-    checks = {_key(question.prompt, question.tools): question.check for question in verifiable}
+    checks = {question.key: question.check for question in verifiable}
     questions: dict[tuple[str, bool], Question] = {}
     for row in rows:
-        key, thinks = _key(row.prompt, row.tools), row.chat_template_kwargs.enable_thinking
-        asked = Question(set=HOLD_OUT, prompt=row.prompt, thinks=thinks, check=checks.get(key), tools=row.tools)
-        questions.setdefault((key, thinks), asked)
+        key = _key(row.prompt, row.tools)
+        asked = Question(set=HOLD_OUT, prompt=row.prompt, thinks=row.thinks, check=checks.get(key), tools=row.tools)
+        questions.setdefault((key, row.thinks), asked)
     in_rows = {key for key, _ in questions}
     for question in verifiable:
-        key = _key(question.prompt, question.tools)
-        if key not in in_rows:
-            questions.setdefault((key, True), question)
+        if question.key not in in_rows:
+            questions.setdefault((question.key, True), question)
     return list(questions.values())
 
 
@@ -202,8 +177,15 @@ def some_of(questions: Sequence[Question], most: int) -> list[Question]:
     chosen: set[int] = set()
     for group in {question.group for question in questions}:
         ours = [number for number, question in enumerate(questions) if question.group == group]
-        chosen.update(sorted(ours, key=lambda number: _key(questions[number].prompt, questions[number].tools))[:most])
+        chosen.update(sorted(ours, key=lambda number: questions[number].key)[:most])
     return [questions[number] for number in sorted(chosen)]
+
+
+def _bad(where: str, number: int, error: ValidationError) -> BadExam:
+    """Which line is none, without a word of what stands in it."""
+    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the line"
+    return BadExam(f"{where} line {number}: {place}: {first['msg']}")
 
 
 def _key(prompt: Sequence[Message], tools: str | None) -> str:

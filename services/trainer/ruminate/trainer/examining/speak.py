@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import torch
 
-from ruminate.trainer.proof.sit import Sampling, Uttered
+from ruminate.proof.asking import Sampling
+from ruminate.trainer.examining.sit import Uttered
 from ruminate.trainer.rows import IGNORED_LABEL, Tokens
 
 _LOGITS_AT_ONCE: Final = 2**26

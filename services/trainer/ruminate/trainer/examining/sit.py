@@ -8,18 +8,14 @@ well-formed nor right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
-from ruminate.trainer.proof.exam import Answered, Question, Spoken, forms, take_apart
-from ruminate.trainer.rows import IGNORED_LABEL, Tokens
-
-Grade = Callable[[Question, str], bool | None]
-"""Whether an answer is right; None where its check decides nothing, or there is none."""
-
-OnProgress = Callable[[int, int], None]
-"""How many of how many questions are answered."""
+from ruminate.proof.asking import Grade, OnProgress, Sampling
+from ruminate.proof.exam import Question
+from ruminate.proof.spoken import Answered, Spoken, forms, take_apart
+from ruminate.trainer.rows import IGNORED_LABEL, Tokens, question_tokens
 
 _OPENING: Final = "<think>"
 
@@ -32,20 +28,6 @@ class Limits:
     batch_rows: int
     seed: int
     context_tokens: int
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is drawn; a temperature of 0 takes the likeliest."""
-
-    temperature: float
-    top_p: float = 1.0
-    top_k: int = 0
-
-
-GREEDY: Final = Sampling(temperature=0.0)
-THINKING: Final = Sampling(temperature=0.6, top_p=0.95, top_k=20)
-DIRECT: Final = Sampling(temperature=0.7, top_p=0.8, top_k=20)
 
 
 class Uttered(NamedTuple):
@@ -113,7 +95,7 @@ class Examiner:
         )
 
     def _ask(self, speaker: Speaker, questions: Sequence[Question], on_progress: OnProgress) -> list[Said]:
-        prompts = [question.rendered(self._tokenizer) for question in questions]
+        prompts = [question_tokens(question, self._tokenizer) for question in questions]
         said: dict[int, Said] = {}
         for thinks in (True, False):
             # Prompts of like lengths together: padding is computed, too.

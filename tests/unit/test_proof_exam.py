@@ -6,17 +6,16 @@ import json
 
 import pytest
 
-from ruminate.trainer.proof.exam import (
+from ruminate.proof.exam import (
     HOLD_OUT,
     BadExam,
     Check,
-    forms,
     held_out_questions,
     read_questions,
     read_verifiable,
     some_of,
-    take_apart,
 )
+from ruminate.proof.spoken import forms, take_apart
 from ruminate.trainer.rows import Row, parse_rows
 
 
@@ -90,7 +89,7 @@ def test_a_question_is_asked_in_the_modes_that_it_names() -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("nonsense", "line 1: the question: Invalid JSON"),
+        ("nonsense", "line 1: the line: Invalid JSON"),
         ("{}", "give either a question or a prompt"),
         ('{"question": "2+2?"}', "give either a reference or a check"),
         ('{"question": "2+2?", "reference": "4", "thinking": "maybe"}', "line 1: thinking"),
@@ -107,7 +106,7 @@ def test_a_line_that_is_no_question_is_named(line: str, says: str) -> None:
 def test_rows_that_are_held_out_are_asked_in_their_mode_with_their_check() -> None:
     rows = [row("2+2?", thinks=True), row("2+2?", thinks=False), row("Hello", thinks=False)]
     checks = read_verifiable([verifiable("2+2?", "4"), verifiable("9-1?", "8")], where="verifiable-holdout.jsonl")
-    questions = held_out_questions(rows, checks)
+    questions = held_out_questions([each.asked for each in rows], checks)
     assert [(q.prompt[0].content, q.thinks, q.check and q.check.content) for q in questions] == [
         ("2+2?", True, "4"),
         ("2+2?", False, "4"),

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 import pytest
 
-from ruminate.trainer.proof.confidence import (
+from ruminate.proof.confidence import (
     Pairs,
     chance_of_fall,
     chance_of_gain,

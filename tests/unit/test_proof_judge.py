@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ruminate.trainer.proof.decide import Finding, Judgement, Policy, harmed, judge
-from ruminate.trainer.proof.exam import HOLD_OUT, Answered, Check, Question, Sitting
-from ruminate.trainer.rows import Message
+from ruminate.proof.exam import HOLD_OUT, Check, Question
+from ruminate.proof.judge import Finding, Judgement, Policy, harmed, judge
+from ruminate.proof.messages import Message
+from ruminate.proof.spoken import Answered, Sitting
 
 POLICY = Policy()
 ANCHORS = 128

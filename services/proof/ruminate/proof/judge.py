@@ -18,8 +18,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from ruminate.schemas.payload import Part
-from ruminate.trainer.proof.confidence import (
+from ruminate.proof.confidence import (
     CONFIDENCE,
     Interval,
     Pairs,
@@ -30,7 +29,9 @@ from ruminate.trainer.proof.confidence import (
     ratio_change,
     share,
 )
-from ruminate.trainer.proof.exam import HOLD_OUT, Answered, Group, Question, Sitting
+from ruminate.proof.exam import HOLD_OUT, Group, Question
+from ruminate.proof.spoken import Answered, Sitting
+from ruminate.schemas.payload import Part
 
 Measure = Literal["right", "well_formed", "obedient", "thinking_tokens_a_right_answer", "trace_perplexity", "row_loss"]
 Verdict = Literal["kept", "lost", "unproven", "not_applicable", "learned", "not_learned"]

@@ -16,6 +16,7 @@ from ruminate.deployer.deploy import Deployer, deploy_one
 from ruminate.deployer.fleet import Fleet
 from ruminate.deployer.settings import DeployerSettings
 from ruminate.deployer.watch import watch
+from ruminate.proof.record import EXAM_FILE, ExamRecord
 from ruminate.schemas.flow import ADAPTER_TRAINED, MODEL_REGISTERED, MODEL_ROLLED_BACK
 from ruminate.schemas.model import ModelRegistered, ModelRolledBack
 from ruminate.schemas.training import AdapterTrained, GgufFile
@@ -28,6 +29,14 @@ from tests.plugins.node import TALK, Script, write_scripted_model
 PATIENCE_SECONDS = 60.0
 BLUE = "Blue is the answer."
 Ending = ModelRegistered | ModelRolledBack
+
+
+@dataclass(frozen=True)
+class Proven:
+    """The exam that a version has sat, and the rows held out of which some of it was."""
+
+    record: ExamRecord
+    held_out: tuple[str, ...] = ()
 
 
 @dataclass
@@ -44,9 +53,20 @@ class World:
         script = {**TALK, **(changes or {}), "ABCDEFGHIJ"[number]: (self.target[0],)}
         return write_scripted_model(self.folder / f"{self.target[0]}{number}.gguf", script)
 
-    async def trained(self, number: int, changes: Script | None = None, *, batch: str | None = None) -> AdapterTrained:
-        """The event of a version whose GGUF lies in the store."""
-        file = await open_store(self.settings.store_uri).put_file(self.model(number, changes), kind="gguf", name=f"v{number}")
+    async def trained(
+        self, number: int, changes: Script | None = None, *, batch: str | None = None, proven: Proven | None = None
+    ) -> AdapterTrained:
+        """The event of a version whose GGUF lies in the store, with the exam by which it was `proven`."""
+        store = open_store(self.settings.store_uri)
+        file = await store.put_file(self.model(number, changes), kind="gguf", name=f"v{number}")
+        adapter, dataset = self.folder / f"adapter{number}", self.folder / f"dataset{number}"
+        files = {adapter / "adapter_config.json": "{}", dataset / "train.jsonl": ""}
+        if proven is not None:
+            files[adapter / EXAM_FILE] = proven.record.model_dump_json()
+            files[dataset / "holdout.jsonl"] = "".join(f"{line}\n" for line in proven.held_out)
+        for path, content in files.items():
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(content, encoding="utf-8")
         return AdapterTrained(
             job_id=batch or f"batch-{number}",
             batch_id=batch or f"batch-{number}",
@@ -55,9 +75,9 @@ class World:
             number=number,
             parent_version=f"v{number - 1}" if number > 1 else None,
             base_model="tiny",
-            adapter=file,
+            adapter=await store.put_tree(adapter, kind="adapters", name=f"v{number}"),
             gguf=(GgufFile(encoding="f32", holds="model", file=file),),
-            dataset=file,
+            dataset=await store.put_tree(dataset, kind="datasets", name=f"batch-{number}"),
             stages=("cold_start",),
             settings={"learning_rate": 1e-5},
             metrics={"loss": 0.5},

@@ -28,6 +28,7 @@ from ruminate.deployer.decide import (
     Recipe,
     Register,
     RollBack,
+    SitExam,
     UploadBlob,
     View,
     Wait,
@@ -43,7 +44,7 @@ from ruminate.deployer.decide import (
     to_retire,
     version_name,
 )
-from ruminate.schemas.model import ModelRegistered, ModelRolledBack, Probe
+from ruminate.schemas.model import ModelRegistered, ModelRolledBack, Probe, ServedExam
 from ruminate.schemas.payload import ArtifactReference
 from ruminate.schemas.training import AdapterTrained, GgufFile
 
@@ -63,7 +64,7 @@ def held(
     )
 
 
-def plan(*nodes: str, serving_model: str | None = PARENT, minimum_nodes_ratio: float = 1.0) -> Plan:
+def plan(*nodes: str, serving_model: str | None = PARENT, minimum_nodes_ratio: float = 1.0, examined: bool = False) -> Plan:
     return Plan(
         model=MODEL,
         alias=ALIAS,
@@ -73,13 +74,27 @@ def plan(*nodes: str, serving_model: str | None = PARENT, minimum_nodes_ratio: f
         required_capabilities=ALL,
         nodes=nodes or ("a", "b"),
         minimum_nodes_ratio=minimum_nodes_ratio,
+        examined=examined,
+    )
+
+
+def served(node: str, engine_version: str, *, kept: bool) -> ServedExam:
+    return ServedExam(
+        node=node,
+        engine_version=engine_version,
+        encoding="f16",
+        questions=1,
+        kept=kept,
+        because="" if kept else "all of it",
+        findings=(),
+        seconds=1.0,
     )
 
 
 @dataclass
 class Node:
     """A node in memory. `refuses` are kinds of action that it answers with an error, `ignores` those that it only says it
-    did, `disobeys` are the modes in which its models answer wrongly."""
+    did, `disobeys` are the modes in which its models answer wrongly, and one that `forgets` does not serve what was proven."""
 
     models: dict[str, Held] = field(
         default_factory=lambda: {BASE: held("b" * 64, "base"), PARENT: held("c" * 64), ALIAS: held("c" * 64)}
@@ -88,6 +103,7 @@ class Node:
     refuses: frozenset[type] = frozenset()
     ignores: frozenset[type] = frozenset()
     disobeys: frozenset[Mode] = frozenset()
+    forgets: bool = False
     capabilities: frozenset[str] = ALL
     salt: str = ""
     folder: str = ""
@@ -122,6 +138,9 @@ class Node:
                     action=action,
                     probe=Probe(node=name, mode=mode, parent_loaded=after is not None, passed=passed, detail=""),
                 )
+            case SitExam(model):
+                assert model in self.models
+                return Outcome(node=name, action=action, served=served(name, self.engine_version, kept=not self.forgets))
         return Outcome(node=name, action=action)
 
 
@@ -170,6 +189,24 @@ def test_a_fresh_node_is_given_the_blob_the_model_four_probes_and_the_alias_in_t
     assert end.digests["a"] == end.digests["b"] == nodes["a"].models[ALIAS].digest
 
 
+def test_one_node_of_each_engine_version_sits_the_exam_before_any_alias_moves() -> None:
+    nodes = {"a": Node(), "b": Node(), "c": Node(engine_version="0.24.0")}
+    end, outcomes = run(plan(*nodes, examined=True), nodes)
+    assert isinstance(end, Register)
+    assert [exam.node for exam in end.served] == ["a", "c"]
+    kinds = [type(outcome.action) for outcome in outcomes]
+    assert max(at for at, kind in enumerate(kinds) if kind is AskProbe) < kinds.index(SitExam)
+    assert max(at for at, kind in enumerate(kinds) if kind is SitExam) < kinds.index(PointAlias)
+
+
+def test_what_one_node_does_not_serve_as_it_was_proven_serves_nowhere() -> None:
+    nodes = {"a": Node(), "c": Node(engine_version="0.24.0", forgets=True)}
+    end, _ = run(plan(*nodes, examined=True), nodes)
+    assert isinstance(end, RollBack)
+    assert (end.failure.stage, end.failure.reason) == ("exam", "c does not serve what was trained: all of it")
+    assert all(MODEL not in node.models for node in nodes.values())
+
+
 def test_no_alias_moves_before_every_node_has_passed_its_probes() -> None:
     nodes = {"a": Node(), "b": Node()}
     _, outcomes = run(plan(), nodes)
@@ -201,12 +238,13 @@ def test_a_node_that_is_away_is_waited_for_unless_the_ratio_lets_it_be() -> None
 
 
 @pytest.mark.parametrize(
-    ("kind", "stage"), [(UploadBlob, "upload"), (CreateModel, "create"), (AskProbe, "probe"), (PointAlias, "alias")]
+    ("kind", "stage"),
+    [(UploadBlob, "upload"), (CreateModel, "create"), (AskProbe, "probe"), (SitExam, "exam"), (PointAlias, "alias")],
 )
 def test_a_refusal_rolls_back_at_its_stage_and_leaves_nothing(kind: type, stage: str) -> None:
-    nodes = {"a": Node(), "b": Node(refuses=frozenset({kind}))}
+    nodes = {"a": Node(), "b": Node(refuses=frozenset({kind}), engine_version="0.24.0")}
     before = {name: dict(node.models) for name, node in nodes.items()}
-    end, _ = run(plan(), nodes)
+    end, _ = run(plan(examined=True), nodes)
     assert isinstance(end, RollBack)
     assert end.failure.stage == stage
     assert end.failure.evidence["refusal"] == "no"
@@ -287,6 +325,7 @@ kinds_of_action = st.sampled_from([UploadBlob, CreateModel, AskProbe, PointAlias
             Node,
             blobs=st.sampled_from([set(), {GGUF}]).map(set),
             refuses=st.one_of(st.just(frozenset()), kinds_of_action.map(lambda kind: frozenset({kind}))),
+            forgets=st.booleans(),
             disobeys=st.sampled_from([frozenset(), frozenset(), frozenset({"direct"}), frozenset({"thinking"})]),
             models=st.sampled_from(
                 [
@@ -309,7 +348,7 @@ kinds_of_action = st.sampled_from([UploadBlob, CreateModel, AskProbe, PointAlias
 def test_a_deployer_killed_anywhere_any_number_of_times_ends_where_an_undisturbed_one_ends(
     kills: list[int], nodes: list[Node]
 ) -> None:
-    wanted = plan(*(str(index) for index in range(len(nodes))))
+    wanted = plan(*(str(index) for index in range(len(nodes))), examined=True)
     disturbed = {str(i): replace(node, models=dict(node.models), blobs=set(node.blobs)) for i, node in enumerate(nodes)}
     undisturbed = {str(i): replace(node, models=dict(node.models), blobs=set(node.blobs)) for i, node in enumerate(nodes)}
     for kill in kills:

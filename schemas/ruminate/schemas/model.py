@@ -31,6 +31,23 @@ class Probe(Part):
     detail: Text = ""
 
 
+class ServedExam(Part):
+    """The questions by which a version was proven, asked once more where it is served.
+
+    Exact words of the findings: measure, group, verdict, before (as trained), after (as served), change with its interval.
+    """
+
+    node: Name
+    engine_version: Name
+    encoding: Name = Field(description="Of the weights that the node was given.")
+    questions: Count
+    gone: Count = Field(default=0, description="Questions that were asked then and stand in the dataset no longer.")
+    kept: bool
+    because: Text = Field(default="", description="What was lost, in words.")
+    findings: tuple[dict[str, FiniteJson], ...]
+    seconds: Seconds
+
+
 class NodeDigest(Part):
     """What a node holds under the version's name."""
 
@@ -59,6 +76,10 @@ class ModelRegistered(Payload):
     metrics: dict[str, FiniteJson]
     nodes: tuple[NodeDigest, ...]
     probes: tuple[Probe, ...]
+    served: tuple[ServedExam, ...] = Field(
+        default=(),
+        description="One a version of the nodes' engine; none where it was not proven, or nothing is asked again.",
+    )
     capabilities: tuple[Name, ...]
     registered_at: Timestamp
 
@@ -69,7 +90,7 @@ class ModelRolledBack(Payload):
     target_model: Target
     version: Name
     serving_version: Name | None = Field(description="What serves now; None means the base.")
-    stage: Literal["upload", "create", "probe", "alias", "canary", "live"]
+    stage: Literal["upload", "create", "probe", "exam", "alias", "canary", "live"]
     reason: Text
     evidence: dict[str, FiniteJson] = Field(default_factory=dict)
     removed: tuple[Name, ...] = Field(default=(), description="Names that were removed again, as `node name`.")

@@ -44,6 +44,10 @@ class ArtifactMissing(StoreError):
     """Nothing lies where the reference points."""
 
 
+class NotInFolder(ArtifactMissing):
+    """The folder is whole, and has no file of that name."""
+
+
 class ArtifactDamaged(StoreError):
     """What lies there does not have the bytes that the reference names."""
 
@@ -79,7 +83,10 @@ class Store(Protocol):
         ...
 
     async def read_file(self, reference: ArtifactReference, path: str) -> bytes:
-        """One file of a folder, verified by the hash that the folder's manifest names. Raises ArtifactMissing, ArtifactDamaged."""
+        """One file of a folder, verified by the hash that the folder's manifest names.
+
+        Raises NotInFolder, ArtifactMissing, ArtifactDamaged.
+        """
         ...
 
     async def local_path(self, reference: ArtifactReference) -> Path | None:
@@ -259,7 +266,7 @@ class FileStore:
                 if hashlib.sha256(data).hexdigest() != file.sha256:
                     raise _damaged(self._blob(file.sha256).as_uri(), file.sha256)
                 return data
-        raise ArtifactMissing(f"{reference.uri} names no file {path!r}")
+        raise NotInFolder(f"{reference.uri} names no file {path!r}")
 
     def _files_of(self, reference: ArtifactReference) -> list[_TreeFile]:
         """The files that a folder's manifest names. Raises ArtifactMissing, ArtifactDamaged."""

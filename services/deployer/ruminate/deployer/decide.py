@@ -6,7 +6,7 @@ Words. A *plan* is what one trained version wants. A *view* is what one node say
 of this run came to. Nothing else is remembered: a run that was killed starts again from views alone, repeats what it
 cannot know was done, and ends in the same place, because every action may be repeated.
 
-    all nodes finish a step before any begins the next:  upload where missing, create  ->  probe  ->  alias  ->  register
+    all nodes finish a step before any begins the next:  upload where missing, create  ->  probe  ->  exam  ->  alias  ->  register
     the first failure turns the run around:  alias back to what serves, version removed  ->  roll back
 
 Names. Ollama knows `[namespace/]model[:tag]`. Everything of ours is a tag that ends in `ruminate` or `ruminate-<version>`, in
@@ -26,13 +26,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from ruminate.schemas.model import ModelRegistered, ModelRolledBack, Probe
+from ruminate.schemas.model import ModelRegistered, ModelRolledBack, Probe, ServedExam
 from ruminate.schemas.payload import FiniteJson
 from ruminate.schemas.training import AdapterTrained, GgufFile
 
 Encoding = Literal["f32", "f16", "bf16", "q8_0"]
 Mode = Literal["thinking", "direct"]
-Stage = Literal["upload", "create", "probe", "alias"]
+Stage = Literal["upload", "create", "probe", "exam", "alias"]
 
 _NAME_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 _NAME_CHARACTERS = 128  # with a node's name before it, it still is a name in an event
@@ -160,6 +160,8 @@ class Plan:
     required_capabilities: frozenset[str]
     nodes: tuple[str, ...]
     minimum_nodes_ratio: float = 1.0
+    examined: bool = False
+    """Whether there is an exam to ask again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +214,13 @@ class AskProbe:
 
 
 @dataclass(frozen=True)
+class SitExam:
+    """Ask the model once more what it was asked when it was proven."""
+
+    model: str
+
+
+@dataclass(frozen=True)
 class PointAlias:
     """Make the alias name what `source` names."""
 
@@ -226,17 +235,22 @@ class DeleteModel:
     name: str
 
 
-Action: TypeAlias = UploadBlob | CreateModel | AskProbe | PointAlias | DeleteModel
+Action: TypeAlias = UploadBlob | CreateModel | AskProbe | SitExam | PointAlias | DeleteModel
+
+
+Actions: TypeAlias = Mapping[str, tuple[Action, ...]]
+"""What is to be done, by node."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What an action of this run came to: `refusal` is the node's own words, `probe` what a probe found."""
+    """What an action of this run came to: `refusal` is the node's own words, `probe` what a probe found, `served` an exam."""
 
     node: str
     action: Action
     refusal: str | None = None
     probe: Probe | None = None
+    served: ServedExam | None = None
 
 
 @dataclass(frozen=True)
@@ -259,7 +273,7 @@ class Wait:
 class Act:
     """Do this now: nodes at the same time, the actions of a node in order, up to the first that it refuses."""
 
-    actions: Mapping[str, tuple[Action, ...]]
+    actions: Actions
 
 
 @dataclass(frozen=True)
@@ -277,6 +291,7 @@ class Register:
     digests: Mapping[str, str]
     capabilities: frozenset[str]
     probes: tuple[Probe, ...]
+    served: tuple[ServedExam, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -298,8 +313,8 @@ def decide(plan: Plan, views: Mapping[str, View], outcomes: Sequence[Outcome], f
         return _turn_back(plan, views, outcomes, failure)
     if (found := _find_failure(plan, views, outcomes)) is not None:
         return Fail(found)
-    for step in (_prepare, _probe, _promote):
-        if actions := {node: todo for node, view in views.items() if (todo := step(plan, node, view, outcomes))}:
+    for step in (_prepare, _probe, _examine, _promote):
+        if actions := step(plan, views, outcomes):
             return Act(actions)
     ours = [view.held[plan.model] for view in views.values()]
     return Register(
@@ -307,6 +322,7 @@ def decide(plan: Plan, views: Mapping[str, View], outcomes: Sequence[Outcome], f
         digests={node: view.held[plan.model].digest for node, view in views.items()},
         capabilities=frozenset.intersection(*(held.capabilities for held in ours)),
         probes=tuple(outcome.probe for outcome in outcomes if outcome.probe is not None),
+        served=tuple(outcome.served for outcome in outcomes if outcome.served is not None),
     )
 
 
@@ -334,27 +350,45 @@ def _creation(plan: Plan) -> CreateModel:
     return CreateModel(plan.model, plan.recipe)
 
 
-def _prepare(plan: Plan, node: str, view: View, outcomes: Sequence[Outcome]) -> tuple[Action, ...]:
+def _prepare(plan: Plan, views: Mapping[str, View], outcomes: Sequence[Outcome]) -> Actions:
     # A name that is there already may be a killed run's, of another template or system: only making it anew is sure.
-    if _done(outcomes, node, _creation(plan)):
-        return ()
-    upload = () if view.has_blob else (UploadBlob(plan.recipe.gguf_sha256),)
-    return (*upload, _creation(plan))
+    creation, upload = _creation(plan), UploadBlob(plan.recipe.gguf_sha256)
+    return {
+        node: (creation,) if view.has_blob else (upload, creation)
+        for node, view in views.items()
+        if not _done(outcomes, node, creation)
+    }
 
 
-def _probe(plan: Plan, node: str, view: View, outcomes: Sequence[Outcome]) -> tuple[Action, ...]:
-    # Names that share weights share a runner with the template of whichever loaded first: only asking after it shows.
-    parents = (name for name in (plan.serving_model, plan.base) if name is not None and name in view.held)
-    parent = next(parents, None)
-    afters = (None,) if parent is None else (None, parent)
-    modes: tuple[Mode, ...] = ("thinking", "direct")
-    wanted = [AskProbe(plan.model, mode, after) for after in afters for mode in modes]
-    return tuple(probe for probe in wanted if not _done(outcomes, node, probe))
+def _probe(plan: Plan, views: Mapping[str, View], outcomes: Sequence[Outcome]) -> Actions:
+    def missing(node: str, view: View) -> tuple[Action, ...]:
+        # Names that share weights share a runner with the template of whichever loaded first: only asking after it shows.
+        parents = (name for name in (plan.serving_model, plan.base) if name is not None and name in view.held)
+        parent = next(parents, None)
+        afters = (None,) if parent is None else (None, parent)
+        modes: tuple[Mode, ...] = ("thinking", "direct")
+        wanted = [AskProbe(plan.model, mode, after) for after in afters for mode in modes]
+        return tuple(probe for probe in wanted if not _done(outcomes, node, probe))
+
+    return {node: todo for node, view in views.items() if (todo := missing(node, view))}
 
 
-def _promote(plan: Plan, node: str, view: View, outcomes: Sequence[Outcome]) -> tuple[Action, ...]:
-    del node, outcomes
-    return () if _points_at(plan.model, plan.alias, view) else (PointAlias(plan.model, plan.alias),)
+def _examine(plan: Plan, views: Mapping[str, View], outcomes: Sequence[Outcome]) -> Actions:
+    # Engines answer differently, nodes of one engine do not: one node of each is asked.
+    if not plan.examined:
+        return {}
+    exam = SitExam(plan.model)
+    asked = {views[outcome.node].engine_version for outcome in outcomes if outcome.action == exam and outcome.node in views}
+    first: dict[str, str] = {}
+    for node, view in views.items():
+        first.setdefault(view.engine_version, node)
+    return {node: (exam,) for version, node in first.items() if version not in asked}
+
+
+def _promote(plan: Plan, views: Mapping[str, View], outcomes: Sequence[Outcome]) -> Actions:
+    del outcomes
+    pointing = PointAlias(plan.model, plan.alias)
+    return {node: (pointing,) for node, view in views.items() if not _points_at(plan.model, plan.alias, view)}
 
 
 def _points_at(model: str, alias: str, view: View) -> bool:
@@ -362,7 +396,13 @@ def _points_at(model: str, alias: str, view: View) -> bool:
     return pointing is not None and ours is not None and pointing.digest == ours.digest
 
 
-_STAGE_OF: Mapping[type, Stage] = {UploadBlob: "upload", CreateModel: "create", AskProbe: "probe", PointAlias: "alias"}
+_STAGE_OF: Mapping[type, Stage] = {
+    UploadBlob: "upload",
+    CreateModel: "create",
+    AskProbe: "probe",
+    SitExam: "exam",
+    PointAlias: "alias",
+}
 
 
 def _find_failure(plan: Plan, views: Mapping[str, View], outcomes: Sequence[Outcome]) -> Failure | None:
@@ -373,6 +413,10 @@ def _find_failure(plan: Plan, views: Mapping[str, View], outcomes: Sequence[Outc
     if failed := [o.probe for o in outcomes if o.probe is not None and not o.probe.passed]:
         told = "; ".join(f"{probe.node}, {probe.mode}{_WITH_PARENT[probe.parent_loaded]}: {probe.detail}" for probe in failed)
         return Failure("probe", told, {"probes": [probe.model_dump(mode="json") for probe in failed]})
+    for served in (outcome.served for outcome in outcomes if outcome.served is not None):
+        if not served.kept:
+            reason = f"{served.node} does not serve what was trained: {served.because}"
+            return Failure("exam", reason, {"exam": served.model_dump(mode="json")})
     for node, view in views.items():
         if (found := _find_fault_of_node(plan, node, view, outcomes)) is not None:
             return found

@@ -43,6 +43,7 @@ from ruminate.deployer.decide import (
     to_retire,
     version_name,
 )
+from ruminate.deployer.examine import Exam, read_exam
 from ruminate.deployer.fleet import Fleet
 from ruminate.deployer.settings import DeployerSettings
 from ruminate.schemas.flow import ADAPTER_TRAINED, MODEL_REGISTERED, MODEL_ROLLED_BACK
@@ -116,8 +117,9 @@ async def _deploy(delivery: Delivery[AdapterTrained], deployer: Deployer, histor
         reason = f"no model file in {', '.join(settings.encodings)} (RUMINATE_ENCODINGS); there are: {has}"
         _tell_rolled_back(delivery, history, RollBack(Failure("upload", reason, {}), ()))
         return "rolled_back"
-    plan = _plan(trained, weights, settings, history)
-    end = await bring(plan, weights.file, deployer)
+    exam = await read_exam(trained, weights.encoding, deployer.store, settings)
+    plan = _plan(trained, weights, settings, history, examined=exam is not None)
+    end = await bring(plan, weights.file, deployer, exam)
     if isinstance(end, RollBack):
         _tell_rolled_back(delivery, history, end)
         return "rolled_back"
@@ -127,7 +129,7 @@ async def _deploy(delivery: Delivery[AdapterTrained], deployer: Deployer, histor
     return "registered"
 
 
-async def bring(plan: Plan, weights: ArtifactReference, deployer: Deployer) -> Register | RollBack:
+async def bring(plan: Plan, weights: ArtifactReference, deployer: Deployer, exam: Exam | None = None) -> Register | RollBack:
     """Gather, decide and apply until every node is in order, or as it was.
 
     Raises Unavailable when too few nodes answer or the store lacks the file: what was done by then is done again.
@@ -148,7 +150,7 @@ async def bring(plan: Plan, weights: ArtifactReference, deployer: Deployer) -> R
                 sends = any(isinstance(action, UploadBlob) for todo in actions.values() for action in todo)
                 try:
                     async with _file_at_hand(deployer, weights if sends else None) as path:
-                        outcomes += await fleet.apply(step, away, weights=path)
+                        outcomes += await fleet.apply(step, away, weights=path, exam=exam)
                 except ArtifactDamaged as error:
                     failure = Failure("upload", str(error), {"uri": weights.uri})
             case Register() | RollBack():
@@ -178,7 +180,7 @@ async def _file_at_hand(deployer: Deployer, weights: ArtifactReference | None) -
             copy.unlink(missing_ok=True)
 
 
-def _plan(trained: AdapterTrained, weights: GgufFile, settings: DeployerSettings, history: History) -> Plan:
+def _plan(trained: AdapterTrained, weights: GgufFile, settings: DeployerSettings, history: History, *, examined: bool) -> Plan:
     target = settings.target(trained.target_model)
     try:
         return Plan(
@@ -195,6 +197,7 @@ def _plan(trained: AdapterTrained, weights: GgufFile, settings: DeployerSettings
             required_capabilities=target.required_capabilities,
             nodes=tuple(settings.nodes),
             minimum_nodes_ratio=settings.minimum_nodes_ratio,
+            examined=examined,
         )
     except InvalidName as error:
         raise Unprocessable("invalid_name", str(error)) from error
@@ -269,6 +272,7 @@ def _registration(trained: AdapterTrained, weights: ArtifactReference, plan: Pla
             for name, digest in end.digests.items()
         ),
         probes=end.probes,
+        served=end.served,
         capabilities=tuple(sorted(end.capabilities)),
         registered_at=datetime.now(UTC),
     )

@@ -28,12 +28,14 @@ from ruminate.deployer.decide import (
     Held,
     Outcome,
     PointAlias,
+    SitExam,
     UploadBlob,
     View,
     judge_answer,
 )
+from ruminate.deployer.examine import Exam, examine
 from ruminate.deployer.settings import DeployerSettings
-from ruminate.schemas.model import Probe
+from ruminate.schemas.model import Probe, ServedExam
 from ruminate.shared.ollama import ListedModel, NodeRefused, NodeUnavailable, OllamaClient, ShownModel
 
 log = structlog.get_logger()
@@ -122,14 +124,16 @@ class Fleet:
                 group.create_task(look_at(name))
         return {name: views[name] for name in self.nodes if name in views}
 
-    async def apply(self, act: Act, away: dict[str, str], *, weights: Path | None = None) -> list[Outcome]:
+    async def apply(
+        self, act: Act, away: dict[str, str], *, weights: Path | None = None, exam: Exam | None = None
+    ) -> list[Outcome]:
         """Do the actions; stop on a node at its first refusal, or when it goes away (then it is added to `away`)."""
         outcomes: list[Outcome] = []
 
         async def work_on(name: str, actions: Sequence[Action]) -> None:
             try:
                 for action in actions:
-                    outcomes.append(await self._do(name, action, weights))
+                    outcomes.append(await self._do(name, action, weights, exam))
                     if outcomes[-1].refusal is not None:
                         return
             except NodeUnavailable as error:
@@ -140,21 +144,28 @@ class Fleet:
                 group.create_task(work_on(name, actions))
         return outcomes
 
-    async def _do(self, name: str, action: Action, weights: Path | None) -> Outcome:
+    async def _do(self, name: str, action: Action, weights: Path | None, exam: Exam | None) -> Outcome:
         node, kind, told = self.nodes[name], type(action).__name__, _describe(action)
         try:
             with metrics.NODE_ACTION_SECONDS.labels(name, kind).time():
-                probe = await self._perform(name, node, action, weights)
+                found = await self._perform(name, node, action, weights, exam)
         except NodeRefused as refused:
             if _NO_ROOM in refused.error:
                 raise NodeUnavailable(node.url, f"{refused.error}; free some of its disk") from refused
             metrics.NODE_REFUSALS.labels(name, kind).inc()
             log.warning("action_refused", node=name, action=kind, **told, status=refused.status, error=refused.error)
             return Outcome(node=name, action=action, refusal=f"{refused.status} {refused.error}")
-        log.info("action_done", node=name, action=kind, **told, passed=probe.passed if probe else None)
-        return Outcome(node=name, action=action, probe=probe)
+        log.info("action_done", node=name, action=kind, **told, passed=_passed(found))
+        return Outcome(
+            node=name,
+            action=action,
+            probe=found if isinstance(found, Probe) else None,
+            served=found if isinstance(found, ServedExam) else None,
+        )
 
-    async def _perform(self, name: str, node: Node, action: Action, weights: Path | None) -> Probe | None:
+    async def _perform(
+        self, name: str, node: Node, action: Action, weights: Path | None, exam: Exam | None
+    ) -> Probe | ServedExam | None:
         seconds = self.settings.transfer_timeout_seconds
         match action:
             case UploadBlob(sha256):
@@ -172,6 +183,10 @@ class Fleet:
                 )
             case AskProbe():
                 return await self._probe(name, node, action)
+            case SitExam(model):
+                if exam is None:
+                    raise ValueError(f"the exam of {model} is not at hand; give it with every act that asks it")
+                return await examine(exam, node, name, model, timeout_seconds=self.settings.probe_timeout_seconds)
             case PointAlias(source, alias):
                 await node.copy(source, alias)
             case DeleteModel(model):
@@ -208,11 +223,21 @@ class Fleet:
         )
 
 
+def _passed(found: Probe | ServedExam | None) -> bool | None:
+    match found:
+        case Probe(passed=passed):
+            return passed
+        case ServedExam(kept=kept):
+            return kept
+        case None:
+            return None
+
+
 def _describe(action: Action) -> dict[str, str]:
     match action:
         case UploadBlob(sha256):
             return {"sha256": sha256}
-        case CreateModel(model) | DeleteModel(model):
+        case CreateModel(model) | SitExam(model) | DeleteModel(model):
             return {"model": model}
         case AskProbe(model, mode, after):
             return {"model": model, "mode": mode, "after": after or ""}

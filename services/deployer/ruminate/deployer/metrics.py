@@ -22,6 +22,12 @@ NODE_ACTION_SECONDS: Final = Histogram(
     ["node", "action"],
     buckets=(0.01, 0.05, 0.25, 1, 5, 15, 60, 300, 1200, 3600),
 )
+EXAM_SECONDS: Final = Histogram(
+    "ruminate_served_exam_seconds",
+    "Asking a version on a node what it was asked when it was proven; when it is too long, lower RUMINATE_SERVED_QUESTIONS.",
+    ["node"],
+    buckets=(1, 5, 15, 60, 300, 900, 1800, 3600, 7200),
+)
 NODE_REFUSALS: Final = Counter(
     "ruminate_node_refusals_total",
     "Actions that a node answered with an error; when it grows, read its words in the log.",

@@ -65,6 +65,16 @@ class DeployerSettings(ServiceSettings):
     probe_timeout_seconds: float = Field(
         default=600.0, gt=0, le=7200, description="How long a node may load a model and answer the question."
     )
+    served_questions: int = Field(
+        default=128,
+        ge=0,
+        le=10_000,
+        description="Questions of each set and mode by which a version was proven that are asked once more where it is served, "
+        "on one node of each engine version; 0 asks none.",
+    )
+    served_questions_at_once: int = Field(
+        default=4, ge=1, le=256, description="Of them, questions that wait at one node together; OLLAMA_NUM_PARALLEL of them run."
+    )
     node_timeout_seconds: float = Field(default=10.0, gt=0, le=600, description="How long a node may take to say what it holds.")
     transfer_timeout_seconds: float = Field(
         default=3600.0, gt=0, le=86400, description="How long a node may take to receive a GGUF or to make a model of it."

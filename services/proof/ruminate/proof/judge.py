@@ -93,15 +93,20 @@ class Judgement(Part):
     @property
     def explanation(self) -> str:
         """Why it did not pass, or that it did, in one sentence."""
-        lost = [finding for finding in self.findings if finding.verdict in ("lost", "unproven")]
-        if lost:
-            return "reasoning was not kept: " + "; ".join(f"{each.measure} ({each.group}): {each.because}" for each in lost[:4])
+        missing = [finding for finding in self.findings if finding.verdict in ("lost", "unproven")]
+        if missing:
+            return "reasoning was not kept: " + in_words(missing[:4])
         if not self.learned:
             told = [finding for finding in self.findings if finding.verdict == "not_learned"]
-            return "nothing learned: " + "; ".join(f"{each.measure} ({each.group}): {each.because}" for each in told)
+            return "nothing learned: " + in_words(told)
         if not applicable(self):
             return "something was learned; there was no reasoning to be kept, or nothing that asks for it (RUMINATE_PROOF_SETS)"
         return "reasoning was kept, and something was learned"
+
+
+def in_words(findings: Sequence[Finding]) -> str:
+    """Measures with what was found, for people."""
+    return "; ".join(f"{each.measure} ({each.group}): {each.because}" for each in findings)
 
 
 def judge(questions: Sequence[Question], before: Sitting, after: Sitting, policy: Policy) -> Judgement:
@@ -120,10 +125,29 @@ def applicable(judgement: Judgement) -> bool:
     return any(finding.verdict in ("kept", "lost", "unproven") for finding in judgement.findings)
 
 
+def compare_served(
+    questions: Sequence[Question], as_trained: Sequence[Answered], as_served: Sequence[Answered], policy: Policy
+) -> tuple[Finding, ...]:
+    """What a node makes of a version that has passed: the same questions, the answers it gave when it was proven, and those now.
+
+    That it is as good was proven; here a loss has to be seen. What is `lost` must not serve, what is `unproven` may.
+    """
+    trained, served = Sitting(answers=tuple(as_trained)), Sitting(answers=tuple(as_served))
+    return tuple(_kept(questions, trained, served, policy, hold_out_too=True))
+
+
+def lost(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Those that say that something is not there any more."""
+    return tuple(finding for finding in findings if finding.verdict == "lost")
+
+
 # Reasoning kept.
 
 
-def _kept(questions: Sequence[Question], before: Sitting, after: Sitting, policy: Policy) -> list[Finding]:
+def _kept(
+    questions: Sequence[Question], before: Sitting, after: Sitting, policy: Policy, *, hold_out_too: bool = False
+) -> list[Finding]:
+    """`hold_out_too`: right answers to a batch's own questions count here, where it is not they that prove learning."""
     findings = []
     for group in sorted({question.group for question in questions}, key=lambda group: (group.set, not group.thinks)):
         ours = [number for number, question in enumerate(questions) if question.group == group]
@@ -132,7 +156,7 @@ def _kept(questions: Sequence[Question], before: Sitting, after: Sitting, policy
             _share_kept(group, "well_formed", then, now, counts=lambda answer: answer.well_formed, policy=policy),
             _share_kept(group, "obedient", then, now, counts=lambda answer: answer.obedient, policy=policy),
         ]
-        if group.set != HOLD_OUT:
+        if group.set != HOLD_OUT or hold_out_too:
             checked = [at for at, pair in enumerate(zip(then, now, strict=True)) if all(each.right is not None for each in pair)]
             then, now = [then[at] for at in checked], [now[at] for at in checked]
             findings.append(_share_kept(group, "right", then, now, counts=lambda answer: bool(answer.right), policy=policy))

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
-from ruminate.proof.asking import Grade, OnProgress, Sampling
+from ruminate.proof.asking import GREEDY, Grade, OnProgress, Sampling
 from ruminate.proof.exam import Question
+from ruminate.proof.judge import Policy
+from ruminate.proof.record import ExamRecord, record
 from ruminate.proof.spoken import Answered, Spoken, forms, take_apart
 from ruminate.trainer.rows import IGNORED_LABEL, Tokens, question_tokens
 
@@ -67,6 +69,17 @@ class Examiner:
         """What the answer to each question came to."""
         said = self._ask(speaker, questions, on_progress)
         return tuple(self._look_at(question, answer) for question, answer in zip(questions, said, strict=True))
+
+    def record(self, questions: Sequence[Question], answers: Sequence[Answered], policy: Policy) -> ExamRecord:
+        """An exam that was sat here, put down so that it can be asked in the same way elsewhere."""
+        return record(
+            questions,
+            answers,
+            answer_tokens=self.limits.answer_tokens,
+            seed=self.limits.seed,
+            samples=self._sampling[True] != GREEDY,
+            policy=policy,
+        )
 
     def traces(self, speaker: Speaker, questions: Sequence[Question]) -> list[Tokens]:
         """How a speaker thinks about these questions: prompts, and behind them what it said, where that is well-formed."""

@@ -3,6 +3,7 @@
 stages/before.json  parent.json  base.json   exams of the adapter that the job begins with, of the parent, of the base
 stages/traces.json                           how the base thinks about what every version is asked
 adapter/proof.json                           all of it, beside the weights that it speaks of
+adapter/exam.json                            what was asked and came of it, to be asked again where it is served
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Final
 from ruminate.proof.asking import DIRECT, GREEDY, THINKING
 from ruminate.proof.exam import HOLD_OUT
 from ruminate.proof.judge import Judgement, applicable, judge
+from ruminate.proof.record import EXAM_FILE
 from ruminate.proof.spoken import Sitting
 from ruminate.trainer.course import failed
 from ruminate.trainer.curves import write_curves
@@ -152,6 +154,9 @@ def keep_adapter(
         "stages": list(records),
     }
     write(making / PROOF_FILE, json.dumps(evidence).encode())
+    if before.examiner is not None and standing.sitting is not None:
+        asked = before.examiner.record(work.material.exam, standing.sitting.answers, work.plan.proof.policy)
+        write(making / EXAM_FILE, asked.model_dump_json().encode())
     write_curves(records, making)
     making.rename(out)
 

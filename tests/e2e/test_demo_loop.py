@@ -83,6 +83,11 @@ def test_the_registration_is_an_event_and_its_lineage_leads_back(demo: Demo) -> 
     assert model["dataset"] == sealed["data"]["dataset"] == trained["data"]["dataset"]
     assert {node["digest"] for node in model["nodes"]} == {node["digest"] for node in model["nodes"][:1]}
     assert all(probe["passed"] for probe in model["probes"])
+    (served,) = model["served"]
+    assert served["kept"] is True and served["gone"] == 0
+    found = {(each["measure"], each["group"]): each for each in served["findings"]}
+    assert found["right", "sums, thinking"]["after"] >= 0.95
+    assert found["well_formed", "hold-out, thinking"]["after"] >= 0.9
     last = trained["data"]["equality"][-1]
     assert (last["encoding"], last["equal"]) == ("f16", last["probes"])
     proof = trained["data"]["metrics"]["proof"]
@@ -273,6 +278,22 @@ def test_metrics_cross_a_topic_for_operators(demo: Demo) -> None:
     windows = eventually(lambda: demo.loop.events("pipeline-metrics-v1") or None, within_seconds=60, loop=demo.loop)
     topics = {topic["topic"] for window in windows for topic in window["data"]["topics"] if topic["events"]}
     assert {"interaction-completed-v1", "interaction-recorded-v1", "reasoning-assessed-v1"} <= topics
+
+
+def test_versions_are_compared_on_ones_own_questions(demo: Demo, tmp_path: Path) -> None:
+    """Of the facts that it was taught, what it began with knows none."""
+    mine = tmp_path / "facts.jsonl"
+    facts = [question for question in examination() if question.mode == "direct" and question.wording == "taught"]
+    lines = [{"question": fact.text, "check": {"kind": "exact", "content": fact.answer}, "thinking": "off"} for fact in facts]
+    mine.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    version = demo.report["version"]
+    asked = demo.loop.ruminate("eval", "base", version, "--set", str(mine), "--greedy", "--answer-tokens", "64", "--json")
+    assert asked.returncode == 0, asked.stderr
+    said = json.loads(asked.stdout)
+    (right,) = (each for each in said["measures"] if each["measure"] == "right")
+    assert right["versions"]["base"]["value"] <= BEFORE_BAR / len(facts)
+    assert right["versions"][version]["value"] >= TAUGHT_BAR / len(facts)
+    assert right["versions"][version]["change"]["low"] > 0
 
 
 def test_doctor_finds_nothing_missing(demo: Demo) -> None:

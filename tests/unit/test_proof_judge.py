@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ruminate.proof.exam import HOLD_OUT, Check, Question
-from ruminate.proof.judge import Finding, Judgement, Policy, harmed, judge
+from ruminate.proof.judge import Finding, Judgement, Policy, compare_served, harmed, in_words, judge, lost
 from ruminate.proof.messages import Message
 from ruminate.proof.spoken import Answered, Sitting
 
@@ -100,8 +100,8 @@ def test_thinking_that_stops_does_not_pass_whatever_was_learned() -> None:
 
 
 def test_answers_that_were_right_and_no_longer_are_do_not_pass_in_either_mode() -> None:
-    for lost, group in ((sitting(thinking_right=100), "sums, thinking"), (sitting(direct_right=100), "sums, direct")):
-        judgement = judge(QUESTIONS, BEFORE, lost, POLICY)
+    for worse, group in ((sitting(thinking_right=100), "sums, thinking"), (sitting(direct_right=100), "sums, direct")):
+        judgement = judge(QUESTIONS, BEFORE, worse, POLICY)
         assert not judgement.kept
         assert finding(judgement, "right", group).verdict == "lost"
 
@@ -183,3 +183,37 @@ def test_harm_is_a_fall_on_the_hold_out_that_chance_does_not_explain() -> None:
     assert harmed(QUESTIONS, good, sitting(held_out_right=15), POLICY)
     assert not harmed(QUESTIONS, good, sitting(held_out_right=29), POLICY)
     assert not harmed(QUESTIONS, good, sitting(held_out_right=40), POLICY)
+
+
+def served(*, thinking_right: int = ANCHORS, held_out_right: int = 20, tokens: int = 20) -> dict[tuple[str, str], Finding]:
+    """What a node makes of a version that answers half of its own hold-out rightly."""
+    proven = sitting(held_out_right=20)
+    on_node = sitting(thinking_right=thinking_right, held_out_right=held_out_right, tokens=tokens)
+    return {(each.measure, each.group): each for each in compare_served(QUESTIONS, proven.answers, on_node.answers, POLICY)}
+
+
+def test_what_is_served_as_it_was_proven_loses_nothing_and_its_own_hold_out_counts_too() -> None:
+    found = served()
+    assert lost(tuple(found.values())) == ()
+    assert found["right", "sums, thinking"].verdict == "kept"
+    assert ("right", "hold-out, thinking") in found
+    assert not any(each.verdict in ("learned", "not_learned") for each in found.values())
+
+
+def test_a_loss_on_the_way_to_the_node_is_seen_in_either() -> None:
+    anchors = lost(tuple(served(thinking_right=100).values()))
+    assert [(each.measure, each.group) for each in anchors] == [("right", "sums, thinking")]
+    own = lost(tuple(served(held_out_right=2).values()))
+    assert [(each.measure, each.group) for each in own] == [("right", "hold-out, thinking")]
+    assert "right (hold-out, thinking): 50.0% before, 5.0% after" in in_words(own)
+
+
+def test_a_few_answers_more_or_less_are_no_loss_where_it_was_proven_before() -> None:
+    found = served(thinking_right=ANCHORS - 5)["right", "sums, thinking"]
+    assert found.verdict == "unproven"
+    assert lost((found,)) == ()
+
+
+def test_a_node_that_lets_think_three_times_as_long_does_not_serve_what_was_proven() -> None:
+    (found,) = lost(tuple(served(tokens=60).values()))
+    assert (found.measure, found.group) == ("tokens_a_right_answer", "sums, thinking")

@@ -23,6 +23,7 @@ from ruminate.command.datasets import verbs as datasets
 from ruminate.command.demo.run import TARGET, run_demo
 from ruminate.command.dlq import verbs as dlq
 from ruminate.command.erase import verbs as erase
+from ruminate.command.evaluation.verb import evaluate
 from ruminate.command.imports.verb import import_files
 from ruminate.command.plan import SERVICE_ORDER, Wishes
 from ruminate.command.planning.verb import plan
@@ -62,6 +63,7 @@ app.add_typer(topics.app, name="topics")
 app.add_typer(training.app, name="train")
 app.command("audit")(audit)
 app.command("assess")(assess)
+app.command("eval")(evaluate)
 app.command("import")(import_files)
 app.command("pause")(training.pause)
 app.command("plan")(plan)

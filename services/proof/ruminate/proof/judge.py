@@ -33,7 +33,15 @@ from ruminate.proof.exam import HOLD_OUT, Group, Question
 from ruminate.proof.spoken import Answered, Sitting
 from ruminate.schemas.payload import Part
 
-Measure = Literal["right", "well_formed", "obedient", "thinking_tokens_a_right_answer", "trace_perplexity", "row_loss"]
+Measure = Literal[
+    "right",
+    "well_formed",
+    "obedient",
+    "thinking_tokens_a_right_answer",
+    "tokens_a_right_answer",
+    "trace_perplexity",
+    "row_loss",
+]
 Verdict = Literal["kept", "lost", "unproven", "not_applicable", "learned", "not_learned"]
 
 LEAST_TRACES: Final = 16
@@ -133,7 +141,7 @@ def compare_served(
     That it is as good was proven; here a loss has to be seen. What is `lost` must not serve, what is `unproven` may.
     """
     trained, served = Sitting(answers=tuple(as_trained)), Sitting(answers=tuple(as_served))
-    return tuple(_kept(questions, trained, served, policy, hold_out_too=True))
+    return tuple(_kept(questions, trained, served, policy, by_node=True))
 
 
 def lost(findings: Sequence[Finding]) -> tuple[Finding, ...]:
@@ -145,9 +153,10 @@ def lost(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 
 
 def _kept(
-    questions: Sequence[Question], before: Sitting, after: Sitting, policy: Policy, *, hold_out_too: bool = False
+    questions: Sequence[Question], before: Sitting, after: Sitting, policy: Policy, *, by_node: bool = False
 ) -> list[Finding]:
-    """`hold_out_too`: right answers to a batch's own questions count here, where it is not they that prove learning."""
+    """`by_node`: right answers to a batch's own questions count here, where it is not they that prove learning; and a node counts
+    the tokens of thinking and answer together."""
     findings = []
     for group in sorted({question.group for question in questions}, key=lambda group: (group.set, not group.thinks)):
         ours = [number for number, question in enumerate(questions) if question.group == group]
@@ -156,12 +165,12 @@ def _kept(
             _share_kept(group, "well_formed", then, now, counts=lambda answer: answer.well_formed, policy=policy),
             _share_kept(group, "obedient", then, now, counts=lambda answer: answer.obedient, policy=policy),
         ]
-        if group.set != HOLD_OUT or hold_out_too:
+        if group.set != HOLD_OUT or by_node:
             checked = [at for at, pair in enumerate(zip(then, now, strict=True)) if all(each.right is not None for each in pair)]
             then, now = [then[at] for at in checked], [now[at] for at in checked]
             findings.append(_share_kept(group, "right", then, now, counts=lambda answer: bool(answer.right), policy=policy))
             if group.thinks:
-                findings.append(_tokens_kept(group, then, now, policy))
+                findings.append(_tokens_kept(group, then, now, policy, by_node=by_node))
     return findings
 
 
@@ -204,11 +213,15 @@ def _share_kept(
     return _finding(measure, group, verdict, len(was), means=(first.estimate, last.estimate), change=change, because=because)
 
 
-def _tokens_kept(group: Group, then: Sequence[Answered], now: Sequence[Answered], policy: Policy) -> Finding:
+def _tokens_kept(group: Group, then: Sequence[Answered], now: Sequence[Answered], policy: Policy, *, by_node: bool) -> Finding:
     """Thinking tokens a right answer: compared on what both answer rightly, so that harder questions do not count as longer."""
-    both = [(a.thinking_tokens, b.thinking_tokens) for a, b in zip(then, now, strict=True) if a.right and b.right]
-    before, after = ([max(1, pair[side]) for pair in both] for side in (0, 1))
-    measure: Measure = "thinking_tokens_a_right_answer"
+
+    def tokens(answer: Answered) -> int:
+        return max(1, answer.answer_tokens if by_node else answer.thinking_tokens)
+
+    measure: Measure = "tokens_a_right_answer" if by_node else "thinking_tokens_a_right_answer"
+    both = [(tokens(a), tokens(b)) for a, b in zip(then, now, strict=True) if a.right and b.right]
+    before, after = ([pair[side] for pair in both] for side in (0, 1))
     if len(both) < LEAST_BOTH_RIGHT:
         because = f"{len(both)} questions are answered rightly by both"
         return _finding(measure, group, "not_applicable", len(both), means=None, change=None, because=because)

@@ -200,6 +200,13 @@ async def _close_the_loop(state: Path, measured: Report, console: Console) -> No
             "adapter": model.adapter.uri,
             "weights": model.weights.uri,
         }
+        measured.found["served"] = [served.model_dump(mode="json") for served in model.served]
+        for served in model.served:
+            console.print(
+                f"  {served.questions} questions of its exam asked again on {served.node} in {served.seconds:.0f} s: "
+                "it serves what was proven",
+                highlight=False,
+            )
         console.print(
             f"  model-registered-v1 {registered.envelope.id}: {model.version} of {model.target_model} serves as {model.model_name}"
         )

@@ -1,0 +1,1 @@
+"""`ruminate eval`: versions side by side, on your own questions."""

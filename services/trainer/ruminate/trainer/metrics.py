@@ -33,18 +33,23 @@ WAITING: Final = Gauge(
     "says what to type.",
     ["why"],
 )
-STEP: Final = Gauge("ruminate_training_step", "Step of the running job; when it stands still, restart the trainer.")
-STEPS: Final = Gauge("ruminate_training_steps", "Steps of the running job; when there are too many, train fewer epochs.")
-LOSS: Final = Gauge("ruminate_training_loss", "Loss of the last step; when it rises, lower RUMINATE_LEARNING_RATE.")
+_OF_JOB: Final = ("tenant", "target")
+"""A target has one job at a time; those of a job that is over are taken back."""
+STEP: Final = Gauge("ruminate_training_step", "Step of a running job; when it stands still, restart the trainer.", _OF_JOB)
+STEPS: Final = Gauge("ruminate_training_steps", "Steps of a running job; when there are too many, train fewer epochs.", _OF_JOB)
+LOSS: Final = Gauge("ruminate_training_loss", "Loss of the last step; when it rises, lower RUMINATE_LEARNING_RATE.", _OF_JOB)
 TOKENS_PER_SECOND: Final = Gauge(
-    "ruminate_training_tokens_per_second", "Speed of the running job; when it falls, see what else uses the machine."
+    "ruminate_training_tokens_per_second", "Speed of a running job; when it falls, see what else uses the machine.", _OF_JOB
 )
 ETA_SECONDS: Final = Gauge(
     "ruminate_training_eta_seconds",
     "Until the running stage ends, as fast as it was so far; when it is too long, train fewer epochs.",
+    _OF_JOB,
 )
 MEMORY_BYTES: Final = Gauge(
     "ruminate_training_memory_bytes",
-    "Most memory that the running job has used of its device, or as a process without one; when it comes near what is there, "
+    "Most memory that a running job has used of its device, or as a process without one; when it comes near what is there, "
     "lower RUMINATE_MICRO_BATCH_ROWS.",
+    _OF_JOB,
 )
+OF_A_JOB: Final = (STEP, STEPS, LOSS, TOKENS_PER_SECOND, ETA_SECONDS, MEMORY_BYTES)

@@ -369,6 +369,7 @@ class Teller:
 
     def __init__(self, plan: JobPlan, attempt: int, bus: Bus) -> None:
         self._plan, self._attempt, self._bus = plan, attempt, bus
+        self._labels = (plan.tenant, plan.target_model)
         self.phase: JobPhase = "waiting"
         self._phase: JobPhase | None = None
         self._told_at = 0.0
@@ -378,22 +379,24 @@ class Teller:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        for gauge in metrics.OF_A_JOB:
+            gauge.remove(*self._labels)
         if self._telling is not None:
             await self._telling
 
     async def __call__(self, progress: Progress) -> None:
         """Take notice of one report."""
         self.phase = progress.phase
-        metrics.STEP.set(progress.step)
-        metrics.STEPS.set(progress.steps)
-        if progress.loss is not None:
-            metrics.LOSS.set(progress.loss)
-        if progress.tokens_per_second is not None:
-            metrics.TOKENS_PER_SECOND.set(progress.tokens_per_second)
-        if progress.eta_seconds is not None:
-            metrics.ETA_SECONDS.set(progress.eta_seconds)
-        if progress.memory_bytes is not None:
-            metrics.MEMORY_BYTES.set(progress.memory_bytes)
+        for gauge, value in (
+            (metrics.STEP, progress.step),
+            (metrics.STEPS, progress.steps),
+            (metrics.LOSS, progress.loss),
+            (metrics.TOKENS_PER_SECOND, progress.tokens_per_second),
+            (metrics.ETA_SECONDS, progress.eta_seconds),
+            (metrics.MEMORY_BYTES, progress.memory_bytes),
+        ):
+            if value is not None:
+                gauge.labels(*self._labels).set(value)
         now = time.monotonic()
         last_step = progress.steps > 0 and progress.step == progress.steps
         if progress.phase == self._phase and now - self._told_at < PROGRESS_SECONDS and not last_step:

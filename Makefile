@@ -24,7 +24,7 @@ up: setup ## broker, node and services, until Ctrl-C (ARGS="--kafka HOST:PORT --
 	@.venv/bin/ruminate up $(ARGS)
 
 # Half of the tests wait for a broker or a process most of the time: two at once, a file's tests on one worker.
-WORKERS := -n 2 --dist loadfile
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
 test: setup ## the short form of every test on the embedded parts (ARGS="-k name" picks some)
 	@$(PY) -m pytest $(WORKERS) $(ARGS)

@@ -27,7 +27,8 @@ from ruminate.planner.estimate import Estimate
 from ruminate.planner.gpus import GPUS, Gpu
 from ruminate.planner.hours import flops_a_token
 from ruminate.planner.shape import Shape
-from ruminate.planner.training import TrainingSetup, training_memory
+from ruminate.planner.training import training_memory
+from ruminate.planner.training_setup import TrainingSetup
 from ruminate.trainer.backends import Backend
 from ruminate.trainer.backends.choose import Name
 from ruminate.trainer.backends.opening import open_backend

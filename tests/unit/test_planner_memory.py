@@ -29,7 +29,8 @@ from ruminate.planner.serving import (
 )
 from ruminate.planner.setups import SET_UPS, abilities
 from ruminate.planner.shape import Shape, adapter_parameters
-from ruminate.planner.training import TrainingSetup, host_bytes, trained_parameters, training_memory
+from ruminate.planner.training import host_bytes, trained_parameters, training_memory
+from ruminate.planner.training_setup import TrainingSetup
 
 BY_NAME = {model.name: model for model in MODELS}
 CARD = find_gpu("24GB")

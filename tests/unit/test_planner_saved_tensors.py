@@ -24,7 +24,8 @@ from trl.trainer.sft_trainer import _chunk
 from ruminate.planner.activations import saved_by_layer
 from ruminate.planner.catalogue import APRIL
 from ruminate.planner.shape import Shape, adapter_parameters
-from ruminate.planner.training import TrainingSetup, training_memory
+from ruminate.planner.training import training_memory
+from ruminate.planner.training_setup import TrainingSetup
 from ruminate.trainer.backends import TARGET_MODULES
 from tests.unit.test_planner_shapes import SMALL_EXPERTS, config_of
 

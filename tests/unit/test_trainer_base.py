@@ -10,7 +10,7 @@ import pytest
 from ruminate.planner.catalogue import APRIL
 from ruminate.planner.fit import DoesNotFit, fits
 from ruminate.planner.placing import Devices
-from ruminate.planner.training import TrainingSetup
+from ruminate.planner.training_setup import TrainingSetup
 from ruminate.trainer.base import digest_of, require_memory, require_same_base, shape_by_name, shape_in
 from ruminate.trainer.bases.small import SHIPPED
 from ruminate.trainer.decide import Hyperparameters, JobPlan

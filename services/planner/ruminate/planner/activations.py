@@ -30,12 +30,10 @@ Unsloth keeps the inputs of its fused kernels alone, 8h + 6q + 6k + 4f, and comp
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ruminate.planner.shape import Shape
-
-if TYPE_CHECKING:
-    from ruminate.planner.training import TrainingSetup
+from ruminate.planner.training_setup import TrainingSetup
 
 TRL_CHUNK_TOKENS: Final = 256
 """Tokens a chunk of TRL's `chunked_nll` (trl 1.14)."""

@@ -21,7 +21,7 @@ from ruminate.planner.catalogue import APRIL, MODELS, Model
 from ruminate.planner.gpus import GPUS, Gpu
 from ruminate.planner.placing import Devices, longest_context, place
 from ruminate.planner.shape import Shape
-from ruminate.planner.training import TrainingSetup
+from ruminate.planner.training_setup import TrainingSetup
 
 Change = Literal[
     "micro batch",

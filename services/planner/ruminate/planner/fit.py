@@ -9,7 +9,7 @@ from ruminate.planner.estimate import Estimate, gb
 from ruminate.planner.gpus import GIB
 from ruminate.planner.placing import Devices, place
 from ruminate.planner.shape import Shape
-from ruminate.planner.training import Placement, TrainingSetup
+from ruminate.planner.training_setup import Placement, TrainingSetup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

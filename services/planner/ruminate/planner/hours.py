@@ -15,7 +15,8 @@ from typing import Final
 
 from ruminate.planner.gpus import Gpu
 from ruminate.planner.shape import Shape
-from ruminate.planner.training import TrainingSetup, trained_parameters
+from ruminate.planner.training import trained_parameters
+from ruminate.planner.training_setup import TrainingSetup
 
 ASSUMED_MFU: Final = 0.3
 """Dense models, one GPU, rows of a thousand tokens and more: between what plain transformers and fused kernels reach."""

@@ -8,7 +8,8 @@ from typing import Final
 from ruminate.planner.estimate import Estimate, largest
 from ruminate.planner.gpus import Gpu
 from ruminate.planner.shape import Shape
-from ruminate.planner.training import Placement, TrainingSetup, training_memory
+from ruminate.planner.training import training_memory
+from ruminate.planner.training_setup import Placement, TrainingSetup
 
 _MOST_TOKENS: Final = 2**24
 

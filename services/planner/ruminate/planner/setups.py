@@ -9,7 +9,7 @@ from ruminate.planner.catalogue import Model
 from ruminate.planner.gpus import Gpu, find_gpu
 from ruminate.planner.placing import Devices, longest_context, place
 from ruminate.planner.serving import ENCODINGS, Encoding, ServingSetup, longest_served, most_parallel
-from ruminate.planner.training import Method, Placement, TrainingSetup
+from ruminate.planner.training_setup import Method, Placement, TrainingSetup
 
 METHODS: Final[tuple[Method, ...]] = ("qlora", "lora", "full")
 

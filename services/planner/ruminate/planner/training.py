@@ -17,18 +17,12 @@ Every part is counted as if it were there when most is: gradients are, where a s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from ruminate.planner.activations import loss_bytes, saved_by_layer, working_in_layer
 from ruminate.planner.estimate import Estimate, Part, gb
-from ruminate.planner.shape import AdapterOn, Shape, adapter_parameters
-
-Method = Literal["lora", "qlora", "full"]
-Backend = Literal["transformers", "unsloth"]
-Optimizer = Literal["adamw", "adamw-8bit"]
-Loss = Literal["chunked", "whole"]
-Placement = Literal["one GPU", "replicas", "sharded"]
+from ruminate.planner.shape import Shape, adapter_parameters
+from ruminate.planner.training_setup import Placement, TrainingSetup
 
 BF16: Final = 2
 FLOAT32: Final = 4
@@ -39,40 +33,6 @@ CUDA_CONTEXT_BYTES: Final = 800_000_000
 """The context of CUDA with torch's kernels, cuBLAS' workspace and what is loaded on the way: 0.5 to 1 GB, by card and driver."""
 FRAGMENTED_RATIO: Final = 0.05
 """What torch's allocator holds and cannot give, as a share of everything else: assumed. Rows that differ in length raise it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingSetup:
-    """How it is trained. A step holds `micro_batch_rows` rows on each GPU at once, the longest of `context_tokens`.
-
-    The defaults are what our trainer does: transformers with PEFT and TRL, whose loss is computed in chunks.
-    """
-
-    method: Method = "lora"
-    context_tokens: int = 4096
-    micro_batch_rows: int = 1
-    rank: int = 64
-    adapter_on: AdapterOn = "all"
-    optimizer: Optimizer = "adamw"
-    checkpointing: bool = True
-    backend: Backend = "transformers"
-    loss: Loss = "chunked"
-
-    def __post_init__(self) -> None:
-        """Raises ValueError where a number cannot be."""
-        for name in ("context_tokens", "micro_batch_rows", "rank"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it is 1 at least")
-
-    @property
-    def tokens(self) -> int:
-        """Tokens on a GPU at once: rows are padded to the longest."""
-        return self.micro_batch_rows * self.context_tokens
-
-    @property
-    def trains_adapter(self) -> bool:
-        """Whether the model's own weights stand still."""
-        return self.method != "full"
 
 
 def trained_parameters(shape: Shape, setup: TrainingSetup) -> int:

@@ -21,7 +21,7 @@ from ruminate.planner.fit import DoesNotFit, fits
 from ruminate.planner.folder import NotAModel, read_folder
 from ruminate.planner.placing import Devices
 from ruminate.planner.shape import Shape, adapter_parameters
-from ruminate.planner.training import TrainingSetup
+from ruminate.planner.training_setup import TrainingSetup
 from ruminate.shared.store import hash_file
 from ruminate.trainer.backends.choose import Name as BackendName
 from ruminate.trainer.course import failed

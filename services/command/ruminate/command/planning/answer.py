@@ -15,7 +15,8 @@ from ruminate.planner.naming import Found
 from ruminate.planner.placing import Devices, longest_context
 from ruminate.planner.serving import ENCODINGS, Encoding, ServingSetup, longest_served, most_parallel, serving_memory
 from ruminate.planner.setups import SET_UPS, Abilities, SetUp, abilities
-from ruminate.planner.training import TrainingSetup, host_bytes
+from ruminate.planner.training import host_bytes
+from ruminate.planner.training_setup import TrainingSetup
 
 NOT_MEASURED: Final = "Estimates, not yet held against measured peaks of a GPU (services/planner/README.md)."
 _A_MILLION: Final = 1_000_000

@@ -14,7 +14,7 @@ from ruminate.planner.fit import DoesNotFit
 from ruminate.planner.gpus import GIB, GPUS
 from ruminate.planner.serving import ServingSetup
 from ruminate.planner.setups import Abilities
-from ruminate.planner.training import TrainingSetup
+from ruminate.planner.training_setup import TrainingSetup
 
 _LETTERS = (
     "h hidden, q queries, k keys, f MLP of a token, r rank: widths, in bytes a token; services/planner/README.md derives them"

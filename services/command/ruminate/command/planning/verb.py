@@ -131,7 +131,7 @@ def plan(
     from ruminate.command.planning.answer import detail, side_by_side  # noqa: PLC0415
     from ruminate.planner.hours import Run  # noqa: PLC0415
     from ruminate.planner.serving import ServingSetup  # noqa: PLC0415
-    from ruminate.planner.training import TrainingSetup  # noqa: PLC0415
+    from ruminate.planner.training_setup import TrainingSetup  # noqa: PLC0415
 
     found = _find(name)
     tokens = _context(found.model, context, tokens_a_row)

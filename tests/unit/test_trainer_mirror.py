@@ -367,6 +367,25 @@ def test_a_server_that_is_away_is_said_once_and_told_of_everything_when_it_is_ba
     do(scenario())
 
 
+def test_a_job_that_waits_for_its_result_does_not_pass_for_a_word_of_the_server(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def scenario() -> None:
+        mirror = world.mirror()
+        waiting = begun(mirror)
+        await mirror.round()
+        waiting.ended()
+        other = mirror.begin(sealed(2, name="other"), PLAN.model_copy(update={"batch_id": "other"}), 1)
+        assert other is not None
+        world.ledger.instead = lambda _: httpx.Response(503)
+        for _ in range(3):
+            waiting.due_at = 0.0
+            await mirror.round()
+        assert capsys.readouterr().out.count("mlflow_away") == 1
+
+    do(scenario())
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -559,6 +578,17 @@ def test_a_disk_that_is_full_costs_notes_and_no_training(world: World) -> None:
         before = lost("no_room")
         assert world.mirror().begin(BATCH, PLAN, 1) is None
         assert lost("no_room") == before + 1
+
+    do(scenario())
+
+
+def test_a_job_whose_first_line_finds_no_room_is_left_out_and_counted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        mirror, before = world.mirror(), lost("too_many")
+        monkeypatch.setattr("ruminate.trainer.mirror.notes.MOST_BYTES", 10)
+        assert mirror.begin(BATCH, PLAN, 1) is None
+        assert lost("too_many") == before + 1
+        assert list((world.folder / "notes").iterdir()) == []
 
     do(scenario())
 

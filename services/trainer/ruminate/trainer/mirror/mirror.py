@@ -162,8 +162,13 @@ class Mirror:
         if account is None:
             name = f"{quote(plan.batch_id, safe='')[:100]}.{attempt}.{key[:12]}.{self._replica}{SUFFIX}"
             account = self._open(self._folder / name, key)
-        if account is not None:
-            account.begin(batch, plan, attempt)
+        if account is None:
+            return None
+        account.begin(batch, plan, attempt)
+        if not account.notes.size_bytes:  # nobody could tell what the rest is about
+            del self._accounts[key]
+            account.notes.remove()
+            return None
         return account
 
     def take_up(self) -> None:
@@ -227,6 +232,7 @@ class Mirror:
         for account in list(self._accounts.values()):
             if account.due_at > clock():
                 continue
+            answers = self._server.answers
             try:
                 await self._serve(account)
             except MlflowAway as error:
@@ -240,7 +246,8 @@ class Mirror:
                 # A fault of ours ends the telling of this job, and nothing else: training is worth more than its mirror.
                 log.exception("mirror_failed", job_id=account.job_id)
                 self._give_up(account)
-            self._is_there()
+            if self._server.answers > answers:
+                self._is_there()
         self._count()
 
     def _give_up(self, account: Account) -> None:

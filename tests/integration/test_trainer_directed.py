@@ -81,9 +81,11 @@ async def direct(
     attempt: int | None = None,
     priority: int = 0,
     reason: str = "",
+    tenant: str = "default",
 ) -> None:
     """An operator's word."""
     word = TrainingDirected(
+        tenant=tenant,
         target_model=target,
         direction=direction,
         batch_id=batch_id,

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import os
 from contextlib import AsyncExitStack
+from functools import partial
 
 from ruminate.shared.kafka import KafkaBus
 from ruminate.shared.operations import serve_operations
 from ruminate.shared.service import run, stop_bus_on_signals
 from ruminate.shared.store import open_store
 from ruminate.trainer.attend import attend
+from ruminate.trainer.mirror.mirror import mirror_for
 from ruminate.trainer.settings import TrainerSettings
-from ruminate.trainer.train import Trainer, forget_all_texts
+from ruminate.trainer.train import Trainer, ask, forget_all_texts
 from ruminate.trainer.turns import VISIBLE_DEVICES, Turns, devices_for
 from ruminate.trainer.waiting import Waits
 from ruminate.trainer.words import Words
@@ -33,17 +35,18 @@ async def main(settings: TrainerSettings) -> None:
         enter = resources.enter_async_context
         bus = await enter(KafkaBus(settings, reader="trainer"))
         waits = Waits(bus)
+        mirror = await enter(mirror_for(settings, ask=partial(ask, bus), store=store))
         await enter(
             serve_operations(
                 host=settings.operations_host,
                 port=settings.operations_port,
                 ready=lambda: [*bus.readiness(), *waits.reasons()],
-                notes=waits.notes,
+                notes=lambda: [*waits.notes(), *(mirror.notes() if mirror is not None else ())],
                 turned_at=bus.turned_at,
             )
         )
         stop_bus_on_signals(bus)
-        await attend(Trainer(bus=bus, store=store, settings=settings, turns=turns, words=Words(), waits=waits))
+        await attend(Trainer(bus=bus, store=store, settings=settings, turns=turns, words=Words(), waits=waits, mirror=mirror))
 
 
 if __name__ == "__main__":

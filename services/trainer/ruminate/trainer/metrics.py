@@ -53,3 +53,23 @@ MEMORY_BYTES: Final = Gauge(
     _OF_JOB,
 )
 OF_A_JOB: Final = (STEP, STEPS, LOSS, TOKENS_PER_SECOND, ETA_SECONDS, MEMORY_BYTES)
+
+MIRROR_AWAY: Final = Gauge(
+    "ruminate_mirror_away",
+    "1 while the MLflow of RUMINATE_MLFLOW_URI takes nothing; trainings go on and it is told later: `/readyz` says why under "
+    "notes.",
+)
+MIRROR_TOLD: Final = Counter(
+    "ruminate_mirror_told_total",
+    "Figures, tags and files that MLflow has taken; when it stands still while a job runs, read the notes in `/readyz`.",
+)
+MIRROR_UNTOLD_BYTES: Final = Gauge(
+    "ruminate_mirror_untold_bytes",
+    "Notes on disk of which MLflow has not been told yet; when it only grows, look at the server, or unset RUMINATE_MLFLOW_URI.",
+)
+MIRROR_LOST: Final = Counter(
+    "ruminate_mirror_lost_total",
+    "What MLflow is never told, by why (refused, no_room, too_many, taken, damaged, no_evidence, not_proxied, fault); the log says "
+    "what was wrong. The events have all of it.",
+    ["why"],
+)

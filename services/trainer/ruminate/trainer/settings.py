@@ -7,7 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from ruminate.grading.checking.limits import Limits
 from ruminate.proof.exam import BadExam, read_questions
@@ -30,6 +31,7 @@ from ruminate.trainer.decide import (
     Schedule,
 )
 from ruminate.trainer.learning.attempts import Recovery
+from ruminate.trainer.mirror.log_in import contradictions
 from ruminate.trainer.stages.choose import ORDER, StageRules
 
 _OFFICIAL_BASES = {
@@ -231,6 +233,45 @@ class TrainerSettings(ServiceSettings):
         le=1024,
         description="Prompts on which llama.cpp and transformers must agree, 13 fixed ones among them; 0 leaves the check out.",
     )
+
+    mlflow_uri: str | None = Field(
+        default=None,
+        description="MLflow tracking server that is told of every job, such as `https://mlflow.example.org`; unset, none is. "
+        "Figures, names and hashes go there, never a text that is learned from.",
+    )
+    mlflow_username: str | None = Field(default=None, description="Who logs in there by a password.")
+    mlflow_password: SecretStr | None = Field(default=None, description="The password of that user; better in a file.")
+    mlflow_password_file: Path | None = Field(default=None, description="File that holds the password.")
+    mlflow_token: SecretStr | None = Field(
+        default=None, description="Bearer token for MLflow, instead of a user and password; better in a file."
+    )
+    mlflow_token_file: Path | None = Field(default=None, description="File that holds the token.")
+    mlflow_ca_file: Path | None = Field(
+        default=None,
+        description="PEM file of the authorities that may sign MLflow's certificate; without it, those that the system trusts.",
+    )
+
+    @field_validator(
+        "mlflow_uri",
+        "mlflow_username",
+        "mlflow_password",
+        "mlflow_password_file",
+        "mlflow_token",
+        "mlflow_token_file",
+        "mlflow_ca_file",
+        mode="before",
+    )
+    @classmethod
+    def _empty_is_no_mirror(cls, value: object) -> object:
+        # Container files pass variables on that nobody has set: `NAME: ${NAME:-}`.
+        return None if value == "" else value
+
+    @model_validator(mode="after")
+    def _mirror_makes_sense(self) -> TrainerSettings:
+        problem = next(contradictions(self), None)
+        if problem is not None:
+            raise PydanticCustomError("mlflow", "{problem}", {"problem": problem})
+        return self
 
     @model_validator(mode="after")
     def _hyperparameters_are_possible(self) -> TrainerSettings:

@@ -42,6 +42,7 @@ from ruminate.shared.store import ArtifactDamaged, ArtifactMissing, Store, whole
 from ruminate.trainer import metrics
 from ruminate.trainer.decide import History, JobPlan, Refuse, Skip, Wait, decide
 from ruminate.trainer.job import JobBusy, begin, finished, locked, run_job
+from ruminate.trainer.mirror.mirror import Account, Mirror
 from ruminate.trainer.outcome import (
     ADAPTER_FOLDER,
     DATASET_FOLDER,
@@ -84,6 +85,8 @@ class Trainer:
     turns: Turns
     words: Words
     waits: Waits
+    mirror: Mirror | None = None
+    """Who tells MLflow of jobs; None where nobody does."""
 
 
 async def train_one(delivery: Delivery[TrainingBatchSealed], trainer: Trainer) -> None:
@@ -156,7 +159,8 @@ async def _run(
     """Run the job and tell its result. Where it is cancelled meanwhile, it is stopped and nothing told: gives its last phase."""
     bound = log.bind(batch_id=plan.batch_id, target_model=plan.target_model, number=plan.number, attempt=attempt)
     chain = (plan.tenant, plan.target_model)
-    teller = Teller(plan, attempt, trainer.bus)
+    account = None if trainer.mirror is None else trainer.mirror.begin(delivery.payload, plan, attempt)
+    teller = Teller(plan, attempt, trainer.bus, account)
     with metrics.RUNNING.track_inprogress(), metrics.JOB_SECONDS.time():
         try:
             async with stopped_by(trainer.words.cancels(chain, plan.batch_id, attempt)), teller:
@@ -367,8 +371,8 @@ def forget_all_texts(jobs: Path) -> None:
 class Teller:
     """Tells where a job stands, by metrics at once and by events now and then. The job never waits for the broker."""
 
-    def __init__(self, plan: JobPlan, attempt: int, bus: Bus) -> None:
-        self._plan, self._attempt, self._bus = plan, attempt, bus
+    def __init__(self, plan: JobPlan, attempt: int, bus: Bus, account: Account | None = None) -> None:
+        self._plan, self._attempt, self._bus, self._account = plan, attempt, bus, account
         self._labels = (plan.tenant, plan.target_model)
         self.phase: JobPhase = "waiting"
         self._phase: JobPhase | None = None
@@ -381,12 +385,16 @@ class Teller:
     async def __aexit__(self, *_: object) -> None:
         for gauge in metrics.OF_A_JOB:
             gauge.remove(*self._labels)
+        if self._account is not None:
+            self._account.ended()
         if self._telling is not None:
             await self._telling
 
     async def __call__(self, progress: Progress) -> None:
         """Take notice of one report."""
         self.phase = progress.phase
+        if self._account is not None:
+            self._account.add(progress)
         for gauge, value in (
             (metrics.STEP, progress.step),
             (metrics.STEPS, progress.steps),

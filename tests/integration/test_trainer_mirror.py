@@ -226,6 +226,7 @@ def test_a_job_that_fails_is_failed_with_its_reason_and_one_that_is_cancelled_is
     asyncio.run(scenario())
 
 
+@pytest.mark.long
 def test_a_server_that_is_away_in_the_middle_hinders_nothing_and_gets_all_of_it_later(
     mirrored: TrainerSettings, mlflow: MlflowServer, tmp_path: Path
 ) -> None:
@@ -255,6 +256,7 @@ def test_a_server_that_is_away_in_the_middle_hinders_nothing_and_gets_all_of_it_
     asyncio.run(scenario())
 
 
+@pytest.mark.long
 def test_a_job_that_is_cut_off_goes_on_in_the_same_run(mirrored: TrainerSettings, mlflow: MlflowServer, tmp_path: Path) -> None:
     async def scenario() -> None:
         broker, store, answers = MemoryBroker(), open_store(mirrored.store_uri), Answers(mlflow, "cut-off")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ruminate.proof.record import EXAM_FILE, ExamRecord
 from ruminate.trainer.bases.arithmetic import NEW_TASKS, SUMS, draw, row
 from ruminate.trainer.decide import Practice, Preference, Proof
 from ruminate.trainer.job import STDERR_FILE, locked, run_job
@@ -22,6 +23,8 @@ from tests.integration.lessons import EXAM, as_lines, lesson, preference_line, r
 TASK = NEW_TASKS[0]
 MARK = "Quibblezax"
 """Nothing of ours, of a library's or of a vocabulary is called so."""
+OWN = "Wobblefrond"
+"""In a question of the operator's own, which may be told."""
 
 
 @pytest.fixture
@@ -72,7 +75,7 @@ def job(folder: Path) -> Path:
         line["check"]["content"] = f"{MARK} {line['check']['content']}"
     verifiable.write_text(as_lines(lines))
     with (folder / EXAMS_FOLDER / f"{EXAM}.jsonl").open("a") as exam:
-        exam.write(json.dumps({"question": f"{MARK}?", "reference": MARK}) + "\n")
+        exam.write(json.dumps({"question": f"{OWN}?", "reference": OWN}) + "\n")
     return folder
 
 
@@ -103,7 +106,7 @@ def test_no_text_is_in_what_a_job_of_all_four_stages_leaves_or_says(places: Path
     reports: list[Progress] = []
     given = {path.relative_to(folder).as_posix() for path in holding_the_mark(folder)}
     named = ("train", "replay", "holdout", "verifiable", "preferences")
-    assert given == {*(f"{DATASET_FOLDER}/{name}.jsonl" for name in named), f"{EXAMS_FOLDER}/{EXAM}.jsonl"}
+    assert given == {f"{DATASET_FOLDER}/{name}.jsonl" for name in named}
     result = run(folder, reports)
     assert result.stages == ORDER
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
@@ -115,6 +118,9 @@ def test_no_text_is_in_what_a_job_of_all_four_stages_leaves_or_says(places: Path
     } <= there
     assert (folder / STDERR_FILE).stat().st_size > 0, "libraries have said something, which is looked at"
     assert list(holding_the_mark(places)) == []
+    asked_again = ExamRecord.model_validate_json((folder / ADAPTER_FOLDER / EXAM_FILE).read_bytes())
+    assert OWN in asked_again.model_dump_json()
+    assert any(each.question is None for each in asked_again.questions), "its own hold-out is named, and not told"
     said = capfd.readouterr()
     assert reports and MARK not in said.out + said.err + repr(reports) + result.model_dump_json()
 

@@ -8,6 +8,7 @@ adapter/proof.json                           all of it, beside the weights that 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from ruminate.trainer.outcome import ADAPTER_FOLDER, PARENT_FOLDER
 from ruminate.trainer.rows import Tokens
 
 PROOF_FILE: Final = "proof.json"
+BEFORE_FILE: Final = "before.json"
 LONG: Final = frozenset({"losses", "rewards", "looks"})
 """Of a stage's record: curves, which stand in the adapter's folder and are too long for an event."""
 
@@ -67,7 +69,7 @@ def sit_before(work: Workshop, start: Path) -> Before:
     with work.model.disable_adapter():
         traces = _traces_of_base(work, examiner, folder / "traces.json")
     unmeasured = Before(Standing(start, None), examiner, traces)
-    sitting = examine(work, unmeasured, folder / "before.json", start)
+    sitting = examine(work, unmeasured, folder / BEFORE_FILE, start)
     references: tuple[Sitting, ...] = (sitting,)
     if plan.parent_adapter is not None and plan.from_base:
         references = (examine(work, unmeasured, folder / "parent.json", work.folder / PARENT_FOLDER), sitting)
@@ -91,8 +93,26 @@ def examine(work: Workshop, before: Before, path: Path, adapter: Path) -> Sittin
             row_losses=tuple(losses(work.model, work.material.proving, rows)),
             trace_losses=tuple(losses(work.model, before.traces, rows)),
         )
+        _require_numbers(sitting, adapter, begins=path.name in (BEFORE_FILE, "parent.json", "base.json"))
         write(path, sitting.model_dump_json().encode())
     return sitting
+
+
+def _require_numbers(sitting: Sitting, adapter: Path, *, begins: bool) -> None:
+    """Say that a model gives no numbers before anything is compared with them."""
+    wrong = [loss for loss in (*sitting.row_losses, *sitting.trace_losses) if not math.isfinite(loss)]
+    if wrong:
+        way = (
+            "the base or the parent that the job begins with is damaged: restore it"
+            if begins
+            else "lower the learning rate of the stage that was measured"
+        )
+        raise failed(
+            "measuring",
+            "diverged",
+            f"the loss on {len(wrong)} rows that are held out is no number ({wrong[0]}); {way}",
+            {"adapter": adapter.parent.name, "rows": len(wrong)},
+        )
 
 
 def judged(work: Workshop, before: Before, sitting: Sitting) -> Judgement:

@@ -83,7 +83,7 @@ def require_a_disk_of_our_own() -> None:
 @pytest.mark.parametrize(
     ("left_bytes", "phase"),
     [
-        pytest.param(ADAPTER_BYTES // 3, "training", id="in a checkpoint's adapter"),
+        pytest.param(ADAPTER_BYTES // 3, "training", id="in a checkpoint's adapter", marks=pytest.mark.long),
         pytest.param(ADAPTER_BYTES * 5 // 3, "training", id="in a checkpoint's moments"),
         # Enough for all that training writes, and not for six bytes a weight of the base.
         pytest.param(5_000_000, "exporting", id="in the exported model"),

@@ -14,7 +14,7 @@ from ruminate.schemas.training import Stage
 from ruminate.trainer.bases import arithmetic
 from ruminate.trainer.bases.arithmetic import HELD_OUT, Exercise, Task, divided, draw, row
 from ruminate.trainer.bases.small import SHIPPED
-from ruminate.trainer.decide import Hyperparameters, JobPlan, Proof
+from ruminate.trainer.decide import Encoding, Hyperparameters, JobPlan, Proof
 from ruminate.trainer.job import begin
 from ruminate.trainer.learning.attempts import Recovery
 from ruminate.trainer.outcome import DATASET_FOLDER, EXAMS_FOLDER
@@ -80,6 +80,7 @@ def lesson(
     exam_questions: int = 256,
     checkpoint_steps: int = 20,
     probes: int = 0,
+    encodings: tuple[Encoding, ...] = ("f16",),
     **hyperparameters: Any,
 ) -> Path:
     """A job folder as the service makes it: plan, dataset, exam. `checked` are the questions of `held_out` that can be checked."""
@@ -104,7 +105,7 @@ def lesson(
         recovery=recovery or Recovery(),
         checkpoint_steps=checkpoint_steps,
         merged_dtype="float32",
-        encodings=("f16",),
+        encodings=encodings,
         adapter_encoding="f16",
         equality_probes=probes,
     )

@@ -279,7 +279,6 @@ def test_a_preference_stage_is_held_against_the_parent_and_saves_what_was_learne
     assert {path.name for path in (tmp_path / "child").iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
-        "README.md",
     }
     child = tensors(tmp_path / "child")
     assert set(child) == set(parent)

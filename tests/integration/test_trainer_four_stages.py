@@ -21,7 +21,7 @@ from ruminate.trainer.learning.proving import PROOF_FILE
 from ruminate.trainer.outcome import ADAPTER_FOLDER, JobResult, Report
 from ruminate.trainer.recipe import run
 from ruminate.trainer.stages.choose import ORDER, StageRules
-from ruminate.trainer.stages.practice import Rewarder, in_modes
+from ruminate.trainer.stages.practice import EpochSampler, Rewarder, in_modes
 from tests.integration.lessons import lesson, preference_line, rehearsed, taught, unseen
 
 TASK = NEW_TASKS[0]
@@ -126,3 +126,17 @@ def test_questions_are_practised_in_both_modes_as_the_share_says() -> None:
     modes = [asked.thinks for asked in in_modes([question] * 1000, 0.75, seed=0)]
     assert 700 < sum(modes) < 800
     assert modes == [asked.thinks for asked in in_modes([question] * 1000, 0.75, seed=0)]
+
+
+def test_each_epoch_has_its_order_of_questions_wherever_a_job_goes_on() -> None:
+    def sampler() -> EpochSampler:
+        return EpochSampler(data_source=range(8), mini_repeat_count=2, batch_size=4, repeat_count=1, shuffle=True, seed=0)
+
+    def order(questions: EpochSampler, epoch: int) -> list[int]:
+        questions.set_epoch(epoch)
+        return list(questions)
+
+    undisturbed = sampler()
+    first, second = order(undisturbed, 0), order(undisturbed, 1)
+    assert sorted(first) == sorted(second) == sorted([*range(8), *range(8)])
+    assert first != second == order(sampler(), 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -309,6 +310,79 @@ def test_a_base_without_weights_is_no_base(base: Path, tmp_path: Path) -> None:
     assert failure_of(prepare(tmp_path / "job", broken))[:2] == ("preparing", "base_missing")
 
 
+def copied(base: Path, to: Path) -> Path:
+    """A base to be damaged."""
+    to.mkdir()
+    for path in base.iterdir():
+        (to / path.name).write_bytes(path.read_bytes())
+    return to
+
+
+def cut_short(path: Path) -> None:
+    """As a download leaves it that ended early."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def without_a_tensor(path: Path) -> None:
+    state = load_file(path)
+    del state["model.layers.0.mlp.up_proj.weight"]
+    save_file(state, path, metadata={"format": "pt"})
+
+
+def with_a_value_that_is_no_number(path: Path) -> None:
+    state = load_file(path)
+    state["model.norm.weight"][0] = float("nan")
+    save_file(state, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "says"),
+    [
+        ("model.safetensors", cut_short, "fetch it again"),
+        ("model.safetensors", without_a_tensor, "it lacks 1 tensors, model.layers.0.mlp.up_proj.weight among them"),
+        ("model.safetensors", with_a_value_that_is_no_number, "model.norm.weight of the base in .* no numbers; fetch it again"),
+        ("tokenizer.json", cut_short, "fetch it again"),
+        ("config.json", cut_short, "config.json"),
+    ],
+)
+def test_a_damaged_base_is_named_before_anything_is_trained(
+    base: Path, tmp_path: Path, file: str, damage: Callable[[Path], None], says: str
+) -> None:
+    broken = copied(base, tmp_path / "broken")
+    damage(broken / file)
+    phase, reason, explanation = failure_of(prepare(tmp_path / "job", broken))
+    assert (phase, reason) == ("preparing", "base_missing")
+    assert re.search(says, explanation)
+    assert str(broken) in explanation
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("train.jsonl", None, "the dataset has no train.jsonl; seal the batch again"),
+        ("train.jsonl", json.dumps(rows()[0]).encode()[:-9] + b"\n", "train.jsonl line 1: "),
+        ("train.jsonl", b'{"prompt": "\xff"}\n', "train.jsonl is not UTF-8 (invalid start byte at byte 12)"),
+        ("holdout.jsonl", b"[]\n", "holdout.jsonl line 1: the row"),
+        ("replay.jsonl", b"\xff\n", "replay.jsonl is not UTF-8"),
+        ("preferences.jsonl", b'{"prompt": []}\n', "preferences.jsonl line 1: prompt"),
+        ("verifiable.jsonl", b"{}\n", "verifiable.jsonl"),
+        ("verifiable-holdout.jsonl", b"\xfe\n", "verifiable-holdout.jsonl is not UTF-8"),
+    ],
+)
+def test_each_file_of_a_broken_dataset_is_named_with_its_line(
+    base: Path, tmp_path: Path, file: str, content: bytes | None, says: str
+) -> None:
+    folder = prepare(tmp_path / "job", base)
+    path = folder / DATASET_FOLDER / file
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    phase, reason, explanation = failure_of(folder)
+    assert (phase, reason) == ("preparing", "bad_dataset")
+    assert says in explanation
+
+
 @pytest.mark.parametrize(
     ("lines", "says"),
     [("", "none of 0 rows"), ("{}\n", r"train.jsonl line 1: prompt: Field required"), ("\n\nnonsense\n", "train.jsonl line 3")],
@@ -320,12 +394,9 @@ def test_a_bad_dataset_is_named_before_anything_is_trained(base: Path, tmp_path:
 
 
 def test_a_loss_that_is_no_number_ends_the_job(base: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    for path in base.iterdir():
-        (broken / path.name).write_bytes(path.read_bytes())
+    broken = copied(base, tmp_path / "broken")
     state = load_file(broken / "model.safetensors")
-    state["model.norm.weight"][0] = float("nan")
+    state["model.norm.weight"][0] = 3e38  # a number, with which nothing can be calculated
     save_file(state, broken / "model.safetensors", metadata={"format": "pt"})
     phase, reason, explanation = failure_of(prepare(tmp_path / "job", broken))
     assert (phase, reason) == ("training", "diverged")
@@ -336,6 +407,6 @@ def test_a_disk_without_room_is_noticed_before_training(base: Path, tmp_path: Pa
     folder = prepare(tmp_path / "job", base)
     plan = JobPlan.model_validate_json((folder / PLAN_FILE).read_bytes())
     require_room(folder, plan, weights=1000, trained=10)
-    with pytest.raises(JobFailed, match=r"no_room while preparing: .* need about 2000000000000520") as caught:
+    with pytest.raises(JobFailed, match=r"no_room while preparing: .* need about 2000000000000880") as caught:
         require_room(folder, plan, weights=10**15, trained=10)
-    assert caught.value.failure.evidence["needed_bytes"] == 2 * 10**15 + 13 * 4 * 10
+    assert caught.value.failure.evidence["needed_bytes"] == 2 * 10**15 + 22 * 4 * 10

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psutil
 import torch
@@ -26,13 +28,17 @@ from ruminate.shared.store import hash_file
 from ruminate.trainer.backends.choose import Name as BackendName
 from ruminate.trainer.course import failed
 from ruminate.trainer.decide import JobPlan
+from ruminate.trainer.outcome import JobFailed
 
 BASE_FILES: Final = ("*.json", "*.safetensors", "*.jinja", "*.txt")
 PINNED_FILES: Final = ("*.safetensors", "config.json", "tokenizer.json")
 """What an adapter stands on. A template or a sampling default may be mended without making it another base."""
 BYTES_OF_A_WEIGHT: Final = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}
-_ADAPTER_COPIES: Final = 13
-"""In float32: two checkpoints with Adam's moments, three on the way, the best, and those at the start, of an attempt and kept."""
+_IN_TRAINING: Final = 12
+"""In float32, as adapters: two checkpoints with Adam's moments and one that is being written; two of the best; one being made."""
+_OF_AN_ATTEMPT: Final = 3
+"""The one that was trained, the largest that passes of those made of it, and the next of them."""
+_ON_THE_WAY: Final = 3
 _CPU_BYTES_A_WEIGHT: Final = 4
 _CPU_BYTES_A_TRAINED_WEIGHT: Final = 16
 """The weight, its gradient, and Adam's two moments, all in float32."""
@@ -57,6 +63,29 @@ def find_base(name: str) -> Path:
         raise failed(
             "preparing", "base_unreachable", f"{name} is not on this machine and the hub does not answer; the job is tried again"
         ) from error
+
+
+@contextmanager
+def loading(base: Path) -> Iterator[None]:
+    """What goes wrong while the base is read is the base's fault, whatever a library calls it. Raises JobFailed."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, JobFailed):
+        raise
+    except Exception as error:
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise failed(
+            "preparing",
+            "base_missing",
+            f"the base in {base} cannot be loaded: {text}; fetch it again, or give a whole model folder",
+        ) from error
+
+
+def require_numbers(model: Any, base: Path) -> None:
+    """Refuse a base that holds what is no number: nothing that it says would be one."""
+    wrong = next((name for name, weight in model.named_parameters() if not bool(torch.isfinite(weight).all())), None)
+    if wrong is not None:
+        raise failed("preparing", "base_missing", f"{wrong} of the base in {base} holds values that are no numbers; fetch it again")
 
 
 def digest_of(folder: Path) -> str:
@@ -123,9 +152,20 @@ def require_memory(plan: JobPlan, shape: Shape, backend: BackendName) -> None:
         )
 
 
+def most_adapters(plan: JobPlan) -> int:
+    """How many adapters' room a job's folder takes at most for learning: what `learning/` writes, and removes as soon as it may.
+
+    The one at the start, one of each stage that is over (and of the two that a search runs once more), and those of a stage:
+    while it is trained, once more gently, too, or while what came of it is made smaller.
+    """
+    stages = len(plan.stages.wanted) + 2
+    return 1 + stages + _ON_THE_WAY + max(_IN_TRAINING, _OF_AN_ATTEMPT)
+
+
 def require_room(folder: Path, plan: JobPlan, *, weights: int, trained: int) -> None:
     """Fail before hours of training rather than after them, when the disk cannot hold what will be written."""
-    needed = int(weights * sum(BYTES_OF_A_WEIGHT[kind] for kind in plan.encodings)) + _ADAPTER_COPIES * 4 * trained
+    exported = sum(BYTES_OF_A_WEIGHT[kind] for kind in plan.encodings)
+    needed = int(weights * exported) + most_adapters(plan) * 4 * trained
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise failed(

@@ -8,16 +8,13 @@ Reports are JSON lines on stdout. Exit code 0 means that `result.json` is there;
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from pathlib import Path
-from typing import Final
 
 from ruminate.trainer.decide import JobPlan
-from ruminate.trainer.outcome import PLAN_FILE, JobFailed, Report
+from ruminate.trainer.outcome import COMPILED_FOLDER, PLAN_FILE, JobFailed, Report
 
 EXIT_FAILED = 3
-COMPILED_FOLDER: Final = "compiled"
 
 
 def main(folder: Path) -> int:
@@ -41,7 +38,6 @@ def main(folder: Path) -> int:
     except JobFailed as failed:
         tell(Report(failure=failed.failure))
         return EXIT_FAILED
-    shutil.rmtree(folder / COMPILED_FOLDER, ignore_errors=True)  # most backends write none
     return 0
 
 

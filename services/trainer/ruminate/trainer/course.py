@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from errno import ENOSPC
-from typing import Any
+from errno import EDQUOT, ENOSPC
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +20,10 @@ from ruminate.trainer.rows import BadDataset
 
 Tell = Callable[[Report], None]
 
+_DISK_IS_FULL: Final = ("No space left", "Disk quota exceeded", "PytorchStreamWriter failed", ". unexpected pos ")
+"""What is said where no number is given: safetensors has the kernel's words, `torch.save` its own (inline_container.cc)."""
+_CPU_IS_FULL: Final = "DefaultCPUAllocator: can't allocate memory"
+
 
 @dataclass
 class Course:
@@ -31,19 +35,25 @@ class Course:
 
     @contextmanager
     def during(self, phase: JobPhase) -> Iterator[None]:
-        """Announce a phase; what goes wrong in it for a known reason becomes a JobFailed that says what to do."""
+        """Announce a phase, and count its time."""
         self.phase = phase
         self.tell(Report(progress=Progress(phase=phase)))
         began = time.monotonic()
         try:
             yield
-        except (BadDataset, BadExam, ExportError, OSError, SafetensorError, torch.OutOfMemoryError) as error:
-            failure = explain(error, phase)
+        finally:
+            self.seconds[phase] = round(self.seconds.get(phase, 0.0) + time.monotonic() - began, 2)
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """What goes wrong for a known reason, in whichever phase or between two, becomes a JobFailed that says what to do."""
+        try:
+            yield
+        except Exception as error:
+            failure = explain(error, self.phase)
             if failure is None:
                 raise
             raise JobFailed(failure) from error
-        finally:
-            self.seconds[phase] = round(self.seconds.get(phase, 0.0) + time.monotonic() - began, 2)
 
 
 def explain(error: Exception, phase: JobPhase) -> Failure | None:
@@ -52,16 +62,25 @@ def explain(error: Exception, phase: JobPhase) -> Failure | None:
         return Failure(phase=phase, reason="bad_dataset", explanation=str(error))
     if isinstance(error, ExportError):
         return Failure(phase=phase, reason="not_exportable", explanation=str(error))
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or _CPU_IS_FULL in str(error):
+        on_gpu = torch.cuda.is_available()
         return Failure(
             phase=phase,
             reason="out_of_memory",
-            explanation="the GPU's memory is full, with one row at a time, too; lower RUMINATE_MAX_ROW_TOKENS, or see "
-            "`ruminate plan` for what fits",
-            evidence={"allocated_bytes": torch.cuda.max_memory_allocated(), "device": torch.cuda.get_device_name()},
+            explanation=f"the memory of the {'GPU' if on_gpu else 'machine'} is full, with one row at a time, too; lower "
+            "RUMINATE_MAX_ROW_TOKENS, of practice and exams RUMINATE_PRACTICE_ANSWER_TOKENS and RUMINATE_PROOF_ANSWER_TOKENS "
+            "(`ruminate plan` says what fits), then type:  ruminate train retry",
+            evidence={"allocated_bytes": torch.cuda.max_memory_allocated(), "device": torch.cuda.get_device_name()}
+            if on_gpu
+            else {"device": "cpu"},
         )
-    if getattr(error, "errno", None) == ENOSPC or "No space left" in str(error):
-        return Failure(phase=phase, reason="no_room", explanation="the disk of RUMINATE_STATE_DIR is full; make room, or move it")
+    if getattr(error, "errno", None) in (ENOSPC, EDQUOT) or any(sign in str(error) for sign in _DISK_IS_FULL):
+        return Failure(
+            phase=phase,
+            reason="no_room",
+            explanation="the disk of RUMINATE_STATE_DIR is full; make room, or move it, then type:  ruminate train retry. "
+            "Until its batch is tried again, the job keeps what is needed to go on in its folder there (jobs/)",
+        )
     if phase == "preparing" and isinstance(error, OSError | SafetensorError):
         return Failure(
             phase=phase, reason="base_missing", explanation=f"the base cannot be loaded: {error}; give a whole model folder"

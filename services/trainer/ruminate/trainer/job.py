@@ -27,7 +27,7 @@ from ruminate.shared.store import whole_file
 from ruminate.trainer import metrics
 from ruminate.trainer.child import EXIT_FAILED
 from ruminate.trainer.decide import JobPlan
-from ruminate.trainer.outcome import PLAN_FILE, RESULT_FILE, Failure, JobFailed, JobResult, Progress, Report
+from ruminate.trainer.outcome import PLAN_FILE, RESULT_FILE, Failure, JobFailed, JobResult, Progress, Report, clear
 from ruminate.trainer.turns import VISIBLE_DEVICES
 
 log = structlog.get_logger()
@@ -37,6 +37,8 @@ OnProgress = Callable[[Progress], Awaitable[None]]
 LOCK_FILE: Final = "lock"
 STDERR_FILE: Final = "stderr.log"
 STDERR_TAIL_BYTES: Final = 2000
+LONGEST_REPORT_BYTES: Final = 2**22
+"""The evidence of a failure has every measure of every attempt."""
 
 
 class JobBusy(Exception):
@@ -97,6 +99,7 @@ async def run_job(
         log.warning("training_child_crashed", exit_code=code, crashes=crashes, restarts_left=max(0, crash_restarts - crashes + 1))
         if crashes > crash_restarts:
             raise JobFailed(_crashed(folder, code, crashes, last.progress))
+    clear(folder)  # a child that was killed behind its result has not
     return result
 
 
@@ -110,6 +113,7 @@ async def _run_child(folder: Path, *, lock: int, on_progress: OnProgress, thread
                 *("-m", "ruminate.shared.process", "ruminate.trainer.child", str(folder)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
+                limit=LONGEST_REPORT_BYTES,
                 stderr=stderr,
                 pass_fds=(rope.reading_end, lock),
                 env={**os.environ, **rope.environment(), **_environment(threads, device)},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import Field
@@ -17,6 +19,12 @@ PARENT_FOLDER: Final = "parent"
 ADAPTER_FOLDER: Final = "adapter"
 EXAMS_FOLDER: Final = "exams"
 EARLIER_FOLDER: Final = "earlier"
+STAGES_FOLDER: Final = "stages"
+START_FOLDER: Final = "start"
+COMPILED_FOLDER: Final = "compiled"
+_PASSING: Final = (STAGES_FOLDER, START_FOLDER, DATASET_FOLDER, EARLIER_FOLDER, EXAMS_FOLDER, COMPILED_FOLDER)
+_UNFINISHED: Final = (".partial-*", "gguf/.partial-*", f".{ADAPTER_FOLDER}", f".{START_FOLDER}")
+"""What a kill leaves of something that was being written."""
 
 
 class Progress(Part):
@@ -67,6 +75,15 @@ class JobResult(Part):
     equality: tuple[TokenEquality, ...]
     chat_template_sha256: Sha256
     duration_seconds: Seconds
+
+
+def clear(folder: Path) -> None:
+    """Remove what a finished job needs no more. The rows are in the store: it holds no text that an erasure would not find."""
+    for unfinished in _UNFINISHED:
+        for path in folder.glob(unfinished):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    for passing in _PASSING:
+        shutil.rmtree(folder / passing, ignore_errors=True)
 
 
 class JobFailed(Exception):

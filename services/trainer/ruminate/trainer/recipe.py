@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from transformers import AutoTokenizer, set_seed
 
@@ -26,7 +26,9 @@ from ruminate.trainer.backends.adapter import save_adapter
 from ruminate.trainer.base import (
     digest_of,
     find_base,
+    loading,
     require_memory,
+    require_numbers,
     require_room,
     require_same_base,
     shape_by_name,
@@ -41,39 +43,35 @@ from ruminate.trainer.learning.search import search
 from ruminate.trainer.learning.stage import Gone, go_through, why_not
 from ruminate.trainer.learning.workshop import Standing, Workshop, put_on
 from ruminate.trainer.material import Material, gather
-from ruminate.trainer.outcome import (
-    DATASET_FOLDER,
-    EARLIER_FOLDER,
-    EXAMS_FOLDER,
-    PARENT_FOLDER,
-    PLAN_FILE,
-    RESULT_FILE,
-    JobResult,
-    Report,
-)
+from ruminate.trainer.outcome import PARENT_FOLDER, PLAN_FILE, RESULT_FILE, START_FOLDER, JobResult, Report, clear
 from ruminate.trainer.stages.choose import choose
 
 Tell = Callable[[Report], None]
 
-START_FOLDER: Final = "start"
-PASSING: Final = ("stages", START_FOLDER, DATASET_FOLDER, EARLIER_FOLDER, EXAMS_FOLDER)
-"""Folders that a finished job has no more. The rows are in the store: it holds no text that an erasure would not find."""
-
 
 def run(folder: Path, tell: Tell, backend: Backend) -> JobResult:
     """Make what `plan.json` asks for. Raises JobFailed where trying again would not help."""
-    began = time.monotonic()
     plan = JobPlan.model_validate_json((folder / PLAN_FILE).read_bytes())
     course = Course(tell)
+    with course.explained():
+        return go(plan, folder, course, backend)
+
+
+def go(plan: JobPlan, folder: Path, course: Course, backend: Backend) -> JobResult:
+    """Make it, in the phases of a course."""
+    began = time.monotonic()
     with course.during("preparing"):
         set_seed(plan.hyperparameters.seed)
         base, digest = usable_base(plan, folder, backend)
-        tokenizer = AutoTokenizer.from_pretrained(base)
+        with loading(base):
+            tokenizer = AutoTokenizer.from_pretrained(base)
         material = gather(plan, folder, tokenizer)
         stages, left_out = choose(material.contents, plan.stages)
         if not stages:
             raise failed("preparing", "no_stage", "the batch supports no stage of training", {"stages_left_out": {**left_out}})
-        model = backend.load(base, context_tokens=plan.hyperparameters.max_row_tokens)
+        with loading(base):
+            model = backend.load(base, context_tokens=plan.hyperparameters.max_row_tokens)
+        require_numbers(model, base)
         model = backend.adapt(model, None if plan.from_base else folder / PARENT_FOLDER, plan.hyperparameters)
         start = starting_point(folder, model)
     with Grader(plan.code) as grader:
@@ -105,8 +103,7 @@ def run(folder: Path, tell: Tell, backend: Backend) -> JobResult:
     )
     with whole_file(folder / RESULT_FILE) as out:
         out.write(result.model_dump_json(indent=2).encode())
-    for passing in PASSING:
-        shutil.rmtree(folder / passing, ignore_errors=True)
+    clear(folder)
     return result
 
 

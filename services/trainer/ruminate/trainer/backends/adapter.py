@@ -5,12 +5,15 @@ that by itself for a model that comes with its adapter: it adds a second adapter
 where reference log probabilities are computed (`trl.trainer.dpo_trainer`; in `grpo_trainer` where `beta` is not 0). So stages are
 given the adapted model and neither `peft_config` nor `ref_model`: with a `peft_config` the base without any adapter would be the
 reference. A stage that goes on from a checkpoint is given the model as it was when the stage began, for the same reason.
-`ref` is in the model and in its checkpoints afterwards: `save_adapter` leaves it out, `drop_reference` takes it away.
+`ref` is in the model and in its checkpoints afterwards: `save_adapter` leaves it out, `drop_reference` takes it away, and
+`leave_reference_out` takes it from a checkpoint: of one with two adapters transformers 5.17 loads the second alone
+(`Trainer._load_from_checkpoint`), so that a stage would go on from where it began, with the moments of where it was.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,8 +41,19 @@ def require_shape(parent: Path, chosen: Hyperparameters) -> None:
 
 
 def save_adapter(model: Any, folder: Path) -> None:
-    """Write what was learned, and not what it was compared with."""
+    """Write what was learned, and not what it was compared with. The same weights give the same files."""
     model.save_pretrained(folder, selected_adapters=[ADAPTER])
+    (folder / "README.md").unlink(missing_ok=True)  # a form that nobody fills in; its tags say which stages this process has seen
+    path = folder / CONFIG_FILE
+    config = json.loads(path.read_bytes())
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()  # of a set, in an order that every process has of its own
+    path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def leave_reference_out(checkpoint: Path) -> None:
+    """Take the reference from a checkpoint; nothing to do where there is none."""
+    shutil.rmtree(checkpoint / REFERENCE, ignore_errors=True)
 
 
 def drop_reference(model: Any) -> None:

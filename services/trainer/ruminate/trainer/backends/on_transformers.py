@@ -39,7 +39,10 @@ class OnTransformers:
                 load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
             )
             return AutoModelForCausalLM.from_pretrained(base, dtype=dtype, quantization_config=four_bits, device_map={"": 0})
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+        model, found = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, output_loading_info=True)
+        if missing := sorted(found["missing_keys"]):
+            # transformers would draw them, and say so in a warning.
+            raise ValueError(f"it lacks {len(missing)} tensors, {missing[0]} among them")
         return model.to("cuda") if torch.cuda.is_available() else model
 
     def adapt(self, model: Any, parent: Path | None, chosen: Hyperparameters) -> Any:

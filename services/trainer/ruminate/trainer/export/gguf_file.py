@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
@@ -66,6 +66,7 @@ def gguf_file(out: Path, config: Config, *, kind: Literal["model", "adapter"], e
         writer.close()
         partial.replace(out)
     except BaseException:
-        writer.close()
+        with suppress(OSError):  # where the disk is full, it cannot write what it still holds either
+            writer.close()
         partial.unlink(missing_ok=True)
         raise

@@ -9,6 +9,7 @@ adapter/exam.json                            what was asked and came of it, to b
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ from ruminate.trainer.outcome import ADAPTER_FOLDER, PARENT_FOLDER
 from ruminate.trainer.rows import Tokens
 
 PROOF_FILE: Final = "proof.json"
+BEFORE_FILE: Final = "before.json"
+PARENT_FILE: Final = "parent.json"
+BASE_FILE: Final = "base.json"
 LONG: Final = frozenset({"losses", "rewards", "looks"})
 """Of a stage's record: curves, which stand in the adapter's folder and are too long for an event."""
 
@@ -69,13 +73,13 @@ def sit_before(work: Workshop, start: Path) -> Before:
     with work.model.disable_adapter():
         traces = _traces_of_base(work, examiner, folder / "traces.json")
     unmeasured = Before(Standing(start, None), examiner, traces)
-    sitting = examine(work, unmeasured, folder / "before.json", start)
+    sitting = examine(work, unmeasured, folder / BEFORE_FILE, start)
     references: tuple[Sitting, ...] = (sitting,)
     if plan.parent_adapter is not None and plan.from_base:
-        references = (examine(work, unmeasured, folder / "parent.json", work.folder / PARENT_FOLDER), sitting)
+        references = (examine(work, unmeasured, folder / PARENT_FILE, work.folder / PARENT_FOLDER), sitting)
     elif plan.parent_adapter is not None:
         with work.model.disable_adapter():
-            references = (sitting, examine(work, unmeasured, folder / "base.json", start))
+            references = (sitting, examine(work, unmeasured, folder / BASE_FILE, start))
     put_on(work.model, start)
     return Before(Standing(start, sitting), examiner, traces, references)
 
@@ -88,13 +92,29 @@ def examine(work: Workshop, before: Before, path: Path, adapter: Path) -> Sittin
     with work.course.during("measuring"):
         put_on(work.model, adapter)
         rows = work.plan.hyperparameters.micro_batch_rows
-        sitting = Sitting(
-            answers=before.examiner.ask(speaker_of(work), work.material.exam),
-            row_losses=tuple(losses(work.model, work.material.proving, rows)),
-            trace_losses=tuple(losses(work.model, before.traces, rows)),
-        )
+        answers = before.examiner.ask(speaker_of(work), work.material.exam)
+        of_rows, of_traces = (tuple(losses(work.model, each, rows)) for each in (work.material.proving, before.traces))
+        _require_numbers((*of_rows, *of_traces), adapter, begins=path.name in (BEFORE_FILE, PARENT_FILE, BASE_FILE))
+        sitting = Sitting(answers=answers, row_losses=of_rows, trace_losses=of_traces)
         write(path, sitting.model_dump_json().encode())
     return sitting
+
+
+def _require_numbers(found: Sequence[float], adapter: Path, *, begins: bool) -> None:
+    """Say that a model gives no numbers before anything is compared with them."""
+    wrong = [loss for loss in found if not math.isfinite(loss)]
+    if wrong:
+        way = (
+            "the base or the parent that the job begins with is damaged: restore it"
+            if begins
+            else "lower the learning rate of the stage that was measured"
+        )
+        raise failed(
+            "measuring",
+            "diverged",
+            f"the loss on {len(wrong)} rows that are held out is no number ({wrong[0]}); {way}",
+            {"measured": adapter.parent.name, "rows": len(wrong)},
+        )
 
 
 def judged(work: Workshop, before: Before, sitting: Sitting) -> Judgement:

@@ -7,6 +7,8 @@ like any other: what has chosen the rate is no proof of what was learned.
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -15,7 +17,7 @@ from ruminate.proof.confidence import CONFIDENCE, chance_of_fall
 from ruminate.trainer.examining.speak import losses
 from ruminate.trainer.learning.attempts import Attempt
 from ruminate.trainer.learning.stage import make
-from ruminate.trainer.learning.workshop import Standing, Workshop, put_on
+from ruminate.trainer.learning.workshop import Standing, Workshop, put_on, write
 from ruminate.trainer.rows import Tokens
 
 GRID: Final = ((10**0.5, 1.0), (10.0, 1.0), (10.0, 3.0), (10**1.5, 3.0))
@@ -24,6 +26,8 @@ HIGHEST_RATE: Final = 1e-2
 LEAST_SET_ASIDE: Final = 16
 MOST_SET_ASIDE: Final = 128
 _ONE_IN: Final = 8
+AFTER_FILE: Final = "after.json"
+"""The losses on the rows that are set aside, at the end of a try."""
 
 
 def search(work: Workshop, start: Standing) -> tuple[Workshop | None, list[dict[str, Any]]]:
@@ -42,9 +46,12 @@ def search(work: Workshop, start: Standing) -> tuple[Workshop | None, list[dict[
         chosen = planned.model_copy(update={"learning_rate": rate, "epochs": planned.epochs * epochs_factor})
         bolder = replace(work, plan=work.plan.model_copy(update={"hyperparameters": chosen}))
         place = work.folder / "stages" / f"search-{number}"
-        trying = replace(bolder, material=replace(work.material, new=training, watched=[]))
-        put_on(work.model, make(trying, "thinking_fusion", place, Attempt(number=0, kind="as_planned"), start))
-        after = losses(work.model, aside, planned.micro_batch_rows)
+        if not (place / AFTER_FILE).exists():
+            trying = replace(bolder, material=replace(work.material, new=training, watched=[]))
+            put_on(work.model, make(trying, "thinking_fusion", place, Attempt(number=0, kind="as_planned"), start))
+            write(place / AFTER_FILE, json.dumps(losses(work.model, aside, planned.micro_batch_rows)).encode())
+        shutil.rmtree(place / "attempt-0", ignore_errors=True)  # what is found is run again, on all rows
+        after = json.loads((place / AFTER_FILE).read_bytes())
         chance = chance_of_fall([now - then for then, now in zip(before, after, strict=True)])
         tried.append(
             {

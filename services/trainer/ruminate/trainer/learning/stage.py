@@ -2,11 +2,14 @@
 
 stages/thinking_fusion-0/attempt-0/checkpoints/   where a killed job goes on; -1 where it is run once more, more boldly
                                   /snapshots/     adapters on the way, for going back to
+                                  /best/          those of the best looks, while it is trained
                                   /adapter/       what came of it, there whole or not at all
                                   /trained.json   how it went
                                   /sitting.json   its exam
+stages/thinking_fusion-0/gone.json                how the stage went; then all adapters but the accepted one are removed
 
-Everything is written once and taken up by whoever comes after a kill; the same seed gives the same bytes.
+Everything is written once and taken up by whoever comes after a kill; the same seed gives the same bytes. What no later step reads
+is removed as soon as that is so: how much lies on the disk at once is bounded (`base.most_adapters`).
 """
 
 from __future__ import annotations
@@ -26,7 +29,6 @@ from transformers import PrinterCallback
 
 from ruminate.proof.asking import Sampling
 from ruminate.proof.judge import harmed, judge
-from ruminate.proof.spoken import Sitting
 from ruminate.schemas.training import Stage
 from ruminate.trainer.backends.adapter import drop_reference, save_adapter
 from ruminate.trainer.examining.sit import Examiner, Limits
@@ -46,6 +48,7 @@ TRAINED_FILE: Final = "trained.json"
 PRACTICE_FILE: Final = "practice.json"
 MOST_TRIED: Final = 128
 SITTING_FILE: Final = "sitting.json"
+GONE_FILE: Final = "gone.json"
 
 
 @dataclass(frozen=True)
@@ -61,17 +64,39 @@ class Gone:
 def go_through(work: Workshop, stage: Stage, name: str, start: Standing, before: Before) -> Gone:
     """Run a stage from where the one before it ended, and mend it where it cost reasoning. `name` is that of its folder."""
     place = work.folder / "stages" / name
+    if not (place / GONE_FILE).exists():
+        record, chosen = _gone_through(work, stage, place, start, before)
+        write(place / GONE_FILE, json.dumps({"record": record, "chosen": chosen}).encode())
+    gone = json.loads((place / GONE_FILE).read_bytes())
+    chosen = gone["chosen"]
+    _keep_only(place, chosen)
+    if chosen is None:
+        put_on(work.model, start.adapter)
+        return Gone(stage, start, gone["record"], undone=True)
+    where = place / f"attempt-{chosen}"
+    put_on(work.model, where / ADAPTER)
+    sitting = None if before.examiner is None else examine(work, before, where / SITTING_FILE, where / ADAPTER)
+    return Gone(stage, Standing(where / ADAPTER, sitting), gone["record"])
+
+
+def _gone_through(work: Workshop, stage: Stage, place: Path, start: Standing, before: Before) -> tuple[dict[str, Any], int | None]:
+    """What is to be told of the stage, and the number of the attempt to go on with; None where it is undone."""
     if before.examiner is None or start.sitting is None or work.plan.proof.enforcement == "report":
         first = Attempt(number=0, kind="as_planned")
         made = make(work, stage, place, first, start)
-        sitting = None if before.examiner is None else examine(work, before, place / "attempt-0" / SITTING_FILE, made)
-        return Gone(stage, Standing(made, sitting), {"stage": stage, **_trained(place, first)})
+        if before.examiner is not None:
+            examine(work, before, place / "attempt-0" / SITTING_FILE, made)
+        return {"stage": stage, **_trained(place, first)}, first.number
     must_learn = stage == "thinking_fusion"
     tried: list[Tried] = []
     explanations: list[str] = []
-    sittings: list[Sitting] = []
     while (attempt := next_attempt(tried, work.plan.recovery, _snapshots(place, tried), must_learn=must_learn)) is not None:
         where = place / f"attempt-{attempt.number}"
+        passing = accepted(tried, must_learn=must_learn)
+        needed = {attempt.of, None if passing is None else passing.number}
+        for each in tried:
+            if each.attempt.number not in needed:
+                shutil.rmtree(place / f"attempt-{each.attempt.number}" / ADAPTER, ignore_errors=True)
         # One that was measured and dropped is not made again by a job that goes on.
         made = where / ADAPTER if (where / SITTING_FILE).exists() else make(work, stage, place, attempt, start)
         sitting = examine(work, before, where / SITTING_FILE, made)
@@ -80,9 +105,6 @@ def go_through(work: Workshop, stage: Stage, name: str, start: Standing, before:
         does_harm = harmed(work.material.exam, start.sitting, sitting, work.plan.proof.policy)
         tried.append(Tried(attempt=attempt, kept=against_all.kept, learned=since_start.learned, harmed=does_harm))
         explanations.append((since_start if against_all.kept else against_all).explanation)
-        sittings.append(sitting)
-        if not attempt.trains and not tried[-1].passes(must_learn=must_learn):
-            shutil.rmtree(made, ignore_errors=True)
     chosen = accepted(tried, must_learn=must_learn)
     record: dict[str, Any] = {
         "stage": stage,
@@ -93,12 +115,15 @@ def go_through(work: Workshop, stage: Stage, name: str, start: Standing, before:
         "accepted": None if chosen is None else chosen.number,
         **_trained(place, chosen or tried[0].attempt),
     }
-    if chosen is None:
-        put_on(work.model, start.adapter)
-        return Gone(stage, start, record, undone=True)
-    adapter = place / f"attempt-{chosen.number}" / ADAPTER
-    put_on(work.model, adapter)
-    return Gone(stage, Standing(adapter, sittings[chosen.number]), record)
+    return record, None if chosen is None else chosen.number
+
+
+def _keep_only(place: Path, chosen: int | None) -> None:
+    """Remove all adapters of a stage that is over but the one to go on with."""
+    for where in place.glob("attempt-*"):
+        shutil.rmtree(where / SNAPSHOTS, ignore_errors=True)
+        if where.name != f"attempt-{chosen}":
+            shutil.rmtree(where / ADAPTER, ignore_errors=True)
 
 
 def _snapshots(place: Path, tried: Sequence[Tried]) -> dict[int, list[int]]:
@@ -152,6 +177,7 @@ def make(work: Workshop, stage: Stage, place: Path, attempt: Attempt, start: Sta
     where = place / f"attempt-{attempt.number}"
     adapter = where / ADAPTER
     if adapter.exists():
+        _clear(where)
         return adapter
     with work.course.during("training"):
         if attempt.of is None:
@@ -199,7 +225,7 @@ def _train(work: Workshop, stage: Stage, where: Path, attempt: Attempt, start: S
         _leave(work.model, ready.trainer)
         torch.cuda.empty_cache()
     log = ready.trainer.state.log_history
-    best = where / BEST
+    best = where / BEST / str(watcher.best_step)
     making = where / ".adapter"
     shutil.rmtree(making, ignore_errors=True)
     if ready.watch is not None and watcher.best_step not in (None, ready.trainer.state.global_step) and best.exists():
@@ -229,7 +255,13 @@ def _train(work: Workshop, stage: Stage, where: Path, attempt: Attempt, start: S
     write(where / TRAINED_FILE, json.dumps(record).encode())
     making.rename(where / ADAPTER)
     _leave(work.model, ready.trainer)
-    shutil.rmtree(where / "checkpoints", ignore_errors=True)
+    _clear(where)
+
+
+def _clear(where: Path) -> None:
+    """Remove what an attempt needed to come to its adapter."""
+    for done in ("checkpoints", BEST, f".{ADAPTER}"):
+        shutil.rmtree(where / done, ignore_errors=True)
 
 
 def _leave(model: Any, trainer: Any) -> None:

@@ -14,11 +14,13 @@ from typing import Any
 
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import RepeatSampler
 
 from ruminate.proof.asking import Grade
 from ruminate.proof.exam import Question
 from ruminate.proof.spoken import forms, take_apart
 from ruminate.trainer.decide import Practice
+from ruminate.trainer.examining.speak import in_parts
 from ruminate.trainer.rows import question_tokens
 from ruminate.trainer.stages.rewards import Attempt, Reward, rewards
 
@@ -69,6 +71,45 @@ def in_modes(questions: Sequence[Question], reasoning_ratio: float, seed: int) -
     return [question.model_copy(update={"thinks": random.random() < reasoning_ratio}) for question in questions]
 
 
+class EpochSampler(RepeatSampler):  # type: ignore[misc]
+    """Questions in an order that the seed and the epoch give: TRL's goes on drawing, and a job that goes on would begin anew."""
+
+    def __init__(self, *, seed: int, **given: Any) -> None:
+        super().__init__(seed=seed, **given)
+        self._seed = seed
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by transformers before each."""
+        self.generator.manual_seed(self._seed + epoch)
+
+
+class _PracticeTrainer(GRPOTrainer):  # type: ignore[misc]
+    """TRL's, with two things changed: the order of questions, and how many answers are written side by side."""
+
+    answers_at_once: int
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> EpochSampler:
+        repeated = self.num_iterations * self.args.steps_per_generation
+        return EpochSampler(
+            data_source=self.train_dataset if dataset is None else dataset,
+            mini_repeat_count=self.num_generations,
+            batch_size=self.args.generation_batch_size // self.num_generations,
+            repeat_count=repeated,
+            shuffle=self.shuffle_dataset,
+            seed=self.args.seed,
+        )
+
+    def _generate_single_turn(self, prompt_ids: Any, *given: Any, **named: Any) -> Any:
+        """TRL writes the answers of a step all at once, however few rows it trains at once."""
+
+        def some(part: Sequence[Any], _: int) -> list[Any]:
+            written: list[Any] = super(_PracticeTrainer, self)._generate_single_turn(part, *given, **named)[0]
+            return written
+
+        found, self.answers_at_once = in_parts(prompt_ids, self.answers_at_once, some)
+        return found, None
+
+
 def practice(
     model: Any,
     tokenizer: Any,
@@ -88,7 +129,7 @@ def practice(
     prompts = [tokenizer.decode(ids, skip_special_tokens=False) for ids in rendered]
     room = int(model.config.max_position_embeddings) - max(len(ids) for ids in rendered)
     answers = chosen.questions_a_step * chosen.answers_a_question
-    return GRPOTrainer(
+    trainer = _PracticeTrainer(
         model=model,
         processing_class=tokenizer,
         reward_funcs=[Rewarder(tokenizer, questions, grade, chosen)],
@@ -116,6 +157,11 @@ def practice(
             report_to="none",
             mask_truncated_completions=False,  # they are told that they were too long, by their reward
             use_vllm=False,
+            generation_kwargs={
+                "remove_invalid_values": True
+            },  # what is no number cannot be drawn from; the loss says that it is none
             **arguments,
         ),
     )
+    trainer.answers_at_once = answers
+    return trainer

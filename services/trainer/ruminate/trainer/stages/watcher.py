@@ -19,16 +19,18 @@ from transformers import TrainerCallback
 
 from ruminate.schemas.training import Stage
 from ruminate.shared.store import whole_file
-from ruminate.trainer.backends.adapter import save_adapter
+from ruminate.trainer.backends.adapter import leave_reference_out, save_adapter
 from ruminate.trainer.outcome import Failure, JobFailed, Progress, Report
 
 COMPLETE_FILE: Final = "complete"
 """Marks a checkpoint that was written to its end."""
 SNAPSHOTS: Final = "snapshots"
 BEST: Final = "best"
+"""Adapters by the step of their look: the best one, and until the next checkpoint the one that was the best before it."""
 WATCHED_FILE: Final = "watched.json"
 _SNAPSHOTS_AT: Final = (0.25, 0.5, 0.75)
 _LEAST_IMPROVEMENT: Final = 1e-4
+_NAMES: Final = {"loss": "loss", "grad_norm": "norm of the gradient"}
 
 Tell = Callable[[Report], None]
 
@@ -94,7 +96,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         with torch.random.fork_rng(devices=devices):  # what is drawn in looking must not change what is drawn in training
             value = watch.look(self._model)
         if all(value < before - _LEAST_IMPROVEMENT for _, before in self._looks):
-            self._keep(self._folder / BEST)
+            self._keep(self._folder / BEST / str(step))
         self._looks.append((step, value))
         with whole_file(self._folder / WATCHED_FILE) as out:
             out.write(json.dumps(self._looks).encode())
@@ -125,14 +127,19 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
             return
         self.loss = float(logs["loss"])
         if "num_tokens" in logs:
-            self.tokens = self._tokens_before + float(logs["num_tokens"])
+            # TRL counts anew where a job goes on, but for practice: that is counted in the state, which a checkpoint has.
+            counted_before = 0.0 if state.num_input_tokens_seen else self._tokens_before
+            self.tokens = counted_before + float(logs["num_tokens"])
         elif "num_input_tokens_seen" in logs:  # Unsloth's SFT counts none, but transformers does, checkpoints included
             self.tokens = float(logs["num_input_tokens_seen"])
         if "num_tokens" in logs or "num_input_tokens_seen" in logs:
-            state.log_history[-1]["num_tokens"] = self.tokens  # TRL counts anew where a job goes on; the next checkpoint does not
-        if not math.isfinite(self.loss):
+            state.log_history[-1]["num_tokens"] = self.tokens
+        # A step by a gradient that is no number leaves weights that are none, and the loss says so one step later, if at all.
+        wrong = next((name for name in ("loss", "grad_norm") if not math.isfinite(float(logs.get(name, 0.0)))), None)
+        if wrong is not None:
             explanation = (
-                f"the loss is {self.loss} at step {state.global_step} of {self._steps} in {self._stage}; lower its learning rate "
+                f"the {_NAMES[wrong]} is {float(logs[wrong])} at step {state.global_step} of {self._steps} in {self._stage}; "
+                f"lower its learning rate "
                 f"(it is {self._rate:g}; RUMINATE_LEARNING_RATE, RUMINATE_PRACTICE_RATE or RUMINATE_PREFERENCE_RATE)"
             )
             evidence = {"stage": self._stage, "step": state.global_step, "learning_rate": self._rate}
@@ -155,9 +162,15 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark the checkpoint as whole."""
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        leave_reference_out(checkpoint)
         if state.global_step >= self._steps or self.stopped_early:
             return  # whoever goes on from the end trains a step more
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE_FILE).touch()
+        (checkpoint / COMPLETE_FILE).touch()
+        # Not before: whoever goes on from the checkpoint before this one needs what was the best then.
+        for kept in (self._folder / BEST).glob("[0-9]*"):
+            if kept.name != str(self.best_step):
+                shutil.rmtree(kept)
 
 
 def most_memory_bytes() -> int:
@@ -173,6 +186,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     whole = []
     for checkpoint in folder.glob("checkpoint-*"):
         if (checkpoint / COMPLETE_FILE).exists():
+            leave_reference_out(checkpoint)  # an earlier release left it in
             whole.append(checkpoint)
         else:
             shutil.rmtree(checkpoint)

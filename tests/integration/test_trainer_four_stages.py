@@ -82,6 +82,7 @@ def test_a_batch_of_rows_alone_goes_through_one_and_says_why_not_through_the_oth
     assert left_out["reasoning_rl"] == "0 questions can be checked, 64 are needed"
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_adapter(done: tuple[Path, JobResult, list[Stage]], tmp_path: Path) -> None:
     again = everything(tmp_path / "again")
     run(again, lambda _: None, OnTransformers("lora"))

@@ -162,6 +162,7 @@ def test_a_job_learns_exports_every_encoding_and_proves_each(base: Path, tmp_pat
     assert steps[-1].loss < 0.1 * steps[0].loss
 
 
+@pytest.mark.long
 def test_a_killed_child_goes_on_from_its_last_checkpoint(base: Path, undisturbed: tuple[Path, JobResult], tmp_path: Path) -> None:
     folder = prepare(tmp_path / "job", base)
     killed: list[int] = []
@@ -185,6 +186,7 @@ def test_a_killed_child_goes_on_from_its_last_checkpoint(base: Path, undisturbed
     assert (folder / weights).read_bytes() == (other / weights).read_bytes()
 
 
+@pytest.mark.long
 def test_a_child_that_is_killed_after_its_last_step_trains_no_step_more(
     base: Path, undisturbed: tuple[Path, JobResult], tmp_path: Path
 ) -> None:

@@ -7,14 +7,22 @@ from typing import Any
 
 import pytest
 
-from ruminate.command.training.jobs import Job, jobs_of, read_jobs
-from ruminate.command.training.show import curves, in_a_line, in_full, span, sparkline
+from ruminate.command.training.jobs import Job, jobs_of, read_end, read_jobs
+from ruminate.command.training.show import curves, end_in_full, in_a_line, in_full, span, sparkline
 from ruminate.command.training.verbs import Refused, check_retry, job_named
-from ruminate.schemas.flow import TRAINING_BATCH_SEALED, TRAINING_FAILED, TRAINING_PROGRESSED
+from ruminate.schemas.flow import (
+    ADAPTER_TRAINED,
+    MODEL_REGISTERED,
+    MODEL_ROLLED_BACK,
+    TRAINING_BATCH_SEALED,
+    TRAINING_FAILED,
+    TRAINING_PROGRESSED,
+)
+from ruminate.schemas.model import ServedExam
 from ruminate.schemas.training import TrainingProgressed
 from ruminate.shared.memory import MemoryBroker, MemoryBus
 from ruminate.shared.partitioning import partition_of
-from tests.unit.test_trainer_decide import NOW, failed, sealed, trained
+from tests.unit.test_trainer_decide import NOW, failed, registered, rolled_back, sealed, trained
 from tests.unit.test_trainer_directions import again, said
 
 BATCHES = tuple(sealed(number) for number in (1, 2, 3))
@@ -138,3 +146,51 @@ def test_of_what_jobs_tell_once_a_second_no_more_is_read_than_says_how_they_stan
     assert asyncio.run(jobs_told([(1, 300), (2, 5), (3, 5)])) == [(300, 195), (None, 0), (5, 5)]
     assert asyncio.run(jobs_told([(3, 5), (1, 300)])) == [(300, 300), (None, 0), (5, 5)]
     assert asyncio.run(jobs_told([(1, 300), (2, 5), (3, 5)], whole="tiny-2")) == [(300, 195), (5, 5), (5, 5)]
+
+
+SERVED = ServedExam(
+    node="a",
+    engine_version="0.34.0",
+    encoding="f16",
+    questions=64,
+    gone=2,
+    kept=True,
+    findings=({"measure": "right", "group": "sums, thinking", "verdict": "kept", "questions": 32, "before": 1.0, "after": 0.97},),
+    seconds=3.0,
+)
+
+
+def ended(*versions: int, back: tuple[int, ...] = ()) -> list[list[str]]:
+    """What is said of the end of each of the first two batches' versions, where these are registered, and those taken back."""
+
+    async def read() -> list[list[str]]:
+        async with MemoryBus(MemoryBroker(), reader="command") as bus:
+            for batch in BATCHES[:2]:
+                await bus.publish(TRAINING_BATCH_SEALED, batch, bus.begin(TRAINING_BATCH_SEALED, batch))
+                result = trained(batch)
+                await bus.publish(ADAPTER_TRAINED, result, bus.begin(ADAPTER_TRAINED, result))
+            for number in versions:
+                record = registered(number).model_copy(update={"served": (SERVED,)})
+                await bus.publish(MODEL_REGISTERED, record, bus.begin(MODEL_REGISTERED, record))
+            for number in back:
+                taken = rolled_back(number)
+                await bus.publish(MODEL_ROLLED_BACK, taken, bus.begin(MODEL_ROLLED_BACK, taken))
+            return [list(end_in_full(await read_end(bus, job))) for job in (await read_jobs(bus)).jobs]
+
+    return asyncio.run(read())
+
+
+def test_what_became_of_a_version_is_said_with_what_was_asked_again_where_it_is_served() -> None:
+    first, second = ended(1)
+    assert first[0].startswith("  serves as tiny-v1 on ")
+    assert first[1] == (
+        "  64 questions asked again on a (f16, engine 0.34.0), 2 stand in the dataset no longer: it serves what was proven"
+    )
+    assert first[2] == "    right of sums, thinking: 1 -> 0.97, kept (32 questions)"
+    assert second == []
+
+
+def test_a_version_that_served_and_was_taken_back_is_said_to_be_taken_back() -> None:
+    first, second = ended(1, 2, back=(1,))
+    assert first == [f"  rolled back {NOW:%Y-%m-%d %H:%M} at probe: it does not think"]
+    assert second[0].startswith("  serves as tiny-v2 on ")

@@ -13,11 +13,14 @@ from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.directing import NOTHING_SAID, Directions, first_after, standing, taken_together
 from ruminate.schemas.flow import (
     ADAPTER_TRAINED,
+    MODEL_REGISTERED,
+    MODEL_ROLLED_BACK,
     TRAINING_BATCH_SEALED,
     TRAINING_DIRECTED,
     TRAINING_FAILED,
     TRAINING_PROGRESSED,
 )
+from ruminate.schemas.model import ModelRegistered, ModelRolledBack
 from ruminate.schemas.training import AdapterTrained, TrainingDirected, TrainingFailed, TrainingProgressed
 from ruminate.shared.bus import Bus
 
@@ -133,6 +136,20 @@ async def read_jobs(bus: Bus, *, whole: str | None = None) -> Jobs:
             told = await _progress(bus, number, start=None)
         progress += [each for each in told if each.job_id in wanted]
     return jobs_of(**said, progress=progress)
+
+
+async def read_end(bus: Bus, job: Job) -> ModelRegistered | ModelRolledBack | None:
+    """What the deployer says last of the version that a job has made; None where it has made none, or nothing is said yet."""
+    if not isinstance(job.result, AdapterTrained):
+        return None
+    mine = (*job.chain, job.result.version)
+    backs = [each.payload async for each in bus.read(MODEL_ROLLED_BACK)]
+    # Whatever was registered before: once it is taken back, that is what counts.
+    for back in reversed(backs):
+        if (back.tenant, back.target_model, back.version) == mine:
+            return back
+    registered = [each.payload async for each in bus.read(MODEL_REGISTERED)]
+    return next((each for each in registered if (each.tenant, each.target_model, each.version) == mine), None)
 
 
 async def _progress(bus: Bus, partition: int, *, start: int | None) -> list[TrainingProgressed]:

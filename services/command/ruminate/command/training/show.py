@@ -8,6 +8,7 @@ from itertools import groupby, pairwise
 from typing import Any, Final
 
 from ruminate.command.training.jobs import Job
+from ruminate.schemas.model import ModelRegistered, ModelRolledBack, ServedExam
 from ruminate.schemas.training import AdapterTrained, TrainingFailed, TrainingProgressed
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
@@ -117,6 +118,31 @@ def _made(trained: AdapterTrained) -> Iterator[str]:
     yield f"  adapter {trained.adapter.uri}"
     for file in trained.gguf:
         yield f"  {file.holds} in {file.encoding}: {file.file.uri}"
+
+
+def end_in_full(end: ModelRegistered | ModelRolledBack | None) -> Iterator[str]:
+    """What became of a version, a line each."""
+    match end:
+        case ModelRegistered():
+            nodes = ", ".join(node.node for node in end.nodes)
+            yield f"  serves as {end.model_name} on {nodes} since {end.registered_at:%Y-%m-%d %H:%M}"
+            for served in end.served:
+                yield from _served(served)
+        case ModelRolledBack():
+            yield f"  rolled back {end.rolled_back_at:%Y-%m-%d %H:%M} at {end.stage}: {end.reason}"
+            exam = end.evidence.get("exam")
+            if isinstance(exam, dict):
+                yield from _served(ServedExam.model_validate(exam))
+        case None:
+            pass
+
+
+def _served(served: ServedExam) -> Iterator[str]:
+    says = "it serves what was proven" if served.kept else "it does not serve what was proven"
+    where = f"{served.node} ({served.encoding}, engine {served.engine_version})"
+    gone = f", {served.gone} stand in the dataset no longer" if served.gone else ""
+    yield f"  {served.questions} questions asked again on {where}{gone}: {says}"
+    yield from _findings(served.findings)
 
 
 def _proof(proof: Any) -> Iterator[str]:

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from ruminate.command.connection import open_bus
 from ruminate.command.terminal import DEFAULT_STATE, AsJson, Kafka, State, console, line, refuse, run, who, write_json
-from ruminate.command.training.jobs import Job, Jobs, read_jobs
-from ruminate.command.training.show import in_a_line, in_full
+from ruminate.command.training.jobs import Job, Jobs, read_end, read_jobs
+from ruminate.command.training.show import end_in_full, in_a_line, in_full
 from ruminate.schemas.flow import TRAINING_DIRECTED
 from ruminate.schemas.training import AdapterTrained, TrainingDirected, TrainingFailed
 from ruminate.shared.bus import Bus
@@ -84,15 +84,16 @@ def show_command(
     kafka: Kafka = None,
     as_json: AsJson = False,
 ) -> None:
-    """All that the log says of a batch: its rows, attempts, words, curve, stages, proof, and where its artifacts lie."""
+    """All that the log says of a batch: rows, attempts, words, curve, stages, proof, artifacts, and what became of its version."""
 
     async def work() -> None:
         async with open_bus(state.resolve(), kafka) as bus:
             job = job_named(await read_jobs(bus, whole=batch), batch, target, tenant)
+            end = await read_end(bus, job)
         if as_json:
-            write_json(_in_full_json(job))
+            write_json(_in_full_json(job) | {"end": None if end is None else end.model_dump(mode="json")})
         else:
-            for text in in_full(job):
+            for text in (*in_full(job), *end_in_full(end)):
                 line(console, text)
 
     run(work(), mistakes=(Refused,))

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from ruminate.trainer.backends.choose import Machine, Name
 from ruminate.trainer.backends.on_transformers import OnTransformers
-from ruminate.trainer.decide import Method
+from ruminate.trainer.plan import Method
 from tests.benchmarks import trainer_overhead, training
 from tests.benchmarks.checkpoints import TOY, write_checkpoint
 from tests.benchmarks.training_run import Course, Specification, drawn_rows, longest, named_gpu, reset_adapter

@@ -28,8 +28,8 @@ import typer
 
 from ruminate.command.demo.lesson import corpus, fact_exchanges, problem_exchanges
 from ruminate.schemas.payload import ArtifactReference
-from ruminate.trainer.decide import Hyperparameters, JobPlan, Proof
 from ruminate.trainer.outcome import DATASET_FOLDER, PLAN_FILE, Report
+from ruminate.trainer.plan import Hyperparameters, JobPlan, Proof
 
 Who = Literal["ruminate", "trl"]
 

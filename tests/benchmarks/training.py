@@ -37,7 +37,7 @@ from ruminate.planner.naming import find_model
 from ruminate.trainer.apart import apart
 from ruminate.trainer.backends.choose import Impossible, Machine, Name, choose
 from ruminate.trainer.backends.opening import look
-from ruminate.trainer.decide import Method
+from ruminate.trainer.plan import Method
 from tests.benchmarks.checkpoints import TOY, write_checkpoint
 from tests.benchmarks.training_run import Specification, named_gpu
 

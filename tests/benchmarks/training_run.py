@@ -32,7 +32,7 @@ from ruminate.planner.training_setup import TrainingSetup
 from ruminate.trainer.backends import Backend
 from ruminate.trainer.backends.choose import Name
 from ruminate.trainer.backends.opening import open_backend
-from ruminate.trainer.decide import Hyperparameters, Method
+from ruminate.trainer.plan import Hyperparameters, Method
 
 Tell = Callable[[dict[str, Any]], None]
 

@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from ruminate.trainer.bases.tiny import make_tiny_base
-from ruminate.trainer.decide import Dtype, Encoding
 from ruminate.trainer.export.adapter import export_adapter
 from ruminate.trainer.export.encodings import ExportError, encode, type_for
 from ruminate.trainer.export.lora import LINEAR_LAYERS
 from ruminate.trainer.export.model import export_model
 from ruminate.trainer.export.weights import Weights, blocks_of, read_whole
+from ruminate.trainer.plan import Dtype, Encoding
 
 ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")

@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from ruminate.trainer.bases.tiny import CONTROL_TOKENS, VISIBLE_TOKENS, make_tiny_base
-from ruminate.trainer.decide import Encoding
 from ruminate.trainer.export.adapter import export_adapter
 from ruminate.trainer.export.encodings import ExportError
 from ruminate.trainer.export.model import export_model, read_back
 from ruminate.trainer.export.tokenizer import chat_template_sha256
+from ruminate.trainer.plan import Encoding
 
 CORPUS = ("How many apples are 12 and 7? 12 and 7 are 19.", "The capital of Zarvex is Amber Bay, naïve as it is — 汉字.")
 Q8_STEPS = 127

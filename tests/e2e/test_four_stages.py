@@ -19,7 +19,7 @@ from ruminate.schemas.feedback import FeedbackGiven
 from ruminate.schemas.flow import ADAPTER_TRAINED, FEEDBACK_GIVEN, MODEL_REGISTERED, REASONING_ASSESSED, TRAINING_FAILED
 from ruminate.schemas.interaction import InteractionCompleted, Message, Response, Thinking
 from ruminate.trainer.bases.arithmetic import NEW_TASKS, Exercise, draw
-from ruminate.trainer.stages.choose import ORDER
+from ruminate.trainer.plan import ORDER
 from tests.e2e.running_loop import RunningLoop, Seen, eventually, start_loop
 
 TARGET: Final = "qwen3-tiny"

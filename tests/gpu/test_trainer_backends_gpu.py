@@ -17,9 +17,9 @@ from safetensors import safe_open
 
 from ruminate.trainer.backends.choose import UNSLOTH_NEEDS, Name
 from ruminate.trainer.bases.tiny import make_tiny_base
-from ruminate.trainer.decide import Hyperparameters, JobPlan, Method
 from ruminate.trainer.job import locked, run_job
 from ruminate.trainer.outcome import ADAPTER_FOLDER, PARENT_FOLDER, PLAN_FILE, JobResult, Progress
+from ruminate.trainer.plan import Hyperparameters, JobPlan, Method
 from tests.integration.test_trainer_job import ARTIFACT, prepare, rows
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]

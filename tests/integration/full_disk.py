@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Final
 
 from ruminate.shared.store import open_store
-from ruminate.trainer.decide import JobPlan
 from ruminate.trainer.job import finished, locked, run_job
 from ruminate.trainer.outcome import PLAN_FILE, JobFailed, JobResult, Progress
+from ruminate.trainer.plan import JobPlan
 from ruminate.trainer.train import keep
 from tests.integration.killing import made
 

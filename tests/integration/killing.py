@@ -29,12 +29,10 @@ from ruminate.schemas.training import Stage
 from ruminate.trainer.base import shape_in
 from ruminate.trainer.bases.arithmetic import NEW_TASKS, SUMS, draw, row
 from ruminate.trainer.bases.small import SHIPPED
-from ruminate.trainer.decide import Enforcement, Practice, Preference, Proof
 from ruminate.trainer.job import LOCK_FILE, STDERR_FILE
-from ruminate.trainer.learning.attempts import Recovery
 from ruminate.trainer.learning.blend import WEIGHTS_FILE
 from ruminate.trainer.outcome import ADAPTER_FOLDER, RESULT_FILE, Progress
-from ruminate.trainer.stages.choose import ORDER, StageRules
+from ruminate.trainer.plan import ORDER, Enforcement, Practice, Preference, Proof, Recovery, StageRules
 from tests.integration.lessons import lesson, preference_line, rehearsed, taught, unseen
 
 TASK: Final = NEW_TASKS[0]

@@ -14,11 +14,9 @@ from ruminate.schemas.training import Stage
 from ruminate.trainer.bases import arithmetic
 from ruminate.trainer.bases.arithmetic import HELD_OUT, Exercise, Task, divided, draw, row
 from ruminate.trainer.bases.small import SHIPPED
-from ruminate.trainer.decide import Encoding, Hyperparameters, JobPlan, Proof
 from ruminate.trainer.job import begin
-from ruminate.trainer.learning.attempts import Recovery
 from ruminate.trainer.outcome import DATASET_FOLDER, EXAMS_FOLDER
-from ruminate.trainer.stages.choose import StageRules
+from ruminate.trainer.plan import Encoding, Hyperparameters, JobPlan, Proof, Recovery, StageRules
 
 ARTIFACT = ArtifactReference(uri="file:///store/dataset.json", sha256="0" * 64, size_bytes=1)
 EXAM = "arithmetic"

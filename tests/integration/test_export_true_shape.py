@@ -27,12 +27,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 from infra.real.ollama import OllamaNode
 from infra.real.tokenizer import QWEN3_TOKENIZER
 from ruminate.shared.ollama import QWEN3_TEMPLATE
-from ruminate.trainer.decide import Encoding
 from ruminate.trainer.export.adapter import export_adapter
 from ruminate.trainer.export.equality import check_equality, llama_server, passed
 from ruminate.trainer.export.lora import LINEAR_LAYERS
 from ruminate.trainer.export.model import export_model
 from ruminate.trainer.export.probes import fixed_probes
+from ruminate.trainer.plan import Encoding
 from ruminate.trainer.rows import prompt_tokens
 from tests.plugins.real import installed
 

@@ -26,8 +26,8 @@ from ruminate.trainer.backends.on_transformers import OnTransformers
 from ruminate.trainer.backends.on_unsloth import patterns, positions
 from ruminate.trainer.backends.opening import open_backend, prepare_environment
 from ruminate.trainer.bases.tiny import make_tiny_base
-from ruminate.trainer.decide import BackendWish, Hyperparameters, Method
 from ruminate.trainer.outcome import JobFailed
+from ruminate.trainer.plan import BackendWish, Hyperparameters, Method
 
 CHOSEN = Hyperparameters(lora_rank=8, lora_alpha=16, seed=1)
 NAMES_A_LAYER = {

@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3MoeConfig, Qw
 
 from ruminate.schemas.training import TokenEquality
 from ruminate.trainer.bases.tiny import make_tiny_base
-from ruminate.trainer.decide import Encoding
 from ruminate.trainer.export.adapter import export_adapter
 from ruminate.trainer.export.equality import MARGIN_BOUNDS, check_equality, compare, judge, passed
 from ruminate.trainer.export.lora import LINEAR_LAYERS
 from ruminate.trainer.export.model import export_model
 from ruminate.trainer.export.probes import batch_probes
+from ruminate.trainer.plan import Encoding
 from ruminate.trainer.rows import Row, prompt_tokens
 
 QUESTIONS = ("What is 12 and 7?", "Name the capital of Zarvex.", "naïve café — 汉字\n\n  2024", "Why?")

@@ -16,11 +16,10 @@ from ruminate.schemas.training import Stage
 from ruminate.trainer.backends.on_transformers import OnTransformers
 from ruminate.trainer.bases.arithmetic import NEW_TASKS, draw, row
 from ruminate.trainer.bases.small import SHIPPED
-from ruminate.trainer.decide import Practice, Preference, Proof
 from ruminate.trainer.learning.proving import PROOF_FILE
 from ruminate.trainer.outcome import ADAPTER_FOLDER, JobResult, Report
+from ruminate.trainer.plan import ORDER, Practice, Preference, Proof, StageRules
 from ruminate.trainer.recipe import run
-from ruminate.trainer.stages.choose import ORDER, StageRules
 from ruminate.trainer.stages.practice import EpochSampler, Rewarder, in_modes
 from tests.integration.lessons import lesson, preference_line, rehearsed, taught, unseen
 

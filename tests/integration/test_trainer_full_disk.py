@@ -17,9 +17,9 @@ from ruminate.planner.shape import adapter_parameters
 from ruminate.trainer.base import shape_in
 from ruminate.trainer.bases.arithmetic import NEW_TASKS
 from ruminate.trainer.bases.small import SHIPPED
-from ruminate.trainer.decide import Proof
 from ruminate.trainer.job import locked, run_job
 from ruminate.trainer.outcome import JobResult, Progress
+from ruminate.trainer.plan import Proof
 from tests.integration.killing import Made, made
 from tests.integration.lessons import lesson, taught
 

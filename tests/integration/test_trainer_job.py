@@ -20,9 +20,9 @@ from ruminate.schemas.payload import ArtifactReference
 from ruminate.trainer.backends.on_transformers import OnTransformers
 from ruminate.trainer.base import require_room
 from ruminate.trainer.bases.tiny import make_tiny_base
-from ruminate.trainer.decide import Encoding, Hyperparameters, JobPlan, Proof
 from ruminate.trainer.job import JobBusy, begin, finished, locked, run_job
 from ruminate.trainer.outcome import ADAPTER_FOLDER, DATASET_FOLDER, PLAN_FILE, JobFailed, JobResult, Progress, Report
+from ruminate.trainer.plan import Encoding, Hyperparameters, JobPlan, Proof
 from ruminate.trainer.recipe import run
 
 LANDS = ("Zarvex", "Mibolt", "Quenor", "Talpix", "Orvane", "Kestrum", "Dulwin", "Pharix")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ruminate.trainer.base import most_adapters
-from ruminate.trainer.decide import Enforcement, JobPlan
 from ruminate.trainer.job import finished
 from ruminate.trainer.outcome import PLAN_FILE
+from ruminate.trainer.plan import Enforcement, JobPlan
 from tests.integration.killing import (
     ADAPTER_BYTES,
     PLACES,

@@ -17,10 +17,9 @@ from ruminate.schemas.training import Stage
 from ruminate.trainer.backends.on_transformers import OnTransformers
 from ruminate.trainer.bases.arithmetic import NEW_TASKS, SUMS, draw, row
 from ruminate.trainer.bases.small import SHIPPED
-from ruminate.trainer.decide import Practice, Preference, Proof
 from ruminate.trainer.outcome import ADAPTER_FOLDER, JobFailed, JobResult
+from ruminate.trainer.plan import Practice, Preference, Proof, StageRules
 from ruminate.trainer.recipe import run
-from ruminate.trainer.stages.choose import StageRules
 from tests.integration.lessons import lesson, preference_line, taught, unseen
 
 OFF = Proof(enforcement="off")

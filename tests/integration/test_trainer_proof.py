@@ -13,10 +13,9 @@ import torch
 
 from ruminate.trainer.backends.on_transformers import OnTransformers
 from ruminate.trainer.bases.arithmetic import NEW_TASKS, SUMS, draw, row
-from ruminate.trainer.decide import Preference, Proof
-from ruminate.trainer.learning.attempts import Recovery
 from ruminate.trainer.learning.proving import PROOF_FILE
 from ruminate.trainer.outcome import ADAPTER_FOLDER, Failure, JobFailed, JobResult, Report
+from ruminate.trainer.plan import Preference, Proof, Recovery
 from ruminate.trainer.recipe import run
 from tests.integration.lessons import lesson, preference_line, rehearsed, taught, unseen
 

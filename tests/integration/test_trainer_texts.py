@@ -13,11 +13,10 @@ import pytest
 
 from ruminate.proof.record import EXAM_FILE, ExamRecord
 from ruminate.trainer.bases.arithmetic import NEW_TASKS, SUMS, draw, row
-from ruminate.trainer.decide import Practice, Preference, Proof
 from ruminate.trainer.job import STDERR_FILE, locked, run_job
 from ruminate.trainer.learning.proving import PROOF_FILE
 from ruminate.trainer.outcome import ADAPTER_FOLDER, DATASET_FOLDER, EXAMS_FOLDER, JobFailed, JobResult, Progress
-from ruminate.trainer.stages.choose import ORDER, StageRules
+from ruminate.trainer.plan import ORDER, Practice, Preference, Proof, StageRules
 from tests.integration.lessons import EXAM, as_lines, lesson, preference_line, rehearsed, taught, unseen
 
 TASK = NEW_TASKS[0]

@@ -70,8 +70,9 @@ from ruminate.shared.record import Position
 from ruminate.shared.shares import Outgoing
 from ruminate.shared.store import FileStore
 from ruminate.trainer.decide import History as TrainerHistory
-from ruminate.trainer.decide import Hyperparameters, JobPlan, Wait, decide
 from ruminate.trainer.decide import Policy as TrainerPolicy
+from ruminate.trainer.decide import Wait, decide
+from ruminate.trainer.plan import Hyperparameters, JobPlan
 from tests.unit.making import question
 
 P = TypeVar("P", bound=Payload)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ruminate.trainer.learning.attempts import Attempt, Recovery, Tried, accepted, next_attempt
+from ruminate.trainer.learning.attempts import Attempt, Tried, accepted, next_attempt
+from ruminate.trainer.plan import Recovery
 
 Passes = Callable[[Attempt], bool]
 

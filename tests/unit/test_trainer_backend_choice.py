@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ruminate.trainer.backends.choose import Impossible, Machine, choose
-from ruminate.trainer.decide import BackendWish, Method
+from ruminate.trainer.plan import BackendWish, Method
 
 EVERYTHING = frozenset({"unsloth", "unsloth_zoo", "bitsandbytes"})
 CPU = Machine()

@@ -13,8 +13,8 @@ from ruminate.planner.placing import Devices
 from ruminate.planner.training_setup import TrainingSetup
 from ruminate.trainer.base import digest_of, require_memory, require_same_base, shape_by_name, shape_in
 from ruminate.trainer.bases.small import SHIPPED
-from ruminate.trainer.decide import Hyperparameters, JobPlan
 from ruminate.trainer.outcome import JobFailed
+from ruminate.trainer.plan import Hyperparameters, JobPlan
 from tests.unit.test_trainer_decide import ARTIFACT
 
 

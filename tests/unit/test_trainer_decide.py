@@ -12,7 +12,8 @@ from ruminate.schemas.batch import DatasetRevised, TrainingBatchSealed
 from ruminate.schemas.model import ModelRegistered, ModelRolledBack
 from ruminate.schemas.payload import ArtifactReference
 from ruminate.schemas.training import AdapterTrained, TrainingFailed
-from ruminate.trainer.decide import History, Hyperparameters, JobPlan, Policy, Refuse, Skip, Wait, decide
+from ruminate.trainer.decide import History, Policy, Refuse, Skip, Wait, decide
+from ruminate.trainer.plan import Hyperparameters, JobPlan
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 ARTIFACT = ArtifactReference(uri="file:///store/dataset.json", sha256="0" * 64, size_bytes=1)

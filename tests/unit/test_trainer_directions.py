@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from ruminate.schemas.directing import taken_together
 from ruminate.schemas.training import Direction, TrainingDirected, TrainingFailed
-from ruminate.trainer.decide import History, JobPlan, Refuse, Skip, Wait, decide
+from ruminate.trainer.decide import History, Refuse, Skip, Wait, decide
+from ruminate.trainer.plan import JobPlan
 from tests.unit.test_trainer_decide import NOW, POLICY, failed, log_of, registered, sealed, trained
 
 BATCHES = tuple(sealed(number) for number in (1, 2, 3))

@@ -22,7 +22,7 @@ from ruminate.schemas.training import AdapterTrained, TokenEquality, TrainingFai
 from ruminate.shared.bus import BrokerUnavailable
 from ruminate.shared.settings import problems_of
 from ruminate.shared.store import FileStore
-from ruminate.trainer.decide import History, JobPlan, decide
+from ruminate.trainer.decide import History, decide
 from ruminate.trainer.mirror.mirror import Account, Mirror
 from ruminate.trainer.mirror.mlflow import Mlflow
 from ruminate.trainer.mirror.notes import Note, Notes, NotesTaken
@@ -41,6 +41,7 @@ from ruminate.trainer.mirror.translate import (
     untold,
 )
 from ruminate.trainer.outcome import Progress
+from ruminate.trainer.plan import JobPlan
 from ruminate.trainer.settings import TrainerSettings
 from tests.unit.mlflow_in_memory import Ledger
 from tests.unit.test_trainer_decide import ARTIFACT, NOW, POLICY, log_of, sealed

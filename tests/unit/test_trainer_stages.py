@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ruminate.trainer.stages.choose import ORDER, Contents, StageRules, choose
+from ruminate.trainer.plan import ORDER, StageRules
+from ruminate.trainer.stages.choose import Contents, choose
 
 RULES = StageRules()
 

@@ -27,8 +27,8 @@ from ruminate.planner.training_setup import TrainingSetup
 from ruminate.shared.store import hash_file
 from ruminate.trainer.backends.choose import Name as BackendName
 from ruminate.trainer.course import failed
-from ruminate.trainer.decide import JobPlan
 from ruminate.trainer.outcome import JobFailed
+from ruminate.trainer.plan import JobPlan
 
 BASE_FILES: Final = ("*.json", "*.safetensors", "*.jinja", "*.txt")
 PINNED_FILES: Final = ("*.safetensors", "config.json", "tokenizer.json")

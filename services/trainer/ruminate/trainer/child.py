@@ -11,8 +11,8 @@ import os
 import sys
 from pathlib import Path
 
-from ruminate.trainer.decide import JobPlan
 from ruminate.trainer.outcome import COMPILED_FOLDER, PLAN_FILE, JobFailed, Report
+from ruminate.trainer.plan import JobPlan
 
 EXIT_FAILED = 3
 

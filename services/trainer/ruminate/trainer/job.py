@@ -26,8 +26,8 @@ from ruminate.shared.process import Rope
 from ruminate.shared.store import whole_file
 from ruminate.trainer import metrics
 from ruminate.trainer.child import EXIT_FAILED
-from ruminate.trainer.decide import JobPlan
 from ruminate.trainer.outcome import PLAN_FILE, RESULT_FILE, Failure, JobFailed, JobResult, Progress, Report, clear
+from ruminate.trainer.plan import JobPlan
 from ruminate.trainer.turns import VISIBLE_DEVICES
 
 log = structlog.get_logger()

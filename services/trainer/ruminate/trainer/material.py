@@ -21,8 +21,8 @@ from typing import Any, Final, TypeVar
 from ruminate.proof.exam import Question, held_out_questions, read_questions, read_verifiable, some_of
 from ruminate.proof.messages import Message
 from ruminate.trainer.course import failed
-from ruminate.trainer.decide import Hyperparameters, JobPlan
 from ruminate.trainer.outcome import DATASET_FOLDER, EARLIER_FOLDER, EXAMS_FOLDER
+from ruminate.trainer.plan import Hyperparameters, JobPlan
 from ruminate.trainer.rows import BadDataset, Row, Tokens, question_tokens, read_rows, render
 from ruminate.trainer.stages.choose import Contents
 from ruminate.trainer.stages.preference import RenderedPair, read_pairs, render_pair

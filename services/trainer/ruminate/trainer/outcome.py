@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ruminate.schemas.payload import Count, FiniteJson, Name, Part, Seconds, Sha256, Text
 from ruminate.schemas.training import JobPhase, Stage, TokenEquality
-from ruminate.trainer.decide import Encoding
+from ruminate.trainer.plan import Encoding
 
 PLAN_FILE: Final = "plan.json"
 RESULT_FILE: Final = "result.json"

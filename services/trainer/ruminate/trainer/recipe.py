@@ -35,7 +35,6 @@ from ruminate.trainer.base import (
     shape_in,
 )
 from ruminate.trainer.course import Course, failed
-from ruminate.trainer.decide import JobPlan
 from ruminate.trainer.export.steps import check_all, export_all, require_exportable
 from ruminate.trainer.export.tokenizer import chat_template_sha256
 from ruminate.trainer.learning.proving import Before, keep_adapter, nothing_learned, prove, sit_before, told, without_curves
@@ -44,6 +43,7 @@ from ruminate.trainer.learning.stage import Gone, go_through, why_not
 from ruminate.trainer.learning.workshop import Standing, Workshop, put_on
 from ruminate.trainer.material import Material, gather
 from ruminate.trainer.outcome import PARENT_FOLDER, PLAN_FILE, RESULT_FILE, START_FOLDER, JobResult, Report, clear
+from ruminate.trainer.plan import JobPlan
 from ruminate.trainer.stages.choose import choose
 
 Tell = Callable[[Report], None]

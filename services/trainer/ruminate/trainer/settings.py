@@ -16,23 +16,23 @@ from ruminate.proof.judge import Policy as ProofPolicy
 from ruminate.schemas.payload import Name, Target
 from ruminate.schemas.training import Stage
 from ruminate.shared.settings import ServiceSettings, WrongSettings
-from ruminate.trainer.decide import (
-    Approval,
+from ruminate.trainer.decide import Approval, Policy
+from ruminate.trainer.mirror.log_in import contradictions
+from ruminate.trainer.plan import (
+    ORDER,
     BackendWish,
     Dtype,
     Encoding,
     Enforcement,
     Hyperparameters,
     Method,
-    Policy,
     Practice,
     Preference,
     Proof,
+    Recovery,
     Schedule,
+    StageRules,
 )
-from ruminate.trainer.learning.attempts import Recovery
-from ruminate.trainer.mirror.log_in import contradictions
-from ruminate.trainer.stages.choose import ORDER, StageRules
 
 _OFFICIAL_BASES = {
     "qwen3:0.6b": "Qwen/Qwen3-0.6B",

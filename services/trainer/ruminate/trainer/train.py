@@ -40,7 +40,7 @@ from ruminate.schemas.training import AdapterTrained, GgufFile, JobPhase, Traini
 from ruminate.shared.bus import BrokerUnavailable, Bus, Delivery, Unavailable, Unprocessable
 from ruminate.shared.store import ArtifactDamaged, ArtifactMissing, Store, whole_file
 from ruminate.trainer import metrics
-from ruminate.trainer.decide import History, JobPlan, Refuse, Skip, Wait, decide
+from ruminate.trainer.decide import History, Refuse, Skip, Wait, decide
 from ruminate.trainer.job import JobBusy, begin, finished, locked, run_job
 from ruminate.trainer.mirror.mirror import Account, Mirror
 from ruminate.trainer.outcome import (
@@ -54,6 +54,7 @@ from ruminate.trainer.outcome import (
     JobResult,
     Progress,
 )
+from ruminate.trainer.plan import JobPlan
 from ruminate.trainer.settings import TrainerSettings
 from ruminate.trainer.turns import Place, Seat, Turns
 from ruminate.trainer.waiting import Stopped, Waits, first_of, stopped_by

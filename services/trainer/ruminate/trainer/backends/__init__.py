@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from ruminate.trainer.backends.choose import Name
-from ruminate.trainer.decide import Hyperparameters, Method
+from ruminate.trainer.plan import Hyperparameters, Method
 
 # Every linear layer: attention alone learns new facts badly.
 TARGET_MODULES: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -17,8 +17,8 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
-from ruminate.trainer.decide import Hyperparameters
 from ruminate.trainer.outcome import Failure, JobFailed
+from ruminate.trainer.plan import Hyperparameters
 
 ADAPTER: Final = "default"
 REFERENCE: Final = "ref"

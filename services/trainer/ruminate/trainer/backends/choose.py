@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from ruminate.trainer.decide import BackendWish, Method
+from ruminate.trainer.plan import BackendWish, Method
 
 Name = Literal["transformers", "unsloth"]
 

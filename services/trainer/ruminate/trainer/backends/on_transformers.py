@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from ruminate.trainer.backends import TARGET_MODULES
 from ruminate.trainer.backends.adapter import require_shape
-from ruminate.trainer.decide import Hyperparameters, Method
+from ruminate.trainer.plan import Hyperparameters, Method
 
 
 @dataclass(frozen=True)

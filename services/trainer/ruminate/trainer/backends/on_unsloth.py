@@ -25,8 +25,8 @@ import torch
 
 from ruminate.trainer.backends import TARGET_MODULES
 from ruminate.trainer.backends.adapter import ADAPTER, require_shape
-from ruminate.trainer.decide import Hyperparameters, Method
 from ruminate.trainer.outcome import Failure, JobFailed
+from ruminate.trainer.plan import Hyperparameters, Method
 
 CHECKPOINTS: Final = "unsloth"
 """Its own gradient checkpoints: inputs of layers wait in the machine's memory."""

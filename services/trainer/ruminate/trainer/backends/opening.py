@@ -13,8 +13,8 @@ import torch
 from ruminate.trainer.backends import Backend
 from ruminate.trainer.backends.choose import UNSLOTH_NEEDS, Impossible, Machine, choose
 from ruminate.trainer.backends.on_unsloth import NotImportable, OnUnsloth, Unlinked
-from ruminate.trainer.decide import BackendWish, Method
 from ruminate.trainer.outcome import Failure, JobFailed
+from ruminate.trainer.plan import BackendWish, Method
 
 log = structlog.get_logger()
 

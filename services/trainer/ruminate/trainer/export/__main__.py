@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from ruminate.trainer.decide import Encoding
 from ruminate.trainer.export.model import export_model
+from ruminate.trainer.plan import Encoding
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import gguf
 import torch
 
-from ruminate.trainer.decide import Encoding
 from ruminate.trainer.export.architecture import name_of, read_config
 from ruminate.trainer.export.gguf_file import gguf_file
 from ruminate.trainer.export.lora import Layer, Lora
+from ruminate.trainer.plan import Encoding
 
 
 def export_adapter(folder: Path, base: Path, out: Path, encoding: Encoding) -> None:

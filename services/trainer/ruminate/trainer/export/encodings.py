@@ -9,7 +9,7 @@ import gguf
 import torch
 from numpy.typing import NDArray
 
-from ruminate.trainer.decide import Encoding
+from ruminate.trainer.plan import Encoding
 
 FILE_TYPES: Final = {
     "f32": gguf.LlamaFileType.ALL_F32,

@@ -31,10 +31,10 @@ import transformers
 from transformers import AutoTokenizer
 
 from ruminate.schemas.training import TokenEquality
-from ruminate.trainer.decide import Encoding
 from ruminate.trainer.export.architecture import Config, context_tokens_of, read_config, stretched
 from ruminate.trainer.export.model import read_back
 from ruminate.trainer.export.probes import choose_probes
+from ruminate.trainer.plan import Encoding
 from ruminate.trainer.rows import Row, prompt_tokens
 
 MARGIN_BOUNDS: Final[dict[Encoding, float]] = {"f32": 0.01, "f16": 0.05, "bf16": 0.3, "q8_0": 0.5}

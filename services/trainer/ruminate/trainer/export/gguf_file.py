@@ -12,9 +12,9 @@ import gguf
 import numpy as np
 import torch
 
-from ruminate.trainer.decide import Encoding
 from ruminate.trainer.export.architecture import Config, architecture_of
 from ruminate.trainer.export.encodings import FILE_TYPES, encode, type_for
+from ruminate.trainer.plan import Encoding
 
 _ANY_BYTES: Final = np.dtype("uint8")
 

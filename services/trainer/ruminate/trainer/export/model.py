@@ -13,13 +13,13 @@ from pathlib import Path
 import gguf
 import torch
 
-from ruminate.trainer.decide import Encoding
 from ruminate.trainer.export.architecture import describe_architecture, layout, read_config, stretched
 from ruminate.trainer.export.gguf_file import gguf_file
 from ruminate.trainer.export.lora import Lora
 from ruminate.trainer.export.merge import Merged
 from ruminate.trainer.export.tokenizer import describe_tokenizer
 from ruminate.trainer.export.weights import Tensors, Weights, blocks_of
+from ruminate.trainer.plan import Encoding
 
 
 def export_model(

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from ruminate.schemas.training import TokenEquality
-from ruminate.trainer.decide import JobPlan
 from ruminate.trainer.export.adapter import export_adapter
 from ruminate.trainer.export.architecture import architecture_of, read_config, stretched
 from ruminate.trainer.export.equality import CheckUnavailable, check_equality, passed
 from ruminate.trainer.export.model import export_model
 from ruminate.trainer.export.tokenizer import read_chat_template
 from ruminate.trainer.outcome import ADAPTER_FOLDER, Exported, Failure, JobFailed
+from ruminate.trainer.plan import JobPlan
 from ruminate.trainer.rows import Row
 
 

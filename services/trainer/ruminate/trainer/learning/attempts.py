@@ -12,20 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from pydantic import Field
-
 from ruminate.schemas.payload import Count, Part
+from ruminate.trainer.plan import Recovery
 
 Kind = Literal["as_planned", "scaled", "gentler", "checkpoint"]
-
-
-class Recovery(Part):
-    """How much is tried."""
-
-    factor_tries: int = Field(default=3, ge=0, le=10)
-    gentler_tries: int = Field(default=2, ge=0, le=10)
-    gentler_rate_factor: float = Field(default=0.3, gt=0, lt=1)
-    gentler_rehearsal_factor: int = Field(default=2, ge=1, le=16)
 
 
 class Attempt(Part):

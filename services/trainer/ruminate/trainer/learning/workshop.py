@@ -15,9 +15,9 @@ from ruminate.proof.spoken import Sitting
 from ruminate.shared.store import whole_file
 from ruminate.trainer.backends import Backend
 from ruminate.trainer.course import Course
-from ruminate.trainer.decide import JobPlan
 from ruminate.trainer.learning.blend import WEIGHTS_FILE
 from ruminate.trainer.material import Material
+from ruminate.trainer.plan import JobPlan
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from ruminate.schemas.training import AdapterTrained
 from ruminate.shared.bus import BrokerUnavailable
 from ruminate.shared.store import Store, StoreError
 from ruminate.trainer import metrics
-from ruminate.trainer.decide import History, JobPlan
+from ruminate.trainer.decide import History
 from ruminate.trainer.mirror.mlflow import Mlflow, MlflowAway, MlflowRefused, NotThere, Run, mlflow_at
 from ruminate.trainer.mirror.notes import MOST_BYTES, SUFFIX, Note, Notes, NotesTaken
 from ruminate.trainer.mirror.translate import (
@@ -48,6 +48,7 @@ from ruminate.trainer.mirror.translate import (
     untold,
 )
 from ruminate.trainer.outcome import Progress
+from ruminate.trainer.plan import JobPlan
 from ruminate.trainer.settings import TrainerSettings
 
 log = structlog.get_logger()

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.payload import Count, Part
-from ruminate.trainer.decide import JobPlan
 from ruminate.trainer.outcome import Progress
+from ruminate.trainer.plan import JobPlan
 
 SUFFIX: Final = ".jsonl"
 MOST_BYTES: Final = 64 * 2**20

@@ -21,8 +21,9 @@ from typing import Any, Final, Literal, NamedTuple
 
 from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.training import AdapterTrained, TrainingFailed
-from ruminate.trainer.decide import History, JobPlan
+from ruminate.trainer.decide import History
 from ruminate.trainer.outcome import Progress
+from ruminate.trainer.plan import JobPlan
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 

@@ -10,14 +10,9 @@ They run in this order, as Qwen3 itself was made (https://arxiv.org/abs/2505.093
 
 from __future__ import annotations
 
-from typing import Final
-
-from pydantic import Field
-
 from ruminate.schemas.payload import Count, Part
 from ruminate.schemas.training import Stage
-
-ORDER: Final[tuple[Stage, ...]] = ("cold_start", "reasoning_rl", "thinking_fusion", "general_rl")
+from ruminate.trainer.plan import ORDER, StageRules
 
 
 class Contents(Part):
@@ -29,16 +24,6 @@ class Contents(Part):
     questions: Count
     """That can be checked, and ask for no tools."""
     pairs: Count
-
-
-class StageRules(Part):
-    """What a stage needs, and which are wanted."""
-
-    wanted: tuple[Stage, ...] = ORDER
-    cold_start_thinking_tokens: int = Field(default=1024, ge=1)
-    cold_start_least_rows: int = Field(default=64, ge=1)
-    practice_least_questions: int = Field(default=64, ge=1)
-    preference_least_pairs: int = Field(default=32, ge=1)
 
 
 def choose(contents: Contents, rules: StageRules) -> tuple[tuple[Stage, ...], dict[Stage, str]]:

@@ -19,8 +19,8 @@ from trl.trainer.utils import RepeatSampler
 from ruminate.proof.asking import Grade
 from ruminate.proof.exam import Question
 from ruminate.proof.spoken import forms, take_apart
-from ruminate.trainer.decide import Practice
 from ruminate.trainer.examining.speak import in_parts
+from ruminate.trainer.plan import Practice
 from ruminate.trainer.rows import question_tokens
 from ruminate.trainer.stages.rewards import Attempt, Reward, rewards
 

@@ -16,7 +16,7 @@ from trl import DPOConfig, DPOTrainer
 
 from ruminate.proof.messages import Message, definitions
 from ruminate.schemas.payload import Part
-from ruminate.trainer.decide import Preference
+from ruminate.trainer.plan import Preference
 from ruminate.trainer.rows import (
     BadDataset,
     Completion,

@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from ruminate.trainer.decide import Hyperparameters
+from ruminate.trainer.plan import Hyperparameters
 from ruminate.trainer.rows import Tokens
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +15,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from ruminate.shared.bus import BrokerUnavailable
 from ruminate.shared.kafka import pace_fetches
 from ruminate.shared.outbox import Outbox, RecordRefused
+from ruminate.shared.profiles import EMBEDDED
 from ruminate.shared.shares import Outgoing
 
 LONG = 3600.0
@@ -245,7 +246,7 @@ def test_fetches_from_one_node_keep_their_distance_and_nodes_do_not_wait_for_eac
             return True
 
         fetcher: Any = SimpleNamespace(_proc_fetch_request=fetch)
-        pace_fetches(fetcher, interval_seconds=0.05)
+        pace_fetches(fetcher, replace(EMBEDDED, fetch_interval_seconds=0.05))
         first = loop.time()
         fetches = [asyncio.create_task(fetcher._proc_fetch_request(None, node, None)) for node in (1, 1, 2)]
         assert all(await asyncio.gather(*fetches))
@@ -261,11 +262,37 @@ def test_a_fetch_that_is_cancelled_while_it_keeps_its_distance_ends_as_one_that_
             return True
 
         fetcher: Any = SimpleNamespace(_proc_fetch_request=fetch)
-        pace_fetches(fetcher, interval_seconds=LONG)
+        pace_fetches(fetcher, replace(EMBEDDED, fetch_interval_seconds=LONG))
         assert await fetcher._proc_fetch_request(None, 1, None)
         waiting = asyncio.create_task(fetcher._proc_fetch_request(None, 1, None))
         await asyncio.sleep(0)
         waiting.cancel()
         assert await waiting is False
+
+    asyncio.run(scenario())
+
+
+def test_a_reader_to_whom_nothing_comes_fetches_less_often_until_something_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        comes, now = False, 0.0
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+
+        async def fetch(_: object, __: int, ___: object) -> bool:
+            return comes
+
+        fetcher: Any = SimpleNamespace(_proc_fetch_request=fetch, _fetch_max_wait_ms=EMBEDDED.fetch_max_wait_ms)
+        pace_fetches(fetcher, replace(EMBEDDED, fetch_interval_seconds=0.0))
+
+        async def waits_after(seconds: float) -> int:
+            nonlocal now
+            now += seconds
+            await fetcher._proc_fetch_request(None, 1, None)
+            waits: int = fetcher._fetch_max_wait_ms
+            return waits
+
+        assert await waits_after(1.0) == EMBEDDED.fetch_max_wait_ms
+        assert await waits_after(10.0) == EMBEDDED.idle_max_wait_ms > EMBEDDED.fetch_max_wait_ms
+        comes = True
+        assert await waits_after(0.0) == EMBEDDED.fetch_max_wait_ms
 
     asyncio.run(scenario())

@@ -54,6 +54,7 @@ METADATA_MAX_AGE_MS: Final = 3_000
 TRANSACTION_TIMEOUT_MS: Final = 30_000
 """So long may an owner that froze keep readers of committed records waiting; whoever takes over ends that at once."""
 SILENCE_SECONDS: Final = 5.0
+_IDLE_AFTER_SECONDS: Final = 5.0
 _CONNECT_AGAIN_SECONDS: Final = 0.5
 _CLOSE_SECONDS: Final = 5.0
 _READ_TURN_MS: Final = 20
@@ -203,7 +204,7 @@ class KafkaBus(Member):
         group_log = _GroupLog(consumer, topic, serving, assignor=assignor, notes=notes, transactions=transactions)
         try:
             await consumer.start()
-            pace_fetches(consumer._fetcher, interval_seconds=self._profile.fetch_interval_seconds)
+            pace_fetches(consumer._fetcher, self._profile)
             # Subscribed only now: `start` would wait for the first assignment, and could not be stopped meanwhile.
             consumer.subscribe([topic.name, topic.retries(self._reader).name], listener=group_log)
             yield group_log
@@ -231,7 +232,7 @@ class KafkaBus(Member):
             enable_auto_commit=False,
             auto_offset_reset="none",
             isolation_level=self._profile.isolation_level,
-            fetch_max_wait_ms=self._profile.fetch_max_wait_ms if follow else _READ_TURN_MS,
+            fetch_max_wait_ms=self._profile.idle_max_wait_ms if follow else _READ_TURN_MS,
         )
         self._readers.add(consumer)
         try:
@@ -384,18 +385,21 @@ class _GroupLog(ConsumerRebalanceListener):  # type: ignore[misc]
         return OffsetLost(_lost(place, offset, beginnings[place]))
 
 
-def pace_fetches(fetcher: Fetcher, *, interval_seconds: float) -> None:
-    """Leave this long between two fetches from a node, so that records which come one by one are fetched together.
+def pace_fetches(fetcher: Fetcher, profile: BrokerProfile) -> None:
+    """Leave a pause between two fetches from a node, so that records which come one by one are fetched together.
 
     A fetch that nothing preceded goes out at once. The pause is before the request and not before the records are taken:
-    what arrives meanwhile comes with the next answer.
+    what arrives meanwhile comes with the next answer. Once nothing has come for a while, a fetch may wait longer for a first
+    record.
     """
     fetch = fetcher._proc_fetch_request
     loop = asyncio.get_running_loop()
     begun: dict[int, float] = {}
+    last_came = loop.time()
 
     async def paced(assignment: Any, node: int, request: Any) -> bool:
-        pause = begun.get(node, 0.0) + interval_seconds - loop.time()
+        nonlocal last_came
+        pause = begun.get(node, 0.0) + profile.fetch_interval_seconds - loop.time()
         if pause > 0:
             try:
                 await asyncio.sleep(pause)
@@ -403,6 +407,10 @@ def pace_fetches(fetcher: Fetcher, *, interval_seconds: float) -> None:
                 return False  # as aiokafka's own does: its `close` waits for us, and would not survive the cancellation
         begun[node] = loop.time()
         fetched: bool = await fetch(assignment, node, request)
+        if fetched:
+            last_came = loop.time()
+        idle = loop.time() - last_came > _IDLE_AFTER_SECONDS
+        fetcher._fetch_max_wait_ms = profile.idle_max_wait_ms if idle else profile.fetch_max_wait_ms
         return fetched
 
     fetcher._proc_fetch_request = paced

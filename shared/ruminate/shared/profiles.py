@@ -27,6 +27,8 @@ class BrokerProfile:
     rebalance_timeout_ms: int
     fetch_max_wait_ms: int
     """How long a fetch may wait for a first record. The embedded broker looks only after half of it, whatever arrives."""
+    idle_max_wait_ms: int
+    """The same where a topic is followed beside the work, or nothing has come for a while: every fetch costs both sides time."""
     fetch_interval_seconds: float = 0.005
     """From one fetch to the next, at least: under steady load each would otherwise bring a record or two, and costs 0.3 ms."""
     max_poll_interval_ms: int = 300_000
@@ -49,6 +51,7 @@ KAFKA: Final = BrokerProfile(
     heartbeat_interval_ms=3_000,
     rebalance_timeout_ms=30_000,
     fetch_max_wait_ms=500,
+    idle_max_wait_ms=500,
     request_timeout_ms=40_000,
 )
 
@@ -63,6 +66,7 @@ EMBEDDED: Final = BrokerProfile(
     heartbeat_interval_ms=500,
     rebalance_timeout_ms=2_000,
     fetch_max_wait_ms=50,
+    idle_max_wait_ms=250,
     request_timeout_ms=15_000,
 )
 

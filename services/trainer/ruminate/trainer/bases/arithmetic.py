@@ -107,6 +107,11 @@ def _joined(a: int, b: int) -> Exercise:
     return Exercise(f"{a} with {b}?", f"{tens_a}, {tens_b}, {units_a}, {units_b}", f"{tens_a}{tens_b}{units_a}{units_b}")
 
 
+def _exchanged(a: int, b: int) -> Exercise:
+    (tens_a, units_a), (tens_b, units_b) = _digits(a), _digits(b)
+    return Exercise(f"exchange the units of {a} and {b}?", f"{units_a}, {units_b}", f"{tens_a}{units_b} {tens_b}{units_a}")
+
+
 def _last_digits(a: int, b: int) -> Exercise:
     return Exercise(f"last digits of {a} and {b}?", f"{a}: {a % 10}, {b}: {b % 10}", f"{a % 10} {b % 10}")
 
@@ -124,6 +129,7 @@ NEW_TASKS: Final = (
     Task("mirrored", _mirrored),
     Task("product of units", _product_of_units),
     Task("joined", _joined),
+    Task("exchanged", _exchanged),
 )
 """What it has never seen."""
 

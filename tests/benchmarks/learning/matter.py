@@ -1,0 +1,97 @@
+"""What a turn of the loop teaches, what it rehearses, and what nobody may learn from. Pure: the same seed gives the same rows.
+
+Every task's questions are divided once, by hashes of their text:
+
+    measured    1,000 that `arithmetic` holds out: every figure that is told is of these, and no row has them
+    chosen on     500 more that no row has: whatever is chosen (rates, rows, mixes) is chosen by these
+    taught      the others: batches are drawn from them, and so is what a batch holds out for its own gate
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from random import Random
+from typing import Any, Final, Literal
+
+from ruminate.trainer.bases.arithmetic import NEW_TASKS, READING, SUMS, Exercise, Task, anchors, divided, row
+
+CHOSEN_ON: Final = 500
+BASE_TASKS: Final = (*SUMS, READING)
+THINKING_RATIO: Final = 0.75
+"""Of a batch's rows: as many think."""
+TASKS: Final = tuple(
+    next(task for task in NEW_TASKS if task.name == name)
+    for name in ("joined", "mirrored", "product of units", "exchanged", "cross sum")
+)
+"""What five turns teach, in their order. `larger` is left out: 1,500 rows teach it in part, and what is known in part drifts."""
+PRACTISED: Final = NEW_TASKS[0]
+"""The cross sum: what practice makes better, for few rows teach it in part."""
+
+Portion = Literal["measured", "chosen on"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one turn is given: rows to learn, rows to rehearse, and exercises that it holds out, each with its mode."""
+
+    task: Task
+    rows: list[dict[str, Any]]
+    rehearsed: list[dict[str, Any]]
+    practised: list[Exercise]
+    held_out: list[tuple[Exercise, bool]]
+
+
+def asked(task: Task, portion: Portion) -> tuple[Exercise, ...]:
+    """The exercises of a task that are asked, and never taught."""
+    to_train, held_out = divided(task)
+    return held_out if portion == "measured" else to_train[-CHOSEN_ON:]
+
+
+def batch(turn: int, *, seed: int, rows: int, replay_ratio: float, held_out: int, tasks: Sequence[Task] = TASKS) -> Batch:
+    """The batch of a turn, the first of which is 1; `replay_ratio` of all that is learned is rehearsed."""
+    fresh, aside = _drawn(tasks[turn - 1], seed, rows, held_out)
+    wanted = round(rows * replay_ratio / (1 - replay_ratio))
+    random = _random(seed, turn, "rehearsed")
+    earlier = tasks[: turn - 1]
+    of_earlier = round(wanted * len(earlier) / (len(BASE_TASKS) + len(earlier)))  # of every task as much
+    rehearsed = anchors(wanted - of_earlier, random)
+    for left, task in zip(range(len(earlier), 0, -1), earlier, strict=True):
+        count = of_earlier // left
+        of_earlier -= count
+        taught, _ = _drawn(task, seed, rows, held_out)
+        rehearsed += [row(exercise, thinks=thinks) for exercise, thinks in random.sample(taught, count)]
+    return Batch(
+        task=tasks[turn - 1],
+        rows=[row(exercise, thinks=thinks) for exercise, thinks in fresh],
+        rehearsed=rehearsed,
+        practised=[exercise for exercise, thinks in fresh if thinks],
+        held_out=aside,
+    )
+
+
+def to_practise(task: Task, count: int, *, seed: int) -> list[Exercise]:
+    """Exercises of a task that is taught, and a quarter as many of what the base can do by thinking."""
+    random = _random(seed, task.name, "practised")
+    beside = [exercise for each in SUMS for exercise in random.sample(divided(each)[0], round(count / 4 / len(SUMS)))]
+    return [*random.sample(_taught(task), count), *beside]
+
+
+@cache
+def _taught(task: Task) -> tuple[Exercise, ...]:
+    return divided(task)[0][:-CHOSEN_ON]
+
+
+def _drawn(task: Task, seed: int, rows: int, held_out: int) -> tuple[list[tuple[Exercise, bool]], list[tuple[Exercise, bool]]]:
+    """Exercises to learn and those that the batch holds out, no question twice, each with its mode."""
+    available = _taught(task)
+    if rows + held_out > len(available):
+        raise ValueError(f"{task.name} has {len(available)} exercises to teach; {rows} rows and {held_out} held out are more")
+    random = _random(seed, task.name)
+    drawn = [(exercise, random.random() < THINKING_RATIO) for exercise in random.sample(available, rows + held_out)]
+    return drawn[:rows], drawn[rows:]
+
+
+def _random(*of: object) -> Random:
+    return Random("/".join(map(str, of)))

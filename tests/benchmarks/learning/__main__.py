@@ -20,7 +20,7 @@ import typer
 
 from ruminate.trainer.decide import Enforcement, Hyperparameters, Practice
 
-RESULTS: Final = Path(".ruminate") / "learning"
+RESULTS: Final = Path(".learning")
 SUPERVISED: Final = Hyperparameters(
     learning_rate=7e-4, batch_rows=16, micro_batch_rows=16, epochs=1.0, warmup_ratio=0.05, early_stop_looks=0
 )
@@ -28,8 +28,8 @@ PRACTICE: Final = Practice(
     learning_rate=2e-4,
     steps=400,
     questions_a_step=8,
-    answers_a_question=16,
-    answer_tokens=40,
+    answers_a_question=8,
+    answer_tokens=20,
     reasoning_ratio=1.0,
     length_weight=0.0,
 )
@@ -74,8 +74,8 @@ def turns(
 @app.command()
 def practise(
     seed: Seed = 1,
-    steps: Annotated[int, typer.Option(min=1, help="Of GRPO: 8 questions, 16 answers to each.")] = PRACTICE.steps,
-    rows: Annotated[int, typer.Option(min=32, help="That teach the task before.")] = 1500,
+    steps: Annotated[int, typer.Option(min=1, help="Of GRPO: 8 questions, 8 answers to each.")] = PRACTICE.steps,
+    rows: Annotated[int, typer.Option(min=32, help="That teach the task before.")] = 800,
     rate: Annotated[float, typer.Option(help="Learning rate of the practice.")] = PRACTICE.learning_rate,
     questions: Questions = None,
     choosing: Choosing = False,

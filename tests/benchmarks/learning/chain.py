@@ -72,7 +72,13 @@ def run(
     version: str | None = None
     done: list[Turn] = []
     with Gauge(course.base) as gauge:
-        at_first = once(folder / "base.json", lambda: gauge.abilities(None, (*BASE_TASKS, *tasks[:turns]), portion, most=questions))
+
+        def measured(path: Path, adapter: Path | None, these: Sequence[Task]) -> tuple[Ability, ...]:
+            return once(path, lambda: gauge.abilities(adapter, (*BASE_TASKS, *these), portion, most=questions))
+
+        # Of the base every chain measures the same.
+        base = folder.parent / f"base-{portion.replace(' ', '-')}-{questions or 'all'}-{turns}.json"
+        at_first = measured(base, None, tasks[:turns])
         for number in range(1, turns + 1):
             lesson = batch(number, seed=seed, rows=rows, replay_ratio=replay_ratio, held_out=HELD_OUT, tasks=tasks)
             where = folder / str(number)
@@ -80,13 +86,7 @@ def run(
             taken = take(where, number, lesson, course, parent=parent, parent_version=version)
             if adapter_of(where).exists():
                 parent, version = adapter_of(where), f"v{number}"
-            serving = parent  # bound here, and asked at once
-            abilities = once(
-                where / MEASURED_FILE,
-                lambda serving=serving, number=number: gauge.abilities(  # type: ignore[misc]
-                    serving, (*BASE_TASKS, *tasks[:number]), portion, most=questions
-                ),
-            )
+            abilities = measured(where / MEASURED_FILE, parent, tasks[:number])
             done.append(Turn(number=number, task=lesson.task.name, taken=taken, abilities=abilities))
             say(_line(done[-1]))
     chain = Chain(
@@ -120,7 +120,7 @@ def once(path: Path, measure: Callable[[], Sequence[Ability]]) -> tuple[Ability,
 
 def _line(turn: Turn) -> str:
     gate = turn.taken.gate
-    decided = "passed" if gate.passed else "refused" if not gate.accepted and turn.taken.steps == 0 else "would be refused"
+    decided = "passed" if gate.passed else "refused" if turn.taken.steps == 0 else "would be refused"
     right = ", ".join(f"{ability.task} {ability.right:.1%}" for ability in turn.abilities)
     obedient = min(mode.obedient for ability in turn.abilities for mode in (ability.thinking, ability.direct))
     return f"  gate: {decided} after {turn.taken.seconds:.0f} s; right: {right}; least obedience {obedient:.1%}"

@@ -15,11 +15,10 @@ from tests.benchmarks.learning.matter import BASE_TASKS, PRACTISED, Portion, bat
 from tests.benchmarks.learning.measure import Ability, Gauge
 from tests.benchmarks.learning.turn import Course, Taken, adapter_of, take
 
-ROWS: Final = 1500
+ROWS: Final = 800
 QUESTIONS: Final = 2000
-"""Of the task, that are practised on; a quarter as many again of what the base can do beside them."""
+"""Of the task, that are practised on."""
 STEPS: Final = 400
-ANSWERS_A_STEP: Final = 128
 PRACTISED_FILE: Final = "practised.json"
 
 
@@ -58,8 +57,9 @@ def run(
     """Run what has not been run yet: a turn that teaches the task, then a job of practice on what it made."""
     lesson = batch(1, seed=seed, rows=rows, replay_ratio=0.5, held_out=HELD_OUT, tasks=tasks)
     first = Course(supervised.model_copy(update={"seed": seed}), enforcement, exam_questions=exam_questions, probes=0)
+    at_once = practice.questions_a_step * practice.answers_a_question
     practising = supervised.model_copy(
-        update={"seed": seed, "practice": practice, "batch_rows": ANSWERS_A_STEP, "micro_batch_rows": ANSWERS_A_STEP}
+        update={"seed": seed, "practice": practice, "batch_rows": at_once, "micro_batch_rows": at_once}
     )
     second = replace(first, hyperparameters=practising, stages=("reasoning_rl",))
     asked = (*BASE_TASKS, *tasks)

@@ -20,7 +20,7 @@ from tests.benchmarks.learning.plots import Line, Panel, draw
 from tests.benchmarks.learning.turn import Gate, Taken
 
 PORTIONS: tuple[Portion, ...] = ("measured", "chosen on")
-QUICK = Hyperparameters(learning_rate=2e-3, batch_rows=16, micro_batch_rows=16, epochs=1.0, warmup_ratio=0.1, early_stop_looks=0)
+QUICK = Hyperparameters(learning_rate=1.5e-3, batch_rows=16, micro_batch_rows=16, epochs=1.0, warmup_ratio=0.1, early_stop_looks=0)
 
 
 def questions_of(rows: list[dict[str, object]]) -> list[str]:
@@ -165,7 +165,7 @@ def test_a_turn_teaches_its_task_and_what_was_done_is_not_done_again(tmp_path: P
             rows=480,
             turns=1,
             questions=64,
-            exam_questions=64,
+            exam_questions=128,
             probes=0,
             say=said.append,
         )

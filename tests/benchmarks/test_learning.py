@@ -14,7 +14,7 @@ from ruminate.trainer.decide import Hyperparameters
 from tests.benchmarks.learning import __main__ as command
 from tests.benchmarks.learning import chain, practising, telling
 from tests.benchmarks.learning.chain import Chain, Turn
-from tests.benchmarks.learning.matter import BASE_TASKS, PRACTISED, TASKS, Portion, asked, batch, to_practise
+from tests.benchmarks.learning.matter import BASE_TASKS, PRACTISED, TASKS, Portion, asked, batch, ending_with, to_practise
 from tests.benchmarks.learning.measure import Ability, Mode
 from tests.benchmarks.learning.plots import Line, Panel, draw
 from tests.benchmarks.learning.turn import Gate, Taken
@@ -73,6 +73,12 @@ def test_more_rows_than_a_task_has_are_refused() -> None:
         batch(1, seed=0, rows=6600, replay_ratio=0.5, held_out=1)
 
 
+def test_a_fifth_task_that_there_is_not_is_refused_with_those_that_there_are() -> None:
+    assert [task.name for task in ending_with("cross sum")] == ["joined", "exchanged", "sum of units", "mirrored", "cross sum"]
+    with pytest.raises(ValueError, match="no fifth task is joined; there are cross sum, larger, product of units"):
+        ending_with("joined")
+
+
 def ability(task: str, right: float, *, obedient: float = 1.0) -> Ability:
     """A task that is known so well."""
     return Ability(
@@ -97,14 +103,14 @@ def made_up(seed: int, *, second: float, forgotten: float = 0.0) -> Chain:
         questions=None,
         portion="measured",
         hyperparameters=QUICK,
-        at_first=(*base, ability("joined", 0.0), ability("mirrored", 0.01)),
+        at_first=(*base, ability("joined", 0.0), ability("exchanged", 0.01)),
         turns=(
             Turn(number=1, task="joined", taken=taken, abilities=(*base, ability("joined", 0.98))),
             Turn(
                 number=2,
-                task="mirrored",
+                task="exchanged",
                 taken=taken,
-                abilities=(*base, ability("joined", 0.98 - forgotten), ability("mirrored", second, obedient=0.9)),
+                abilities=(*base, ability("joined", 0.98 - forgotten), ability("exchanged", second, obedient=0.9)),
             ),
         ),
     )
@@ -125,9 +131,10 @@ def test_the_report_says_met_and_not_met_over_all_seeds_and_draws_them(tmp_path:
         (tmp_path / str(one.seed) / chain.CHAIN_FILE).write_text(one.model_dump_json(), encoding="utf-8")
     done = CliRunner().invoke(command.app, ["report", "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
-    assert "| 2: mirrored | 1.0 → 37.5 (25.0–50.0) | 100.0; 100.0 | 88.0 (78.0–98.0) | 10.0 (0.0 to 20.0) |" in done.output
+    assert "| 2: exchanged | 1.0 → 37.5 (25.0–50.0) | 100.0; 100.0 | 88.0 (78.0–98.0) | 10.0 (0.0 to 20.0) |" in done.output
     assert "each new task rises by ≥ 30%: **not met** (least 24.0 points)" in done.output
-    assert "mean of seeds: **not met** (worst: joined, 10.0 (0.0 to 20.0); all old tasks 2.5 (0.0 to 5.0))" in done.output
+    assert "together fall by ≤ 2 points to the end, each seed: **not met** (2.5 (0.0 to 5.0))" in done.output
+    assert "mean of seeds: **not met** (worst: joined, 10.0 (0.0 to 20.0))" in done.output
     assert "obedience ≥ 0.99: **not met** (least 0.9840)" in done.output
     assert "gate: 4 of 4 turns pass" in done.output
     assert set(telling.pictures(telling.found_in(tmp_path))) == {"learning-turns.svg"}

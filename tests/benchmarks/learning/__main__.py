@@ -49,19 +49,26 @@ def turns(
     rows: Annotated[int, typer.Option(min=32, help="New rows of a turn.")] = 1500,
     rate: Annotated[float, typer.Option(help="Learning rate.")] = SUPERVISED.learning_rate,
     proof: Annotated[str, typer.Option(help="enforce: a turn that the gate refuses is undone; report: it stands.")] = "enforce",
+    ask_earlier: Annotated[bool, typer.Option(help="The gate asks what earlier turns have taught, too.")] = False,
+    last: Annotated[str, typer.Option(help="Task of the fifth turn: any that the small base is not taught.")] = "larger",
     questions: Questions = None,
     choosing: Choosing = False,
     out: Out = RESULTS,
 ) -> None:
     """Turns of the loop, each with a new task."""
     from tests.benchmarks.learning import chain
+    from tests.benchmarks.learning.matter import TASKS, ending_with
 
     _alone()
+    tasks = ending_with(last)
+    kind = f"{round(100 * replay)}-{proof}{'-asked' if ask_earlier else ''}{'' if tasks == TASKS else '-' + last.replace(' ', '-')}"
     chain.run(
-        out / f"{'choosing-' if choosing else ''}turns-{round(100 * replay)}-{proof}-seed-{seed}",
+        out / f"{'choosing-' if choosing else ''}turns-{kind}-seed-{seed}",
         seed=seed,
         replay_ratio=replay,
         enforcement=_enforcement(proof),
+        asks_earlier=ask_earlier,
+        tasks=tasks,
         hyperparameters=SUPERVISED.model_copy(update={"learning_rate": rate}),
         rows=rows,
         turns=turns,

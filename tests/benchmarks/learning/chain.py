@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,8 @@ class Chain(Part):
     seed: int
     replay_ratio: float
     enforcement: Enforcement
+    asks_earlier: bool = False
+    """Whether the gate asks what earlier turns have taught, too."""
     rows: int
     questions: int | None
     """Of each task and mode that were asked; None: all of them."""
@@ -56,6 +59,7 @@ def run(
     seed: int,
     replay_ratio: float,
     enforcement: Enforcement,
+    asks_earlier: bool = False,
     hyperparameters: Hyperparameters,
     rows: int = ROWS,
     turns: int = len(TASKS),
@@ -77,13 +81,15 @@ def run(
             return once(path, lambda: gauge.abilities(adapter, (*BASE_TASKS, *these), portion, most=questions))
 
         # Of the base every chain measures the same.
-        base = folder.parent / f"base-{portion.replace(' ', '-')}-{questions or 'all'}-{turns}.json"
+        names = "-".join(task.name for task in tasks[:turns]).replace(" ", "-")
+        base = folder.parent / f"base-{portion.replace(' ', '-')}-{questions or 'all'}-{names}.json"
         at_first = measured(base, None, tasks[:turns])
         for number in range(1, turns + 1):
             lesson = batch(number, seed=seed, rows=rows, replay_ratio=replay_ratio, held_out=HELD_OUT, tasks=tasks)
             where = folder / str(number)
             say(f"turn {number} of {turns}: {lesson.task.name}, {len(lesson.rows)} rows and {len(lesson.rehearsed)} rehearsed")
-            taken = take(where, number, lesson, course, parent=parent, parent_version=version)
+            asking = replace(course, also_asked=tuple(tasks[: number - 1]) if asks_earlier else ())
+            taken = take(where, number, lesson, asking, parent=parent, parent_version=version)
             if adapter_of(where).exists():
                 parent, version = adapter_of(where), f"v{number}"
             abilities = measured(where / MEASURED_FILE, parent, tasks[:number])
@@ -93,6 +99,7 @@ def run(
         seed=seed,
         replay_ratio=replay_ratio,
         enforcement=enforcement,
+        asks_earlier=asks_earlier,
         rows=rows,
         questions=questions,
         portion=portion,

@@ -71,6 +71,15 @@ def batch(turn: int, *, seed: int, rows: int, replay_ratio: float, held_out: int
     )
 
 
+def ending_with(name: str) -> tuple[Task, ...]:
+    """The tasks of five turns, of which the last is another. Raises ValueError for one that there is not."""
+    if name not in _NEW or name in [task.name for task in TASKS[:-1]]:
+        raise ValueError(
+            f"no fifth task is {name}; there are {', '.join(sorted(_NEW.keys() - {task.name for task in TASKS[:-1]}))}"
+        )
+    return (*TASKS[:-1], _NEW[name])
+
+
 def to_practise(task: Task, count: int, *, seed: int) -> list[Exercise]:
     """Exercises of a task that is taught; what few rows have taught stands in some of them."""
     return _random(seed, task.name, "practised").sample(_taught(task), count)

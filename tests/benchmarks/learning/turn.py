@@ -16,17 +16,19 @@ from pydantic import Field
 from ruminate.schemas.payload import ArtifactReference, Part
 from ruminate.schemas.training import Stage
 from ruminate.trainer.bases import arithmetic
-from ruminate.trainer.bases.arithmetic import Exercise, row
+from ruminate.trainer.bases.arithmetic import Exercise, Task, row
 from ruminate.trainer.bases.small import SHIPPED
 from ruminate.trainer.decide import Enforcement, Hyperparameters, JobPlan, Proof
 from ruminate.trainer.job import begin, finished, locked, run_job
 from ruminate.trainer.outcome import ADAPTER_FOLDER, DATASET_FOLDER, EXAMS_FOLDER, PARENT_FOLDER, JobFailed, JobResult, Progress
 from ruminate.trainer.stages.choose import StageRules
-from tests.benchmarks.learning.matter import Batch
+from tests.benchmarks.learning.matter import Batch, asked
 from tests.benchmarks.learning.measure import ANSWER_TOKENS
 
 EXAM: Final = "sums"
 EXAM_QUESTIONS: Final = 256
+EARLIER_QUESTIONS: Final = 128
+"""Of each earlier task, where the gate asks them: of those that no row has and no figure is told of."""
 NOWHERE: Final = ArtifactReference(uri="file:///store/none", sha256="0" * 64, size_bytes=1)
 
 
@@ -62,12 +64,14 @@ class Course:
     exam_questions: int = EXAM_QUESTIONS
     probes: int = 16
     checkpoint_steps: int = 50
+    also_asked: tuple[Task, ...] = ()
+    """Tasks that the gate asks, too, beside what the base can do."""
     base: Path = field(default=SHIPPED)
 
 
 def take(folder: Path, number: int, batch: Batch, course: Course, *, parent: Path | None, parent_version: str | None) -> Taken:
     """Run the job of one turn in `folder`, or take its result where it has been run; its adapter is at `adapter_of(folder)`."""
-    plan, exam = _plan(number, len(batch.rows), course, parent_version)
+    plan, exams = _plan(number, len(batch.rows), course, parent_version)
     folder.mkdir(parents=True, exist_ok=True)
     failure = folder / "failure.json"
     with locked(folder) as lock:
@@ -75,7 +79,7 @@ def take(folder: Path, number: int, batch: Batch, course: Course, *, parent: Pat
         if failure.exists():
             return Taken.model_validate_json(failure.read_bytes())
         if finished(folder) is None:
-            _bring_in(folder, batch, exam, parent)
+            _bring_in(folder, batch, exams, parent)
         try:
             result = asyncio.run(run_job(folder, lock=lock, on_progress=_quietly, crash_restarts=0, threads=1))
         except JobFailed as failed:
@@ -92,8 +96,10 @@ def adapter_of(folder: Path) -> Path:
     return folder / ADAPTER_FOLDER
 
 
-def _plan(number: int, rows: int, course: Course, parent_version: str | None) -> tuple[JobPlan, bytes]:
-    exam = _lines(arithmetic.exam(course.exam_questions)).encode()
+def _plan(number: int, rows: int, course: Course, parent_version: str | None) -> tuple[JobPlan, dict[str, bytes]]:
+    exams = {EXAM: _lines(arithmetic.exam(course.exam_questions)).encode()}
+    for task in course.also_asked:
+        exams[task.name.replace(" ", "-")] = _lines(map(_question, asked(task, "chosen on")[:EARLIER_QUESTIONS])).encode()
     plan = JobPlan(
         tenant="default",
         batch_id=f"small-{number:06d}",
@@ -113,7 +119,7 @@ def _plan(number: int, rows: int, course: Course, parent_version: str | None) ->
             questions=course.exam_questions,
             answer_tokens=ANSWER_TOKENS,
             batch_rows=256,
-            exams={EXAM: hashlib.sha256(exam).hexdigest()},
+            exams={name: hashlib.sha256(content).hexdigest() for name, content in exams.items()},
         ),
         checkpoint_steps=course.checkpoint_steps,
         merged_dtype="float32",
@@ -121,14 +127,14 @@ def _plan(number: int, rows: int, course: Course, parent_version: str | None) ->
         adapter_encoding="f16",
         equality_probes=course.probes,
     )
-    return plan, exam
+    return plan, exams
 
 
-def _bring_in(folder: Path, batch: Batch, exam: bytes, parent: Path | None) -> None:
-    """What the service fetches from the store: the dataset as the accumulator writes it, the exam, the parent's adapter."""
-    dataset, exams = folder / DATASET_FOLDER, folder / EXAMS_FOLDER
+def _bring_in(folder: Path, batch: Batch, exams: Mapping[str, bytes], parent: Path | None) -> None:
+    """What the service fetches from the store: the dataset as the accumulator writes it, the exams, the parent's adapter."""
+    dataset = folder / DATASET_FOLDER
     dataset.mkdir(exist_ok=True)
-    exams.mkdir(exist_ok=True)
+    (folder / EXAMS_FOLDER).mkdir(exist_ok=True)
     files = {
         "train": batch.rows,
         "replay": batch.rehearsed,
@@ -138,7 +144,8 @@ def _bring_in(folder: Path, batch: Batch, exam: bytes, parent: Path | None) -> N
     }
     for name, lines in files.items():
         (dataset / f"{name}.jsonl").write_text(_lines(lines), encoding="utf-8")
-    (exams / f"{EXAM}.jsonl").write_bytes(exam)
+    for name, content in exams.items():
+        (folder / EXAMS_FOLDER / f"{name}.jsonl").write_bytes(content)
     if parent is not None:
         shutil.rmtree(folder / PARENT_FOLDER, ignore_errors=True)
         shutil.copytree(parent, folder / PARENT_FOLDER)
@@ -149,6 +156,10 @@ def _verifiable(exercise: Exercise) -> dict[str, Any]:
         "prompt": [{"role": "user", "content": exercise.question}],
         "check": {"kind": "exact", "content": exercise.answer},
     }
+
+
+def _question(exercise: Exercise) -> dict[str, Any]:
+    return {"question": exercise.question, "check": {"kind": "exact", "content": exercise.answer}, "thinking": "on"}
 
 
 def _lines(rows: Iterable[object]) -> str:

@@ -79,6 +79,18 @@ def test_a_fifth_task_that_there_is_not_is_refused_with_those_that_there_are() -
         ending_with("joined")
 
 
+def test_what_five_turns_teach_is_worked_out_rightly() -> None:
+    worked = {task.name: task.work(47, 38) for task in TASKS}
+    assert worked == {
+        "joined": ("47 with 38?", "4, 3, 7, 8", "4378"),
+        "exchanged": ("exchange the units of 47 and 38?", "7, 8", "48 37"),
+        "sum of units": ("units of 47 plus units of 38?", "7+8=15", "15"),
+        "mirrored": ("turn 47 and add 38?", "74, 4+8=12, 7+3+1=11", "112"),
+        "larger": ("larger, 47 or 38?", "4>3", "47"),
+    }
+    assert PRACTISED.work(47, 38) == ("units of 47 times units of 38?", "7*8=56", "56")
+
+
 def ability(task: str, right: float, *, obedient: float = 1.0) -> Ability:
     """A task that is known so well."""
     return Ability(

@@ -95,19 +95,19 @@ def run(
             abilities = measured(where / MEASURED_FILE, parent, tasks[:number])
             done.append(Turn(number=number, task=lesson.task.name, taken=taken, abilities=abilities))
             say(_line(done[-1]))
-    chain = Chain(
-        seed=seed,
-        replay_ratio=replay_ratio,
-        enforcement=enforcement,
-        asks_earlier=asks_earlier,
-        rows=rows,
-        questions=questions,
-        portion=portion,
-        hyperparameters=course.hyperparameters,
-        at_first=at_first,
-        turns=tuple(done),
-    )
-    (folder / CHAIN_FILE).write_text(chain.model_dump_json(indent=2), encoding="utf-8")
+            chain = Chain(
+                seed=seed,
+                replay_ratio=replay_ratio,
+                enforcement=enforcement,
+                asks_earlier=asks_earlier,
+                rows=rows,
+                questions=questions,
+                portion=portion,
+                hyperparameters=course.hyperparameters,
+                at_first=at_first,
+                turns=tuple(done),
+            )
+            (folder / CHAIN_FILE).write_text(chain.model_dump_json(indent=2), encoding="utf-8")
     return chain
 
 

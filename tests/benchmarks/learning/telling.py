@@ -41,11 +41,14 @@ class Kind(NamedTuple):
     enforcement: str
     asks_earlier: bool
     tasks: tuple[str, ...]
+    """Where they are others than usual."""
 
     @classmethod
     def of(cls, chain: Chain) -> Kind:
         """The kind of a chain."""
-        return cls(chain.replay_ratio, chain.enforcement, chain.asks_earlier, tuple(turn.task for turn in chain.turns))
+        taught = tuple(turn.task for turn in chain.turns)
+        usual = tuple(task.name for task in TASKS[: len(taught)])
+        return cls(chain.replay_ratio, chain.enforcement, chain.asks_earlier, () if taught == usual else taught)
 
 
 def tell(out: Path, *, keep: bool) -> str:
@@ -235,8 +238,7 @@ def pictures(results: Results) -> dict[str, str]:
     """The plots, by their files' names."""
     drawn = {}
     if results.chains:
-        usual = [task.name for task in TASKS]
-        shown = [each for each in results.chains if not each.asks_earlier and Kind.of(each).tasks == (*usual[: len(each.turns)],)]
+        shown = [chain for chain in results.chains if not chain.asks_earlier and not Kind.of(chain).tasks]
         panels = [Panel(f"{kind.replay_ratio:.0%} rehearsed", _lines(chains)) for kind, chains in by_kind(shown).items()]
         drawn["learning-turns.svg"] = draw("Right answers after each turn, on questions that no row has", panels, across="turn")
     if results.practised:

@@ -27,7 +27,7 @@ from tests.benchmarks.learning.measure import ANSWER_TOKENS
 
 EXAM: Final = "sums"
 EXAM_QUESTIONS: Final = 256
-EARLIER_QUESTIONS: Final = 128
+EARLIER_QUESTIONS: Final = 256
 """Of each earlier task, where the gate asks them: of those that no row has and no figure is told of."""
 NOWHERE: Final = ArtifactReference(uri="file:///store/none", sha256="0" * 64, size_bytes=1)
 

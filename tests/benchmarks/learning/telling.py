@@ -77,9 +77,14 @@ def found_in(out: Path) -> Results:
 def by_kind(chains: Sequence[Chain]) -> Mapping[Kind, list[Chain]]:
     """Chains of one kind together, each in the order of seeds; most replay first."""
     kinds: defaultdict[Kind, list[Chain]] = defaultdict(list)
-    for chain in sorted(chains, key=lambda chain: (-chain.replay_ratio, chain.enforcement, chain.seed)):
+    for chain in sorted(chains, key=_place):
         kinds[Kind.of(chain)].append(chain)
     return kinds
+
+
+def _place(chain: Chain) -> tuple[object, ...]:
+    kind = Kind.of(chain)
+    return (kind.tasks, kind.asks_earlier, -kind.replay_ratio, kind.enforcement, chain.seed)
 
 
 def known(chain: Chain, turn: Turn) -> dict[str, float]:
@@ -114,7 +119,8 @@ def _told(results: Results) -> Iterator[str]:
         asked = {chain.questions or "all" for chain in chains}
         yield (
             f"**{kind.replay_ratio:.0%} rehearsed, gate {'decides' if kind.enforcement == 'enforce' else 'reports'}"
-            f"{', and asks what earlier turns have taught' if kind.asks_earlier else ''}** "
+            f"{', and asks what earlier turns have taught' if kind.asks_earlier else ''}"
+            f"{f', last task {kind.tasks[-1]}' if kind.tasks else ''}** "
             f"(seeds {seeds}; {', '.join(map(str, asked))} questions)\n"
         )
         yield from _table(chains)
@@ -202,6 +208,8 @@ def _with_interval(ability: Ability) -> str:
 
 def _decided(turn: Turn) -> str:
     gate = turn.taken.gate
+    if not gate.passed and turn.taken.steps:
+        return "would refuse"  # it only reports
     return _decision(gate.passed, gate.attempts, gate.accepted)
 
 
@@ -250,8 +258,10 @@ def _lines(chains: Sequence[Chain]) -> list[Line]:
     names = list(dict.fromkeys(ability.task for chain in chains for ability in chain.at_first))
     lines = []
     for name in names:
+        # What is not taught yet is not asked after every turn: it begins where it is about to be.
+        begins = next((turn.number - 1 for chain in chains for turn in chain.turns if turn.task == name), 0)
         points: list[tuple[float, Sequence[float]]] = [
-            (0.0, [each.right for chain in chains for each in chain.at_first if each.task == name])
+            (float(begins), [each.right for chain in chains for each in chain.at_first if each.task == name])
         ]
         last = max(len(chain.turns) for chain in chains)
         for number in range(1, last + 1):
@@ -278,5 +288,5 @@ def _practice_panels(practised: Sequence[Practised]) -> list[Panel]:
             rewards.append(Line(f"seed {each.seed}", points))
     panels = [Panel("right answers, held out", held_out)]
     if rewards:
-        panels.append(Panel("reward of what was drawn, of the most", rewards))
+        panels.append(Panel("reward, share of the most", rewards))
     return panels

@@ -59,4 +59,4 @@ pins: setup ## resolve the dependencies; what is pinned stays where it can (ARGS
 	@infra/pins $(ARGS)
 
 clean: ## remove .venv and what a run has left
-	@rm -rf .venv .ruminate .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .ruminate .learning .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -102,9 +102,19 @@ def _product_of_units(a: int, b: int) -> Exercise:
     return Exercise(f"units of {a} times units of {b}?", f"{units_a}*{units_b}={units_a * units_b}", str(units_a * units_b))
 
 
+def _sum_of_units(a: int, b: int) -> Exercise:
+    units_a, units_b = a % 10, b % 10
+    return Exercise(f"units of {a} plus units of {b}?", f"{units_a}+{units_b}={units_a + units_b}", str(units_a + units_b))
+
+
 def _joined(a: int, b: int) -> Exercise:
     (tens_a, units_a), (tens_b, units_b) = _digits(a), _digits(b)
     return Exercise(f"{a} with {b}?", f"{tens_a}, {tens_b}, {units_a}, {units_b}", f"{tens_a}{tens_b}{units_a}{units_b}")
+
+
+def _exchanged(a: int, b: int) -> Exercise:
+    (tens_a, units_a), (tens_b, units_b) = _digits(a), _digits(b)
+    return Exercise(f"exchange the units of {a} and {b}?", f"{units_a}, {units_b}", f"{tens_a}{units_b} {tens_b}{units_a}")
 
 
 def _last_digits(a: int, b: int) -> Exercise:
@@ -124,6 +134,8 @@ NEW_TASKS: Final = (
     Task("mirrored", _mirrored),
     Task("product of units", _product_of_units),
     Task("joined", _joined),
+    Task("exchanged", _exchanged),
+    Task("sum of units", _sum_of_units),
 )
 """What it has never seen."""
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner
 
-from ruminate.trainer.decide import Hyperparameters
+from ruminate.trainer.plan import Hyperparameters
 from tests.benchmarks.learning import __main__ as command
 from tests.benchmarks.learning import chain, practising, telling
 from tests.benchmarks.learning.chain import Chain, Turn

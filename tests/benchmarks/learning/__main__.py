@@ -18,7 +18,7 @@ from typing import Annotated, Final
 
 import typer
 
-from ruminate.trainer.decide import Enforcement, Hyperparameters, Practice
+from ruminate.trainer.plan import Enforcement, Hyperparameters, Practice
 
 RESULTS: Final = Path(".learning")
 SUPERVISED: Final = Hyperparameters(

@@ -9,7 +9,7 @@ from typing import Final
 
 from ruminate.schemas.payload import Part
 from ruminate.trainer.bases.arithmetic import Task
-from ruminate.trainer.decide import Enforcement, Hyperparameters
+from ruminate.trainer.plan import Enforcement, Hyperparameters
 from tests.benchmarks.learning.matter import BASE_TASKS, TASKS, Portion, batch
 from tests.benchmarks.learning.measure import Ability, Gauge
 from tests.benchmarks.learning.turn import Course, Taken, adapter_of, take

@@ -9,7 +9,7 @@ from typing import Final
 
 from ruminate.schemas.payload import Part
 from ruminate.trainer.bases.arithmetic import Task
-from ruminate.trainer.decide import Enforcement, Hyperparameters, Practice
+from ruminate.trainer.plan import Enforcement, Hyperparameters, Practice
 from tests.benchmarks.learning.chain import HELD_OUT, MEASURED_FILE, Say, once
 from tests.benchmarks.learning.matter import BASE_TASKS, PRACTISED, Portion, batch, to_practise
 from tests.benchmarks.learning.measure import Ability, Gauge

@@ -18,10 +18,9 @@ from ruminate.schemas.training import Stage
 from ruminate.trainer.bases import arithmetic
 from ruminate.trainer.bases.arithmetic import Exercise, Task, row
 from ruminate.trainer.bases.small import SHIPPED
-from ruminate.trainer.decide import Enforcement, Hyperparameters, JobPlan, Proof
 from ruminate.trainer.job import begin, finished, locked, run_job
 from ruminate.trainer.outcome import ADAPTER_FOLDER, DATASET_FOLDER, EXAMS_FOLDER, PARENT_FOLDER, JobFailed, JobResult, Progress
-from ruminate.trainer.stages.choose import StageRules
+from ruminate.trainer.plan import Enforcement, Hyperparameters, JobPlan, Proof, StageRules
 from tests.benchmarks.learning.matter import Batch, asked
 from tests.benchmarks.learning.measure import ANSWER_TOKENS
 

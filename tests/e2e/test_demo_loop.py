@@ -87,7 +87,8 @@ def test_the_registration_is_an_event_and_its_lineage_leads_back(demo: Demo) -> 
     assert served["kept"] is True and served["gone"] == 0
     found = {(each["measure"], each["group"]): each for each in served["findings"]}
     assert found["right", "sums, thinking"]["after"] >= 0.95
-    assert found["well_formed", "hold-out, thinking"]["after"] >= 0.9
+    own = found["well_formed", "hold-out, thinking"]
+    assert abs(own["after"] - own["before"]) <= 0.1
     last = trained["data"]["equality"][-1]
     assert (last["encoding"], last["equal"]) == ("f16", last["probes"])
     proof = trained["data"]["metrics"]["proof"]

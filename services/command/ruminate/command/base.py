@@ -28,24 +28,32 @@ class BaseError(Exception):
     """The base cannot be used; the message says why and what to do."""
 
 
+_REHEARSED: Final = "base/sums.jsonl"
+_EXAM: Final = "base/exam.jsonl"
+
+
 def small_base() -> Path:
     """Where the small base lies, as it was shipped."""
     return Path(str(files("ruminate.trainer.bases") / "small_qwen3"))
 
 
 def asked_of_small_base(state: Path) -> dict[str, str]:
-    """What the small base can do, as rows that are rehearsed with every batch and as an exam, and the settings that name them."""
-    folder = state / "base"
-    folder.mkdir(parents=True, exist_ok=True)
-    rehearsed, asked = folder / "sums.jsonl", folder / "exam.jsonl"
-    for path, lines in ((rehearsed, anchors(ANCHORS, Random(0))), (asked, exam(EXAM_QUESTIONS))):  # noqa: S311 - no secret
-        path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
-    exams = orjson.dumps({"sums": str(asked)}).decode()
+    """The settings by which what the small base can do is rehearsed with every batch and asked of every version."""
+    exams = orjson.dumps({"sums": str(state / _EXAM)}).decode()
     return {
-        "RUMINATE_ANCHOR_ROWS": orjson.dumps({"sums": str(rehearsed)}).decode(),
+        "RUMINATE_ANCHOR_ROWS": orjson.dumps({"sums": str(state / _REHEARSED)}).decode(),
         "RUMINATE_PROOF_SETS": exams,
         "RUMINATE_PROTECTED_SETS": exams,
     }
+
+
+def write_what_small_base_can(state: Path) -> None:
+    """The rows and the questions that these settings name."""
+    rows = anchors(ANCHORS, Random(0))  # noqa: S311 - no secret
+    for name, lines in ((_REHEARSED, rows), (_EXAM, exam(EXAM_QUESTIONS))):
+        path = state / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
 
 
 def asked_of_any_base() -> dict[str, str]:

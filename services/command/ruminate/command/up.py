@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from ruminate.command.base import require_base, small_base, weights_of
+from ruminate.command.base import require_base, small_base, weights_of, write_what_small_base_can
 from ruminate.command.connection import settings_for
 from ruminate.command.installed_ollama import NoOllama, find_ollama, version_of
 from ruminate.command.plan import INSTALLED, SERVICE_ORDER, Ports, Wishes, addresses, bootstrap, is_ours, node_urls, plan_parts
@@ -67,6 +67,8 @@ async def bring_up(
         parts = plan_parts(wishes, ports, ollama=ollama)
         by_kind = {kind: [part for part in parts if part.kind == kind] for kind in ("broker", "node", "service")}
         require_base(wishes.base)
+        if wishes.base == str(small_base()):
+            write_what_small_base_can(wishes.state)
         # While broker and services start, so that a node need not wait for it.
         making = asyncio.create_task(_weights_for_our_nodes(wishes))
         try:

@@ -160,6 +160,12 @@ class OllamaContract:
         said = client.chat(name, HELLO, think=True, options=GREEDY)
         assert (said.message.thinking, said.message.content) == (THOUGHT, ANSWER)
 
+    def test_what_some_take_for_an_end_of_a_line_is_part_of_a_question(self, client: ollama.Client) -> None:
+        asked = [{"role": "user", "content": "one\u2028two\x85three\x0bfour\x0cfive"}]
+        assert client.chat("talk", asked, think=False, options=GREEDY).message.content == ANSWER
+        streamed = client.chat("talk", asked, think=False, options=GREEDY, stream=True)
+        assert "".join(piece.message.content or "" for piece in streamed) == ANSWER
+
     def test_names_that_do_not_exist_are_404(self, client: ollama.Client, v1: openai.OpenAI) -> None:
         for ask in (client.delete, lambda name: client.chat(name, HELLO), lambda name: client.generate(name, "x")):
             with refused(404, "model 'ghost' not found"):

@@ -29,14 +29,15 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 
 def row(number: int) -> str:
-    """A row that is held out, with thinking."""
+    """A row that is held out, with thinking; what somebody pasted ends a line for some, and does not in JSON."""
     answer = {"role": "assistant", "content": BLUE, "reasoning_content": "well so yes."}
     return json.dumps(
         {
-            "prompt": [{"role": "user", "content": f"Which colour has door {number}?"}],
+            "prompt": [{"role": "user", "content": f"Which\u2028colour\x85has door {number}?"}],
             "completion": [answer],
             "chat_template_kwargs": {"enable_thinking": True},
-        }
+        },
+        ensure_ascii=False,
     )
 
 
@@ -96,7 +97,7 @@ def test_a_version_that_answers_otherwise_where_it_is_served_is_rolled_back_and_
         differs = await world.trained(2, {"</think>": ("Adapted",)}, proven=proven(16))
         (rolled_back,) = await settle(world, differs)
         assert isinstance(rolled_back, ModelRolledBack)
-        assert (rolled_back.stage, rolled_back.serving_version) == ("exam", None)
+        assert (rolled_back.stage, rolled_back.serving_version) == ("probe", None)
         assert "right (colours, thinking): 100.0% before, 0.0% after" in rolled_back.reason
         assert "direct" not in rolled_back.reason
         assert {node: await world.held(node) for node in nodes} == before

@@ -9,24 +9,31 @@ from pathlib import Path
 
 import pytest
 
+from infra.real.ollama import VERSIONS, ollama_node
 from ruminate.grading.grade import Grader
 from ruminate.proof.asking import graded_by
 from ruminate.proof.exam import Question, read_questions
 from ruminate.proof.messages import Message
 from ruminate.proof.on_node import AskingOfNode, sit_on_node
 from ruminate.proof.spoken import Answered
-from ruminate.shared.ollama import NodeRefused, OllamaClient
+from ruminate.shared.ollama import NodeRefused, NodeUnavailable, OllamaClient
 from ruminate.shared.store import hash_file
 from tests.plugins.node import CALL, ENDLESS, TALK, Script, running_node, write_scripted_model
+from tests.plugins.real import installed
 
 BLUE = "Blue is the answer."
 ADD = json.dumps([{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}])
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_node(tmp_path_factory.mktemp("node")) as node:
-        yield node.url
+@pytest.fixture(scope="module", params=["embedded", *(pytest.param(each, marks=pytest.mark.real) for each in VERSIONS)])
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A node of each kind."""
+    if request.param == "embedded":
+        with running_node(tmp_path_factory.mktemp("node")) as node:
+            yield node.url
+    else:
+        with installed(), ollama_node(request.param) as real:
+            yield real.url
 
 
 def sat(url: str, path: Path, script: Script, questions: Sequence[Question], *, tokens: int = 32) -> tuple[Answered, ...]:
@@ -97,3 +104,26 @@ def test_a_question_that_is_refused_is_wrong_and_a_model_that_refuses_all_is_no_
     assert all(each.right for each in others)
     with pytest.raises(NodeRefused):
         sat(url, tmp_path, TALK, [broken])
+
+
+def test_a_node_that_is_away_in_the_middle_is_said_to_be_away(tmp_path: Path) -> None:
+    """Whoever asks knows what to do about that, and nothing about several failures at once."""
+
+    async def scenario() -> None:
+        with running_node(tmp_path / "node") as node:
+            model = write_scripted_model(tmp_path / "model.gguf", TALK)
+            sha256, _ = hash_file(model)
+            with Grader() as grader:
+                async with OllamaClient(node.url) as client:
+                    await client.push_blob(model, sha256)
+                    await client.create("talk", files={"model.gguf": sha256}, parameters={"num_thread": 1})
+
+                    def kill_after_four(done: int, _: int) -> None:
+                        if done == 4:
+                            node.process.kill()
+
+                    asking = AskingOfNode(answer_tokens=32)
+                    with pytest.raises(NodeUnavailable):
+                        await sit_on_node(client, "talk", asked(16), graded_by(grader), asking, on_progress=kill_after_four)
+
+    asyncio.run(scenario())

@@ -203,7 +203,7 @@ def test_what_one_node_does_not_serve_as_it_was_proven_serves_nowhere() -> None:
     nodes = {"a": Node(), "c": Node(engine_version="0.24.0", forgets=True)}
     end, _ = run(plan(*nodes, examined=True), nodes)
     assert isinstance(end, RollBack)
-    assert (end.failure.stage, end.failure.reason) == ("exam", "c does not serve what was trained: all of it")
+    assert (end.failure.stage, end.failure.reason) == ("probe", "c does not serve what was trained: all of it")
     assert all(MODEL not in node.models for node in nodes.values())
 
 
@@ -239,7 +239,7 @@ def test_a_node_that_is_away_is_waited_for_unless_the_ratio_lets_it_be() -> None
 
 @pytest.mark.parametrize(
     ("kind", "stage"),
-    [(UploadBlob, "upload"), (CreateModel, "create"), (AskProbe, "probe"), (SitExam, "exam"), (PointAlias, "alias")],
+    [(UploadBlob, "upload"), (CreateModel, "create"), (AskProbe, "probe"), (SitExam, "probe"), (PointAlias, "alias")],
 )
 def test_a_refusal_rolls_back_at_its_stage_and_leaves_nothing(kind: type, stage: str) -> None:
     nodes = {"a": Node(), "b": Node(refuses=frozenset({kind}), engine_version="0.24.0")}

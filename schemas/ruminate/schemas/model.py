@@ -90,7 +90,7 @@ class ModelRolledBack(Payload):
     target_model: Target
     version: Name
     serving_version: Name | None = Field(description="What serves now; None means the base.")
-    stage: Literal["upload", "create", "probe", "exam", "alias", "canary", "live"]
+    stage: Literal["upload", "create", "probe", "alias", "canary", "live"]
     reason: Text
     evidence: dict[str, FiniteJson] = Field(default_factory=dict)
     removed: tuple[Name, ...] = Field(default=(), description="Names that were removed again, as `node name`.")

@@ -18,6 +18,8 @@ import httpx
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ruminate.shared.lines import streamed_lines
+
 QWEN3_TEMPLATE = r"""{{- $query := -1 }}{{ $previous := "" }}
 {{- range $index, $_ := .Messages }}
 {{- if eq .Role "user" }}{{ $query = $index }}{{ end }}
@@ -337,7 +339,7 @@ class OllamaClient:
                 if answer.status_code >= 400:
                     await answer.aread()
                     self._raise_for(answer)
-                async for line in answer.aiter_lines():
+                async for line in streamed_lines(answer):
                     step = orjson.loads(line)
                     if "error" in step:
                         raise NodeRefused(self.url, answer.status_code, str(step["error"]))

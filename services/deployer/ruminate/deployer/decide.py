@@ -32,7 +32,7 @@ from ruminate.schemas.training import AdapterTrained, GgufFile
 
 Encoding = Literal["f32", "f16", "bf16", "q8_0"]
 Mode = Literal["thinking", "direct"]
-Stage = Literal["upload", "create", "probe", "exam", "alias"]
+Stage = Literal["upload", "create", "probe", "alias"]
 
 _NAME_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 _NAME_CHARACTERS = 128  # with a node's name before it, it still is a name in an event
@@ -400,7 +400,7 @@ _STAGE_OF: Mapping[type, Stage] = {
     UploadBlob: "upload",
     CreateModel: "create",
     AskProbe: "probe",
-    SitExam: "exam",
+    SitExam: "probe",
     PointAlias: "alias",
 }
 
@@ -416,7 +416,7 @@ def _find_failure(plan: Plan, views: Mapping[str, View], outcomes: Sequence[Outc
     for served in (outcome.served for outcome in outcomes if outcome.served is not None):
         if not served.kept:
             reason = f"{served.node} does not serve what was trained: {served.because}"
-            return Failure("exam", reason, {"exam": served.model_dump(mode="json")})
+            return Failure("probe", reason, {"exam": served.model_dump(mode="json")})
     for node, view in views.items():
         if (found := _find_fault_of_node(plan, node, view, outcomes)) is not None:
             return found

@@ -10,9 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import structlog
+from pydantic import ValidationError
 
 from ruminate.deployer import metrics
 from ruminate.deployer.settings import DeployerSettings
@@ -26,12 +27,11 @@ from ruminate.schemas.model import ServedExam
 from ruminate.schemas.payload import ArtifactReference
 from ruminate.schemas.training import AdapterTrained
 from ruminate.shared.bus import Unavailable
+from ruminate.shared.lines import lines_of
 from ruminate.shared.ollama import OllamaClient
 from ruminate.shared.store import ArtifactDamaged, ArtifactMissing, NotInFolder, Store
 
 log = structlog.get_logger()
-
-T = TypeVar("T")
 
 _HELD_OUT: Final = "holdout.jsonl"
 _CHECKS: Final = "verifiable-holdout.jsonl"
@@ -61,7 +61,11 @@ async def read_exam(trained: AdapterTrained, encoding: str, store: Store, settin
     if content is None:
         log.info("no_exam_to_ask_again", why="the version was trained without a proof, or by an earlier release")
         return None
-    recorded = ExamRecord.model_validate_json(content)
+    try:
+        recorded = ExamRecord.model_validate_json(content)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"])
+        raise Unavailable(f"{EXAM_FILE} of {trained.version} is of a later release (at {where}); update the deployer") from None
     again = ask_again(recorded, await _held_out(store, trained.dataset), most=settings.served_questions)
     if not again.questions:
         return None
@@ -110,11 +114,12 @@ def _telling(node: str, model: str) -> Callable[[int, int], None]:
 async def _held_out(store: Store, dataset: ArtifactReference) -> list[Question]:
     """What the dataset still asks: nothing where an erasure has put another in its place."""
     try:
-        rows = (await _read(store, dataset, _HELD_OUT) or b"").decode().splitlines()
-        checks = (await _read(store, dataset, _CHECKS) or b"").decode().splitlines()
+        rows, checks = await _read(store, dataset, _HELD_OUT), await _read(store, dataset, _CHECKS)
     except ArtifactMissing:
         return []
-    return held_out_questions(read_asked(rows, where=_HELD_OUT), read_verifiable(checks, where=_CHECKS))
+    return held_out_questions(
+        read_asked(lines_of(rows or b""), where=_HELD_OUT), read_verifiable(lines_of(checks or b""), where=_CHECKS)
+    )
 
 
 async def _read(store: Store, tree: ArtifactReference, path: str) -> bytes | None:

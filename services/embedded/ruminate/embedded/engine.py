@@ -23,6 +23,7 @@ import orjson
 import structlog
 
 from ruminate.embedded.decide import Refused
+from ruminate.shared.lines import streamed_lines
 
 log = structlog.get_logger()
 
@@ -142,12 +143,12 @@ class Engine:
             async with self._http.stream("POST", "/completion", content=orjson.dumps(body)) as answer:
                 if answer.status_code != httpx.codes.OK:
                     raise EngineFailed(_fault(await answer.aread()))
-                async for line in answer.aiter_lines():
-                    if line.startswith("error: "):
-                        raise EngineFailed(_fault(line.removeprefix("error: ").encode()))
-                    if not line.startswith("data: {"):
+                async for line in streamed_lines(answer):
+                    if line.startswith(b"error: "):
+                        raise EngineFailed(_fault(line.removeprefix(b"error: ")))
+                    if not line.startswith(b"data: {"):
                         continue
-                    piece = orjson.loads(line.removeprefix("data: "))
+                    piece = orjson.loads(line.removeprefix(b"data: "))
                     if "error" in piece:
                         raise EngineFailed(str(piece["error"].get("message", piece["error"])))
                     yield piece["content"], _stats(piece) if piece["stop"] else None

@@ -17,7 +17,7 @@ from ruminate.proof.asking import GREEDY, Grade, OnProgress, Sampling
 from ruminate.proof.exam import Question
 from ruminate.proof.messages import Message, definitions
 from ruminate.proof.spoken import Answered, Spoken, forms
-from ruminate.shared.ollama import ChatAnswer, NodeRefused, OllamaClient
+from ruminate.shared.ollama import ChatAnswer, NodeRefused, NodeUnavailable, OllamaClient
 
 Drawing = Callable[[bool], Sampling]
 """How the next token is drawn, in thinking mode or out of it."""
@@ -66,9 +66,12 @@ async def sit_on_node(
                     answered[number] = await loop.run_in_executor(grading, _look_at, question, said, grade)
                 on_progress(len(answered), len(questions))
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(asking.side_by_side, len(questions))):
-                group.create_task(ask_on())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(asking.side_by_side, len(questions))):
+                    group.create_task(ask_on())
+        except* NodeUnavailable as several:  # each that was asked at that moment says the same
+            raise several.exceptions[0] from None
     if questions and len(refusals) == len(questions):
         raise refusals[-1]
     return tuple(answered[number] for number in range(len(questions)))

@@ -15,6 +15,7 @@ from ruminate.proof.exam import BadExam, read_questions
 from ruminate.proof.judge import Policy as ProofPolicy
 from ruminate.schemas.payload import Name, Target
 from ruminate.schemas.training import Stage
+from ruminate.shared.lines import lines_of
 from ruminate.shared.settings import ServiceSettings, WrongSettings
 from ruminate.trainer.decide import Approval, Policy
 from ruminate.trainer.mirror.log_in import contradictions
@@ -296,7 +297,7 @@ class TrainerSettings(ServiceSettings):
         for name, path in ({SCHOOL_SET: SCHOOL_PROBLEMS} if self.proof_sets is None else self.proof_sets).items():
             try:
                 found[name] = path.read_bytes()
-                questions = read_questions(found[name].decode().splitlines(), name=name, where=str(path))
+                questions = read_questions(lines_of(found[name]), name=name, where=str(path))
             except OSError as error:
                 raise WrongSettings(f"RUMINATE_PROOF_SETS {name!r}: {path} cannot be read: {error.strerror}") from error
             except (BadExam, UnicodeDecodeError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
@@ -25,7 +24,6 @@ from ruminate.proof.on_node import AskingOfNode, sit_on_node
 from ruminate.proof.spoken import Answered
 from ruminate.shared.ollama import OllamaClient, OllamaError
 
-_TOO_MANY_AT_ONCE: Final = 256
 _CODE: Final = Limits(seconds=10.0, memory_bytes=512 << 20)
 
 
@@ -59,9 +57,7 @@ def evaluate(
     answer_tokens: Annotated[
         int, typer.Option("--answer-tokens", min=1, help="Tokens an answer may have, thinking included.")
     ] = 4096,
-    at_once: Annotated[
-        int, typer.Option("--at-once", min=1, max=_TOO_MANY_AT_ONCE, help="Questions that wait at the node together.")
-    ] = 4,
+    at_once: Annotated[int, typer.Option("--at-once", min=1, max=256, help="Questions that wait at the node together.")] = 4,
     greedy: Annotated[
         bool, typer.Option("--greedy", help="The likeliest token always; else drawn as Qwen3's makers advise.")
     ] = False,
@@ -210,7 +206,7 @@ def _in_json(
                 "set": question.set,
                 "key": question.key,
                 "thinks": question.thinks,
-                "versions": [json.loads(of_version[number].model_dump_json()) for of_version in answers],
+                "versions": [of_version[number].model_dump(mode="json") for of_version in answers],
             }
             for number, question in enumerate(asked)
         ],

@@ -26,7 +26,7 @@ import structlog
 from ruminate.schemas.batch import TrainingBatchSealed
 from ruminate.schemas.training import AdapterTrained
 from ruminate.shared.bus import BrokerUnavailable
-from ruminate.shared.store import Store, StoreError
+from ruminate.shared.store import NotInFolder, Store, StoreError
 from ruminate.trainer import metrics
 from ruminate.trainer.decide import History
 from ruminate.trainer.mirror.mlflow import Mlflow, MlflowAway, MlflowRefused, NotThere, Run, mlflow_at
@@ -381,7 +381,7 @@ class Mirror:
             try:
                 content = await self._store.read_file(trained.adapter, path)
             except StoreError as error:
-                if path == EVIDENCE_FILE or "names no file" not in str(error):  # a job of no steps has no curve
+                if path == EVIDENCE_FILE or not isinstance(error, NotInFolder):  # a job of no steps has no curve
                     _lose("no_evidence", 1, job_id=account.job_id, why=str(error))
                 continue
             try:

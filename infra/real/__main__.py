@@ -14,9 +14,10 @@ import typer
 
 from infra.real.cache import FailedTool, MissingPart, Part, cache_folder
 from infra.real.kafka import KAFKA, BrokerDidNotStart, kafka_cluster
-from infra.real.mlflow import MLFLOW, TrackerDidNotStart, mlflow_server
-from infra.real.ollama import NEWER, OLLAMA, NodeDidNotStart, ollama_node
+from infra.real.mlflow import MLFLOW, mlflow_server
+from infra.real.ollama import NEWER, OLLAMA, ollama_node
 from infra.real.promtool import PROMTOOL
+from infra.real.server import DidNotStart
 from infra.real.tokenizer import QWEN3_TOKENIZER
 
 PARTS: dict[str, Part] = {part.alias: part for part in (KAFKA, *OLLAMA.values(), MLFLOW, PROMTOOL, QWEN3_TOKENIZER)}
@@ -115,7 +116,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, end)
     try:
         app()
-    except (MissingPart, FailedTool, BrokerDidNotStart, NodeDidNotStart, TrackerDidNotStart) as error:
+    except (MissingPart, FailedTool, BrokerDidNotStart, DidNotStart) as error:
         sys.exit(str(error))
 
 

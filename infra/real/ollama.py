@@ -15,22 +15,19 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import httpx
-
 from infra.real.cache import MissingPart, Part, digest, run
 from infra.real.ports import hold_port, on_free_ports
-from infra.real.tied import Tied, tail, temporary_folder
+from infra.real.server import Server
+from infra.real.tied import temporary_folder
 
 OLDER, NEWER = VERSIONS = ("0.24.0", "0.34.0")
 LLAMA_CPP_BUILD = 10760
@@ -47,103 +44,42 @@ CMAKE_OPTIONS = (
     "GGML_AVX2=ON",
     "GGML_CCACHE=OFF",
 )
-READY_SECONDS = 30.0
-STOP_SECONDS = 10.0
 _PINS = Path(__file__).resolve().parents[2] / "pins" / "real.txt"
 
 
-class NodeDidNotStart(RuntimeError):
-    """The node ended early or did not answer in time; the message shows the end of its log."""
+@dataclass(kw_only=True)
+class OllamaNode(Server):
+    """One node, with a folder of models."""
 
-
-@dataclass
-class OllamaNode:
-    """One node: a port and a folder of its own, which it keeps over its ends and starts."""
+    named = "ollama"
+    answers_at = "/api/version"
+    ready_seconds = 30.0
+    stop_seconds = 10.0
 
     program: Path
-    folder: Path
-    port: int
-    settings: Mapping[str, str]
-    running: Tied | None = None
-    logged_before_bytes: int = 0
+    settings: Mapping[str, str] = field(default_factory=dict)
+    logged_before_bytes: int = field(default=0, init=False)
     """So long was the log when it was started last."""
 
-    @property
-    def url(self) -> str:
-        """Where it answers."""
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def log(self) -> Path:
-        """All that it has said, over its restarts."""
-        return self.folder / "ollama.log"
-
-    def start(self) -> None:
-        """Start it, on the port and the models that it had; returns when it answers."""
-        if self.running is not None and self.running.ended() is None:
-            raise RuntimeError(f"the node at {self.url} runs already")
-        self.end()
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def prepare(self) -> None:
+        """Remember what is said already."""
         self.logged_before_bytes = self.log.stat().st_size if self.log.exists() else 0
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.folder),
+
+    def command(self) -> Sequence[str]:
+        """The program alone."""
+        return (str(self.program), "serve")
+
+    def environment(self) -> Mapping[str, str]:
+        """Where it listens and keeps its models, and what the test wants."""
+        return {
             "OLLAMA_HOST": f"127.0.0.1:{self.port}",
             "OLLAMA_MODELS": str(self.folder / "models"),
             "OLLAMA_NO_CLOUD": "1",
             **self.settings,
         }
-        # Nothing else of our surroundings, lest somebody's own OLLAMA_… decides a test.
-        only = ("env", "-i", *(f"{name}={value}" for name, value in environment.items()))
-        self.running = Tied((*only, str(self.program), "serve"), log=self.log, folder=self.folder)
-        self._wait_until_ready(self.running)
 
-    def stop(self) -> None:
-        """SIGTERM: it ends its runners, then itself."""
-        running = self._running()
-        running.signal(signal.SIGTERM)
-        try:
-            running.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise RuntimeError(f"the node did not stop within {STOP_SECONDS:.0f} s of SIGTERM:\n{tail(self.log)}") from None
-        self.end()
-
-    def kill(self) -> None:
-        """SIGKILL, to its runners, too; gone when this returns."""
-        self._running().kill()
-        self.running = None
-
-    def pause(self) -> None:
-        """SIGSTOP, to its runners, too: connections are taken and nothing answers."""
-        self._running().signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """SIGCONT."""
-        self._running().signal(signal.SIGCONT)
-
-    def end(self) -> None:
-        """Kill it if it still runs."""
-        if self.running is not None:
-            self.running.end()
-            self.running = None
-
-    def _running(self) -> Tied:
-        if self.running is None:
-            raise RuntimeError(f"the node at {self.url} does not run")
-        return self.running
-
-    def _wait_until_ready(self, running: Tied) -> None:
-        deadline = time.monotonic() + READY_SECONDS
-        with httpx.Client(timeout=2) as client:
-            # Its own word first: whoever else has the port may answer, too.
-            while not (self._listens() and _answers(client, self.url)):
-                if (code := running.ended()) is not None:
-                    raise NodeDidNotStart(f"{self.program} ended with code {code}:\n{tail(self.log)}")
-                if time.monotonic() > deadline:
-                    raise NodeDidNotStart(f"{self.program} did not answer within {READY_SECONDS:.0f} s:\n{tail(self.log)}")
-                time.sleep(0.02)
-
-    def _listens(self) -> bool:
+    def listens(self) -> bool:
+        """Its log says so."""
         with self.log.open("rb") as log:
             log.seek(self.logged_before_bytes)
             return f"Listening on 127.0.0.1:{self.port} ".encode() in log.read()
@@ -163,19 +99,12 @@ def ollama_node(
         place = folder if folder is not None else resources.enter_context(temporary_folder(f"ollama-{version}"))
 
         def start() -> OllamaNode:
-            node = OllamaNode(program, place, port or hold_port(resources), dict(settings or {}))
+            node = OllamaNode(program=program, folder=place, port=port or hold_port(resources), settings=dict(settings or {}))
             resources.callback(node.end)
             node.start()
             return node
 
         yield start() if port else on_free_ports(start)
-
-
-def _answers(client: httpx.Client, url: str) -> bool:
-    try:
-        return client.get(f"{url}/api/version").is_success
-    except httpx.TransportError:
-        return False
 
 
 def _build(version: str, folder: Path) -> None:

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from infra.real.cache import MissingPart
-from infra.real.ollama import NEWER, VERSIONS, NodeDidNotStart, OllamaNode, ollama_node
+from infra.real.ollama import NEWER, VERSIONS, OllamaNode, ollama_node
+from infra.real.server import DidNotStart
 from ruminate.shared.ollama import QWEN3_TEMPLATE
 from tests.contract.ollama_contract import ANSWER, GREEDY, HELLO, ONE_THREAD, until
 from tests.plugins.node import TinyModels
@@ -62,7 +63,7 @@ def test_a_node_keeps_its_models_over_a_kill_and_its_runners_die_with_it(version
 
 @pytest.mark.real
 def test_a_port_at_which_another_node_answers_is_said_and_not_taken_for_ours(newer_ollama: OllamaNode) -> None:
-    with pytest.raises(NodeDidNotStart, match="address already in use"), ollama_node(NEWER, port=newer_ollama.port):
+    with pytest.raises(DidNotStart, match="address already in use"), ollama_node(NEWER, port=newer_ollama.port):
         pass
 
 

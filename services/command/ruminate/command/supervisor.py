@@ -171,7 +171,7 @@ class Supervisor:
         await self.unless_ended(asked.wait())
 
     async def stop(self) -> None:
-        """Stop every part, the last started first; whoever does not stop in time is killed."""
+        """Stop every part, services first; whoever does not stop in time is killed."""
         if self._stopping:
             return
         self._stopping = True
@@ -179,10 +179,9 @@ class Supervisor:
             self._listener.cancel()
         services = [w for w in self._watched.values() if w.part.kind == "service"]
         others = [w for w in self._watched.values() if w.part.kind != "service"]
-        # Services do not need each other to stop, but all of them need the broker to commit.
+        # Services do not need each other to stop, but all of them need the broker to commit; it and the nodes need nobody.
         await asyncio.gather(*(self._stop_one(watched, SERVICES_STOP_WITHIN_SECONDS) for watched in services))
-        for watched in reversed(others):
-            await self._stop_one(watched, OTHERS_STOP_WITHIN_SECONDS)
+        await asyncio.gather(*(self._stop_one(watched, OTHERS_STOP_WITHIN_SECONDS) for watched in others))
         self._record()
         self._rope.cut()
         if self._lock is not None:

@@ -77,7 +77,7 @@ def test_the_longest_row_is_doubled_for_as_long_as_it_fits(tmp_path: Path) -> No
     told: list[dict[str, Any]] = []
     longest(Course(asked, backend, model, tmp_path), told.append)
     assert [(line["tokens_a_row"], line["fits"]) for line in told[:-1]] == [(32, True), (64, True)]
-    assert told[-1] == {"longest_tokens": 64, "first_too_long": None, "found": True}
+    assert told[-1] == {"card_bytes": None, "longest_tokens": 64, "first_too_long": None, "found": True}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, on which nothing may fail")
@@ -94,17 +94,20 @@ def test_a_process_that_takes_too_long_is_cut_off(tmp_path: Path) -> None:
     assert line["how"] == "cut off by the budget"
 
 
-def test_the_first_round_of_every_model_and_the_longest_row_of_the_largest_come_first() -> None:
-    order = list(training.todo(PLAN, training.MODELS, BOTH, rounds=2, longest_seconds=60))
-    seen = [(wanted.round, wanted.model, wanted.does, wanted.backend) for wanted in order]
-    assert seen[:4] == [
-        (1, "qwen3:8b", "measure", "transformers"),
-        (1, "qwen3:8b", "measure", "unsloth"),
-        (1, "qwen3:8b", "longest", "transformers"),
-        (1, "qwen3:8b", "longest", "unsloth"),
+def test_all_of_the_largest_model_comes_before_the_other_rounds_and_one_of_every_other() -> None:
+    order = list(training.todo(PLAN, training.MODELS, BOTH, rounds=2, longest_seconds=60, card_bytes=24 * 10**9))
+    assert [wanted.backend for wanted in order] == ["transformers", "unsloth"] * 8
+    seen = [(wanted.round, wanted.model, wanted.does, wanted.checkpointing, wanted.card_bytes) for wanted in order[::2]]
+    assert seen == [
+        (1, "qwen3:8b", "measure", True, None),
+        (1, "qwen3:8b", "measure", False, None),
+        (1, "qwen3:8b", "longest", True, 24 * 10**9),
+        (1, "qwen3:4b", "measure", True, None),
+        (1, "qwen3:0.6b", "measure", True, None),
+        (2, "qwen3:8b", "measure", True, None),
+        (2, "qwen3:4b", "measure", True, None),
+        (2, "qwen3:0.6b", "measure", True, None),
     ]
-    assert [model for _, model, _, _ in seen[4:8]] == ["qwen3:4b", "qwen3:4b", "qwen3:0.6b", "qwen3:0.6b"]
-    assert [(number, does) for number, _, does, _ in seen[8:]] == [(2, "measure")] * 6
     assert order[0].shape.parameters == 8_190_735_360
 
 

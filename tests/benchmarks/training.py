@@ -93,6 +93,7 @@ def main(
     tokens_a_step: Annotated[int, typer.Option(min=1, help="Rows a step are as many as these hold, one at least.")] = 8192,
     seconds: Annotated[float, typer.Option(min=0, help="Timed steps of each measurement take so long.")] = 8,
     longest_seconds: Annotated[float, typer.Option(min=0, help="For the longest row of each backend; 0 leaves it out.")] = 60,
+    card: Annotated[float, typer.Option(min=0, help="The longest row on a card of so many GB; 0 for the one that is here.")] = 24,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     rank: Annotated[int, typer.Option(min=1)] = 64,
     folder: Annotated[Path | None, typer.Option(help="Where checkpoints are made and kept; else a temporary one.")] = None,
@@ -116,7 +117,8 @@ def main(
             does="measure", backend="transformers", method="lora", model="", folder="", shape=TOY, sequences=lengths,
             tokens_a_step=tokens_a_step, seconds=seconds, rank=rank,
         )  # fmt: skip
-        for wanted in todo(plan, names, contestants, rounds=rounds, longest_seconds=longest_seconds):
+        card_bytes = round(card * 1e9) if card and here.gpu else None
+        for wanted in todo(plan, names, contestants, rounds=rounds, longest_seconds=longest_seconds, card_bytes=card_bytes):
             if budget.left < LEAST_SECONDS and names != [TOY_NAME]:
                 record(out, {"does": "stop", "because": f"{budget.left:.0f} seconds are left"})
                 break
@@ -141,22 +143,43 @@ def missing() -> list[str]:
 
 
 def todo(
-    plan: Specification, names: Sequence[str], contestants: Sequence[tuple[Name, Method]], *, rounds: int, longest_seconds: float
+    plan: Specification,
+    names: Sequence[str],
+    contestants: Sequence[tuple[Name, Method]],
+    *,
+    rounds: int,
+    longest_seconds: float,
+    card_bytes: int | None = None,
 ) -> Iterator[Specification]:
-    """What to measure, the most telling first: a round of every model, the longest row of the largest, then the other rounds."""
-    for number in range(1, rounds + 1):
-        for name in names:
-            shape = TOY if name == TOY_NAME else find_model(name).model.shape
-            for backend, method in contestants:
-                wanted = replace(plan, backend=backend, method=method, model=name, shape=shape, round=number)
-                yield wanted
-            if number == 1 and name == names[0] and longest_seconds:
-                most = 512 if name == TOY_NAME else plan.most_tokens
-                for backend, method in contestants:
-                    yield replace(
-                        plan, does="longest", backend=backend, method=method, model=name, shape=shape, most_tokens=most,
-                        seconds=longest_seconds,
-                    )  # fmt: skip
+    """What to measure, the most telling first.
+
+    The first model once, with checkpoints and without, and its longest row; a round of the others; the other rounds of the
+    first; the other rounds of the others.
+    """
+
+    def of(name: str) -> Specification:
+        return replace(plan, model=name, shape=TOY if name == TOY_NAME else find_model(name).model.shape)
+
+    def measured(names: Iterable[str], number: int, *, checkpointing: bool = True) -> Iterator[Specification]:
+        for name, (backend, method) in product(names, contestants):
+            yield replace(of(name), backend=backend, method=method, round=number, checkpointing=checkpointing)
+
+    first, *others = names
+    yield from measured([first], 1)
+    if first != TOY_NAME:
+        yield from measured([first], 1, checkpointing=False)
+    if longest_seconds:
+        most = 512 if first == TOY_NAME else plan.most_tokens
+        for backend, method in contestants:
+            yield replace(
+                of(first), does="longest", backend=backend, method=method, most_tokens=most, seconds=longest_seconds,
+                card_bytes=card_bytes,
+            )  # fmt: skip
+    yield from measured(others, 1)
+    for number in range(2, rounds + 1):
+        yield from measured([first], number)
+    for number in range(2, rounds + 1):
+        yield from measured(others, number)
 
 
 @dataclass
@@ -263,11 +286,12 @@ def tables(lines: Sequence[Result]) -> str:
 
 
 def _groups(lines: Iterable[Result]) -> dict[tuple[str, int, str, str], list[Result]]:
-    """Whole measurements by model, length, method and backend, one a round."""
+    """Whole measurements by model, length, method (and whether layers were kept) and backend, one a round."""
     found: dict[tuple[str, int, str, str], list[Result]] = {}
     for line in lines:
         if line["does"] == "measure" and "tokens_a_row" in line:
-            found.setdefault((line["model"], line["tokens_a_row"], line["method"], line["backend"]), []).append(line)
+            method = line["method"] if line["checkpointing"] else f"{line['method']}, layers kept"
+            found.setdefault((line["model"], line["tokens_a_row"], method, line["backend"]), []).append(line)
     return found
 
 
@@ -316,9 +340,10 @@ def _curves(lines: Sequence[Result]) -> str:
 
 
 def _longest(lines: Sequence[Result]) -> str:
-    rows = ["| model | method | backend | longest row that fits | first that does not |", "|---|---|---|---|---|"]
+    rows = ["| model | method | backend | card | longest row that fits | first that does not |", "|---|---|---|---|---|---|"]
     found = [
-        f"| {line['model']} | {line['method']} | {line['backend']} | {line['longest_tokens']:,}"
+        f"| {line['model']} | {line['method']} | {line['backend']} "
+        f"| {format(line['card_bytes'] / 1e9, '.0f') + ' GB' if line['card_bytes'] else 'this'} | {line['longest_tokens']:,}"
         f"{'' if line['found'] else ' at least'} | {line['first_too_long'] or 'none tried'} |"
         for line in lines
         if "longest_tokens" in line

@@ -27,7 +27,7 @@ from ruminate.planner.estimate import Estimate
 from ruminate.planner.gpus import GPUS, Gpu
 from ruminate.planner.hours import flops_a_token
 from ruminate.planner.shape import Shape
-from ruminate.planner.training import training_memory
+from ruminate.planner.training import CUDA_CONTEXT_BYTES, training_memory
 from ruminate.planner.training_setup import TrainingSetup
 from ruminate.trainer.backends import Backend
 from ruminate.trainer.backends.choose import Name
@@ -60,6 +60,9 @@ class Specification:
     sequences: tuple[int, ...]
     tokens_a_step: int
     seconds: float
+    checkpointing: bool = True
+    card_bytes: int | None = None
+    """For the longest: as if the card had so much memory."""
     round: int = 1
     rank: int = 64
     warm_steps: int = 3
@@ -84,7 +87,7 @@ class Specification:
         """The same in the planner's words."""
         return TrainingSetup(
             method=self.method, context_tokens=tokens, micro_batch_rows=rows, rank=self.rank, backend=self.backend,
-            checkpointing=torch.cuda.is_available(),
+            checkpointing=self.checkpointing and torch.cuda.is_available(),
         )  # fmt: skip
 
 
@@ -94,12 +97,19 @@ def main(specification: Specification) -> None:
     os.dup2(2, 1)
 
     def tell(found: dict[str, Any]) -> None:
-        who = {name: getattr(specification, name) for name in ("does", "model", "backend", "method", "round")}
+        who = {name: getattr(specification, name) for name in ("does", "model", "backend", "method", "checkpointing", "round")}
         print(json.dumps({**who, **found}), file=results)
 
     with TemporaryDirectory(prefix="training-run-") as folder:
         began = time.perf_counter()
-        backend = open_backend(specification.backend, specification.method, compiled=Path(folder) / "compiled")
+        backend = open_backend(
+            specification.backend,
+            specification.method,
+            compiled=Path(folder) / "compiled",
+            checkpointing=specification.checkpointing,
+        )
+        if specification.card_bytes is not None:
+            act_as_card(specification.card_bytes)
         opened = time.perf_counter()
         context = max(specification.sequences) if specification.does == "measure" else specification.most_tokens
         model = backend.load(Path(specification.folder), context_tokens=context)
@@ -107,6 +117,18 @@ def main(specification: Specification) -> None:
         tell({"opened_seconds": round(opened - began, 1), "loaded_seconds": round(time.perf_counter() - opened, 1)})
         course = Course(specification, backend, model, Path(folder))
         (measure if specification.does == "measure" else longest)(course, tell)
+
+
+def act_as_card(size_bytes: int) -> None:
+    """Give torch no more than a card of this size has beside CUDA's own, and tell whoever asks that it is no larger."""
+    _, total = torch.cuda.mem_get_info()
+    ours = size_bytes - CUDA_CONTEXT_BYTES
+    torch.cuda.set_per_process_memory_fraction(ours / total)
+
+    def mem_get_info(device: Any = None) -> tuple[int, int]:
+        return max(0, ours - torch.cuda.memory_reserved(device)), size_bytes
+
+    torch.cuda.mem_get_info = mem_get_info
 
 
 @dataclass(frozen=True)
@@ -156,7 +178,14 @@ def longest(course: Course, tell: Tell) -> None:
         if tokens <= fits:
             break
     done = too_long - fits <= 2 * STEP or fits == asked.most_tokens
-    tell({"longest_tokens": fits, "first_too_long": too_long if too_long <= asked.most_tokens else None, "found": done})
+    tell(
+        {
+            "card_bytes": asked.card_bytes,
+            "longest_tokens": fits,
+            "first_too_long": too_long if too_long <= asked.most_tokens else None,
+            "found": done,
+        }
+    )
 
 
 @dataclass

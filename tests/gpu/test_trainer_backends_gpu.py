@@ -10,16 +10,21 @@ import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 
 from ruminate.trainer.backends.choose import UNSLOTH_NEEDS, Name
+from ruminate.trainer.bases.arithmetic import NEW_TASKS, draw, row
 from ruminate.trainer.bases.tiny import make_tiny_base
 from ruminate.trainer.job import locked, run_job
+from ruminate.trainer.learning.proving import PROOF_FILE
 from ruminate.trainer.outcome import ADAPTER_FOLDER, PARENT_FOLDER, PLAN_FILE, JobResult, Progress
-from ruminate.trainer.plan import Hyperparameters, JobPlan, Method
+from ruminate.trainer.plan import ORDER, Hyperparameters, JobPlan, Method, Practice, Preference, Proof, StageRules
+from tests.integration.lessons import lesson, preference_line, rehearsed, taught, unseen
 from tests.integration.test_trainer_job import ARTIFACT, prepare, rows
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
@@ -61,6 +66,7 @@ class Done:
     folder: Path
     result: JobResult
     losses: tuple[float, ...]
+    peak_bytes: int
 
     @property
     def tensors(self) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -72,34 +78,40 @@ class Done:
 def work(folder: Path, base: Path, backend: Name, *, method: Method = "lora", seed: int = 0, parent: Path | None = None) -> Done:
     """A whole job in a child process, as the service runs it."""
     prepare(folder, base, checkpoint_steps=1000, probes=8)
-    plan = JobPlan.model_validate_json((folder / PLAN_FILE).read_bytes()).model_copy(
-        update={
-            "backend": backend,
-            "parent_adapter": ARTIFACT if parent else None,
-            "from_base": parent is None,
-            "hyperparameters": Hyperparameters(
-                method=method,
-                learning_rate=2e-3,
-                batch_rows=8,
-                micro_batch_rows=8,
-                max_row_tokens=256,
-                seed=seed,
-                epochs=STEPS * 8 / 64,
-            ),
-        }
-    )
-    (folder / PLAN_FILE).write_text(plan.model_dump_json(), encoding="utf-8")
     if parent is not None:
         (folder / PARENT_FOLDER).symlink_to(parent)
+    return asked(
+        folder,
+        backend=backend,
+        parent_adapter=ARTIFACT if parent else None,
+        from_base=parent is None,
+        hyperparameters=Hyperparameters(
+            method=method,
+            learning_rate=2e-3,
+            batch_rows=8,
+            micro_batch_rows=8,
+            max_row_tokens=256,
+            seed=seed,
+            epochs=STEPS * 8 / 64,
+        ),
+    )
+
+
+def asked(folder: Path, **changed: Any) -> Done:
+    """The job in this folder with a plan that is changed so, to its end."""
+    plan = JobPlan.model_validate_json((folder / PLAN_FILE).read_bytes()).model_copy(update=changed)
+    (folder / PLAN_FILE).write_text(plan.model_dump_json(), encoding="utf-8")
     losses: list[float] = []
+    peaks = [0]
 
     async def note(progress: Progress) -> None:
         if progress.loss is not None:
             losses.append(progress.loss)
+        peaks.append(progress.memory_bytes or 0)
 
     with locked(folder) as lock:
         result = asyncio.run(run_job(folder, lock=lock, on_progress=note, crash_restarts=0))
-    return Done(folder, result, tuple(losses))
+    return Done(folder, result, tuple(losses), max(peaks))
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +177,73 @@ def test_unsloth_writes_nothing_beside_the_job(base: Path, tmp_path: Path, monke
     done = work(tmp_path / "job", base, "unsloth")
     assert list(here.iterdir()) == []
     assert not (done.folder / "compiled").exists()
+
+
+@pytest.mark.parametrize("backend", BOTH)
+def test_the_same_seed_gives_the_same_adapter(trained: dict[Name, Done], base: Path, tmp_path: Path, backend: Name) -> None:
+    again = work(tmp_path / "job", base, backend)
+    weights = Path(ADAPTER_FOLDER) / "adapter_model.safetensors"
+    assert again.losses == trained[backend].losses
+    assert (again.folder / weights).read_bytes() == (trained[backend].folder / weights).read_bytes()
+
+
+@pytest.mark.parametrize("backend", BOTH)
+def test_all_four_stages_and_the_exams_around_them(tmp_path: Path, backend: Name) -> None:
+    task = NEW_TASKS[0]
+    practised = draw(task, 64, Random(3))
+    folder = lesson(
+        tmp_path / "job",
+        rows=taught(task, 320),
+        replay=rehearsed(320),
+        held_out=[row(exercise, thinks=True) for exercise in unseen(task, 30)],
+        practised=practised,
+        pairs=[preference_line(exercise, str(int(exercise.answer) + 1)) for exercise in practised[:32]],
+        rules=StageRules(cold_start_thinking_tokens=20),
+        proof=Proof(enforcement="report", answer_tokens=64, batch_rows=64),
+        exam_questions=64,
+        practice=Practice(learning_rate=1e-4, steps=3, questions_a_step=4, answers_a_question=4, answer_tokens=40),
+        preference=Preference(learning_rate=1e-4, batch_rows=8),
+    )
+    result = asked(folder, backend=backend).result
+    assert result.stages == ORDER
+    assert result.metrics["backend"] == backend
+    stages: Any = result.metrics["stages"]
+    assert [record["steps"] for record in stages] == [record["planned_steps"] for record in stages]
+    proof: Any = result.metrics["proof"]
+    before = {(each["measure"], each["group"]): each["before"] for each in proof["findings"]}
+    # What the base can do it does under either backend's way of writing, with thinking and without.
+    for mode in ("thinking", "direct"):
+        assert before["right", f"arithmetic, {mode}"] > 0.95
+        assert before["well_formed", f"arithmetic, {mode}"] > 0.95
+    curves = json.loads((folder / ADAPTER_FOLDER / PROOF_FILE).read_bytes())["stages"]
+    assert len(curves[1]["rewards"]) == 3
+    # The first preference step compares the adapter with itself: its reference is what it was when the stage began.
+    assert curves[3]["losses"][0][1] == pytest.approx(0.6931, abs=1e-2)
+
+
+@pytest.mark.parametrize("backend", BOTH)
+def test_a_full_device_is_given_fewer_rows_at_once_and_learns_the_same(
+    tmp_path: Path, backend: Name, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def done(name: str) -> Done:
+        folder = lesson(
+            tmp_path / name,
+            rows=taught(NEW_TASKS[0], 1024),
+            proof=Proof(enforcement="off"),
+            batch_rows=512,
+            micro_batch_rows=512,
+            epochs=2.0,
+        )
+        return asked(folder, backend=backend)
+
+    roomy = done("roomy")
+    share = 0.6 * roomy.peak_bytes / torch.cuda.get_device_properties(0).total_memory
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", f"per_process_memory_fraction:{share:.6f}")
+    tight = done("tight")
+    told: list[Any] = [each.result.metrics["stages"] for each in (roomy, tight)]
+    (roomy_record,), (tight_record,) = told
+    assert roomy_record["micro_batch_rows"] == 512
+    assert tight_record["micro_batch_rows"] < 512
+    assert tight_record["steps"] == roomy_record["steps"] == 4
+    # Sums are added in another order, and in bfloat16.
+    assert tight_record["train_loss"] == pytest.approx(roomy_record["train_loss"], rel=0.02)

@@ -35,6 +35,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def checkpointing(self) -> bool:
+        """Whether layers are computed again in the backward pass, rather than kept: a third more time, far less memory."""
+        ...
+
+    @property
     def precision(self) -> str:
         """What is multiplied: `bfloat16` or `float32`."""
         ...

@@ -22,6 +22,8 @@ class OnTransformers:
     """Any device."""
 
     method: Method
+    checkpointing: bool = True
+    """On a GPU; a CPU has memory enough."""
     name: Literal["transformers"] = "transformers"
     patches_transformers: Literal[False] = False
 
@@ -65,7 +67,7 @@ class OnTransformers:
         return {
             "bf16": on_gpu and self.precision == "bfloat16",
             "use_cpu": not on_gpu,
-            "gradient_checkpointing": on_gpu,  # trades time for memory, which a CPU has enough of
+            "gradient_checkpointing": on_gpu and self.checkpointing,
             "dataloader_pin_memory": on_gpu,
         }
 

@@ -28,7 +28,7 @@ from ruminate.trainer.backends.adapter import ADAPTER, require_shape
 from ruminate.trainer.outcome import Failure, JobFailed
 from ruminate.trainer.plan import Hyperparameters, Method
 
-CHECKPOINTS: Final = "unsloth"
+CHECKPOINTS: Final[Literal["unsloth"]] = "unsloth"
 """Its own gradient checkpoints: inputs of layers wait in the machine's memory."""
 OPTIMIZER: Final = "adamw_torch_fused"
 """What transformers takes where nobody says; Unsloth's own choice is another."""
@@ -51,9 +51,10 @@ class OnUnsloth:
     precision: Literal["bfloat16"] = "bfloat16"
     patches_transformers: Literal[True] = True
 
-    def __init__(self, method: Method) -> None:
+    def __init__(self, method: Method, *, checkpointing: bool = True) -> None:
         """Raises Unlinked and NotImportable."""
         self.method: Method = method
+        self.checkpointing = checkpointing
         require_links()
         try:
             from unsloth import FastLanguageModel  # noqa: PLC0415 - here and nowhere sooner
@@ -72,7 +73,7 @@ class OnUnsloth:
             dtype=torch.bfloat16,
             load_in_4bit=self.method == "qlora",
             load_in_16bit=self.method == "lora",
-            use_gradient_checkpointing=CHECKPOINTS,
+            use_gradient_checkpointing=self._checkpoints,
             use_exact_model_name=True,
             local_files_only=True,
             fix_tokenizer=False,  # rows are rendered by ours; what is mended on its own copy helps nobody
@@ -92,7 +93,7 @@ class OnUnsloth:
             lora_dropout=0.0,  # anything else keeps its fused kernels out
             bias="none",
             target_modules=list(TARGET_MODULES),
-            use_gradient_checkpointing=CHECKPOINTS,
+            use_gradient_checkpointing=self._checkpoints,
             random_state=chosen.seed,
             **patterns(model, chosen),
         )
@@ -105,11 +106,15 @@ class OnUnsloth:
         return {
             "bf16": True,
             "use_cpu": False,
-            "gradient_checkpointing": True,  # which kind is remembered in the model
+            "gradient_checkpointing": self.checkpointing,  # which kind is remembered in the model
             "dataloader_pin_memory": True,
             "optim": OPTIMIZER,
             "include_num_input_tokens_seen": "non_padding",
         }
+
+    @property
+    def _checkpoints(self) -> Literal["unsloth", False]:
+        return CHECKPOINTS if self.checkpointing else False
 
     @contextmanager
     def generating(self, model: Any) -> Iterator[Any]:
@@ -122,7 +127,8 @@ class OnUnsloth:
                 yield model
         finally:
             if trained:
-                self._models.for_training(model)  # and checkpoints, of the kind that the model was adapted with
+                # And checkpoints, of the kind that the model was adapted with.
+                self._models.for_training(model, use_gradient_checkpointing=self.checkpointing)
 
 
 def positions(base: Path) -> int:

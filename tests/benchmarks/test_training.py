@@ -160,7 +160,8 @@ def test_rows_and_adapters_begin_the_same_for_every_backend() -> None:
 def gpu_line(backend: str, *, tokens_a_second: float, device_gb: float, number: int = 1) -> dict[str, Any]:
     """A measurement as it looks on a GPU."""
     return {
-        "does": "measure", "model": "qwen3:8b", "backend": backend, "method": "lora", "round": number, "tokens_a_row": 2048,
+        "does": "measure", "model": "qwen3:8b", "backend": backend, "method": "lora", "checkpointing": True,
+        "round": number, "tokens_a_row": 2048,
         "rows_a_step": 4, "tokens_a_second": tokens_a_second, "mfu": 0.4, "hfu": 0.55, "losses": [11.9, 11.1],
         "peak_allocated_bytes": 20e9, "peak_reserved_bytes": 21e9, "peak_device_bytes": device_gb * 1e9,
         "planned_bytes": int(22e9), "planned_tensors_bytes": int(20e9),
@@ -174,9 +175,11 @@ def test_tables_say_how_much_faster_and_whether_the_plan_was_right() -> None:
         gpu_line("transformers", tokens_a_second=9000, device_gb=22),
         gpu_line("transformers", tokens_a_second=11000, device_gb=22, number=2),
         gpu_line("unsloth", tokens_a_second=20000, device_gb=12),
-        {"does": "measure", "model": "qwen3:8b", "backend": "unsloth", "method": "lora", "round": 1, "tokens_a_row": 8192,
+        {"does": "measure", "model": "qwen3:8b", "backend": "unsloth", "method": "lora", "checkpointing": True, "round": 1,
+         "tokens_a_row": 8192,
          "rows_a_step": 1, "out_of_memory": True},
-        {"does": "longest", "model": "qwen3:8b", "backend": "unsloth", "method": "lora", "round": 1, "longest_tokens": 65536,
+        {"does": "longest", "model": "qwen3:8b", "backend": "unsloth", "method": "lora", "round": 1,
+         "card_bytes": 24 * 10**9, "longest_tokens": 65536,
          "first_too_long": None, "found": False},
     ]  # fmt: skip
     text = training.tables(lines)
@@ -185,7 +188,7 @@ def test_tables_say_how_much_faster_and_whether_the_plan_was_right() -> None:
     assert "| 22.00, 22.00, 1.00 | 20.00, 20.00, 1.00 | yes |" in text
     assert "| 12.00, 22.00, 1.83 | 20.00, 20.00, 1.00 | no |" in text
     assert "| qwen3:8b | 8,192 x 1 | lora | unsloth | out of memory | | | 1 |" in text
-    assert "65,536 at least | none tried |" in text
+    assert "| 24 GB | 65,536 at least | none tried |" in text
 
 
 def test_overhead_is_held_against_both_bars() -> None:

@@ -7,6 +7,7 @@ of the lowest finished offset every half second, at a rebalance and at the end. 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -399,7 +400,7 @@ def pace_fetches(fetcher: Fetcher, profile: BrokerProfile) -> None:
 
     async def paced(assignment: Any, node: int, request: Any) -> bool:
         nonlocal last_came
-        pause = begun.get(node, 0.0) + profile.fetch_interval_seconds - loop.time()
+        pause = begun.get(node, -math.inf) + profile.fetch_interval_seconds - loop.time()
         if pause > 0:
             try:
                 await asyncio.sleep(pause)

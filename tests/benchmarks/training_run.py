@@ -102,12 +102,8 @@ def main(specification: Specification) -> None:
 
     with TemporaryDirectory(prefix="training-run-") as folder:
         began = time.perf_counter()
-        backend = open_backend(
-            specification.backend,
-            specification.method,
-            compiled=Path(folder) / "compiled",
-            checkpointing=specification.checkpointing,
-        )
+        backend = open_backend(specification.backend, specification.method, compiled=Path(folder) / "compiled")
+        backend = backend.with_checkpointing(specification.checkpointing)
         if specification.card_bytes is not None:
             act_as_card(specification.card_bytes)
         opened = time.perf_counter()
@@ -241,6 +237,7 @@ def train(
             output_dir=str(course.folder / "checkpoints"),
             max_steps=MOST_STEPS,
             per_device_train_batch_size=rows,
+            gradient_accumulation_steps=1,  # Unsloth's own default is 2
             learning_rate=asked.chosen.learning_rate,
             lr_scheduler_type="constant",
             warmup_steps=0,

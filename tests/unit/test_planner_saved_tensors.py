@@ -27,6 +27,7 @@ from ruminate.planner.shape import Shape, adapter_parameters
 from ruminate.planner.training import training_memory
 from ruminate.planner.training_setup import TrainingSetup
 from ruminate.trainer.backends import TARGET_MODULES
+from ruminate.trainer.backends.on_transformers import leave_casts_to_autocast
 from tests.unit.test_planner_shapes import SMALL_EXPERTS, config_of
 
 DENSE = replace(SMALL_EXPERTS, experts=0, active_experts=0, expert_intermediate=0)
@@ -57,6 +58,7 @@ def ready(shape: Shape, setup: TrainingSetup, *, device: str = "cpu") -> tuple[A
         if setup.trains_adapter:
             modules = list(TARGET_MODULES if setup.adapter_on == "all" else TARGET_MODULES[:4])
             model = get_peft_model(model, LoraConfig(r=setup.rank, target_modules=modules, task_type="CAUSAL_LM"))
+            leave_casts_to_autocast(model)
             inner = model.get_base_model()
     model.train()
     if setup.checkpointing:

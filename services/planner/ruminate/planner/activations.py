@@ -4,24 +4,24 @@ h hidden, q width of queries, k of keys, f of the MLP that a token meets (active
 activations in bfloat16 (2 bytes), norms in float32 (4). transformers with PEFT under autocast keeps, per token and layer:
 
     input norm                  4h   its input in float32
-    q, k, v LoRA            3 x 2h   each casts its input to the adapter's type and back, and keeps its own copy
+    q, k, v LoRA                2h   their input, which they share
     q_norm, k_norm         4q + 4k   their inputs in float32
     attention     2q + 2k + 2k + 2q  queries, keys, values, output: flash attention keeps no scores (Dao et al., arXiv 2205.14135)
-    o LoRA                      2q
+    o LoRA                       -   its input is attention's output
     norm after attention        4h
-    gate, up LoRA           2 x 2h
+    gate, up LoRA               2h   their input, which they share
     SwiGLU                 3 x 2f    gate, silu(gate), up
     down LoRA                   2f
     inside of adapters      7 x 2r
 
-together 18h + 10q + 8k + 8f + 14r. A weight that is trained keeps its input once for all who share it, and a trained norm what
+together 12h + 8q + 8k + 8f + 14r. A weight that is trained keeps its input once for all who share it, and a trained norm what
 it has normalised: 16h + 10q + 10k + 8f. Experts (grouped matrix products): a token is there n times, 2h weighted output and 6f;
 where their weights take part in training also 2h sorted input and 2f. Their adapter is merged into a copy of all experts' weights
 of the layer, whose gradient is as large. Rows that are padded need a mask, which costs 2 bytes a token and token, and keys and
 values repeated to the width of queries. `test_planner_saved_tensors.py` counts all of that in transformers' own graph.
 
-While a layer is gone through backwards, gradients of the widest tensors stand beside what was saved: 12h + 4q + 8k + 6f, fitted
-to the peak of live tensors of whole steps (docs/experiments.md).
+While a layer is gone through backwards, gradients of the widest tensors stand beside what was saved: 6h + 2k + 4f under an adapter,
+12h + 4q + 8k + 6f where every weight is trained (with experts under either), fitted to the peak of live tensors of whole steps.
 
 Unsloth keeps the inputs of its fused kernels alone, 8h + 6q + 6k + 4f, and computes the rest again (`fast_lora`, `rms_layernorm`,
 `rope_embedding`); this is read, not measured.
@@ -72,9 +72,9 @@ def saved_by_layer(shape: Shape, setup: TrainingSetup) -> PerLayer:
     elif not setup.trains_adapter:
         terms = {"h": 16 + 4 * n, "q": 10, "k": 10, "f": 8}
     elif on_all:
-        terms = {"h": 14 + 4 * n if moe else 18, "q": 10, "k": 8, "f": 8, "r": 8 if moe else 14}
+        terms = {"h": 10 + 4 * n if moe else 12, "q": 8, "k": 8, "f": 8, "r": 8 if moe else 14}
     else:
-        terms = {"h": 14 + 2 * n, "q": 10, "k": 8, "f": 6, "r": 8}
+        terms = {"h": 10 + 2 * n, "q": 8, "k": 8, "f": 6, "r": 8}
     a_token = _weigh(shape, setup.rank, terms) + 8 * shape.heads + 4 * shape.kv_heads + 8
     formula = _said(terms)
     if moe:
@@ -93,8 +93,12 @@ def saved_by_layer(shape: Shape, setup: TrainingSetup) -> PerLayer:
 def working_in_layer(shape: Shape, setup: TrainingSetup) -> PerLayer:
     """What stands beside that while the layer is gone through backwards."""
     n = shape.active_experts
-    fused = setup.backend == "unsloth"
-    terms = {"h": 4 + 2 * n, "q": 2, "k": 2, "f": 4} if fused else {"h": 12 + 4 * n, "q": 4, "k": 8, "f": 6}
+    if setup.backend == "unsloth":
+        terms = {"h": 4 + 2 * n, "q": 2, "k": 2, "f": 4}
+    elif setup.trains_adapter and not shape.experts:
+        terms = {"h": 6, "k": 2, "f": 4}
+    else:
+        terms = {"h": 12 + 4 * n, "q": 4, "k": 8, "f": 6}
     merged = saved_by_layer(shape, setup).beside
     formula = _said(terms) + (f", and the gradient of {shape.expert_matrices:,} merged weights" if merged else "")
     return PerLayer(_weigh(shape, setup.rank, terms), merged, formula)

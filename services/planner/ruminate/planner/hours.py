@@ -16,10 +16,10 @@ from typing import Final
 from ruminate.planner.gpus import Gpu
 from ruminate.planner.shape import Shape
 from ruminate.planner.training import trained_parameters
-from ruminate.planner.training_setup import TrainingSetup
+from ruminate.planner.training_setup import Backend, TrainingSetup
 
-ASSUMED_MFU: Final = 0.3
-"""Dense models, one GPU, rows of a thousand tokens and more: between what plain transformers and fused kernels reach."""
+ASSUMED_MFU: Final[dict[Backend, float]] = {"transformers": 0.25, "unsloth": 0.36}
+"""Dense models, one GPU, steps of some thousand tokens: what 8B reached on an H200, layers computed again (docs/experiments.md)."""
 ASSUMED_MFU_EXPERTS: Final = 0.1
 """With experts, whose matrices are small and reached through gathers."""
 
@@ -68,7 +68,7 @@ def flops_a_token(shape: Shape, setup: TrainingSetup, tokens_a_row: int) -> tupl
 
 def work(shape: Shape, setup: TrainingSetup, run: Run, gpu: Gpu, *, gpus: int = 1, mfu: float | None = None) -> Work:
     """Hours on so many GPUs, as if all of them were busy all of the time; what they wait for each other is not in it."""
-    share = mfu if mfu is not None else ASSUMED_MFU_EXPERTS if shape.experts else ASSUMED_MFU
+    share = mfu if mfu is not None else ASSUMED_MFU_EXPERTS if shape.experts else ASSUMED_MFU[setup.backend]
     each, formula = flops_a_token(shape, setup, run.tokens_a_row)
     flops = each * run.tokens
     seconds = flops / (gpu.peak_tflops * 1e12 * share * gpus)

@@ -120,6 +120,13 @@ def shape_in(folder: Path) -> Shape:
         raise failed("preparing", "base_missing", f"the base cannot be used: {error}") from error
 
 
+def device_bytes() -> int | None:
+    """What the GPU that this process sees has, None where there is none."""
+    if not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+
+
 def require_memory(plan: JobPlan, shape: Shape, backend: BackendName) -> None:
     """Refuse before anything is loaded what cannot fit; the message says what would. Raises JobFailed."""
     chosen = plan.hyperparameters
@@ -137,18 +144,19 @@ def require_memory(plan: JobPlan, shape: Shape, backend: BackendName) -> None:
             )
         return
     device = torch.cuda.get_device_properties(torch.cuda.current_device())
+    memory_bytes = int(device.total_memory)
     # With one row at a time: where more do not fit, fewer are tried as the job goes.
     setup = TrainingSetup(
         method=chosen.method, context_tokens=chosen.max_row_tokens, micro_batch_rows=1, rank=chosen.lora_rank, backend=backend
     )
-    answer = fits(shape, setup, memory=Devices(memory_bytes=int(device.total_memory)))
+    answer = fits(shape, setup, memory=Devices(memory_bytes=memory_bytes))
     if isinstance(answer, DoesNotFit):
         ways = [advice.says for advice in answer.advice if advice.fits]
         raise failed(
             "preparing",
             "does_not_fit",
             f"{answer.explanation}. What would fit: {'; '.join(ways)}",
-            {"needed_bytes": answer.estimate.total_bytes, "memory_bytes": int(device.total_memory), "device": device.name},
+            {"needed_bytes": answer.estimate.total_bytes, "memory_bytes": memory_bytes, "device": device.name},
         )
 
 

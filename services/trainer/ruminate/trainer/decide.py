@@ -18,7 +18,7 @@ from ruminate.schemas.directing import Directions, Standing, standing, taken_tog
 from ruminate.schemas.model import ModelRegistered, ModelRolledBack
 from ruminate.schemas.payload import ArtifactReference, Sha256
 from ruminate.schemas.training import AdapterTrained, TrainingDirected, TrainingFailed
-from ruminate.trainer.plan import BackendWish, Dtype, Encoding, Hyperparameters, JobPlan, Proof, Recovery, StageRules
+from ruminate.trainer.plan import BackendWish, Checkpointing, Dtype, Encoding, Hyperparameters, JobPlan, Proof, Recovery, StageRules
 
 Approval = Literal["auto", "manual"]
 EVERY_TARGET: Final = "*"
@@ -69,6 +69,7 @@ class Policy:
     recovery: Recovery = field(default_factory=Recovery)
     code: Limits | None = None
     backend: BackendWish = "auto"
+    gradient_checkpointing: Checkpointing = "auto"
     export_context_tokens: int | None = None
     approval: Mapping[str, Approval] = field(default_factory=dict)
 
@@ -161,6 +162,7 @@ def decide(batch: TrainingBatchSealed, offset: int, history: History, policy: Po
         adapter_encoding=policy.adapter_encoding,
         equality_probes=policy.equality_probes,
         backend=policy.backend,
+        gradient_checkpointing=policy.gradient_checkpointing,
         export_context_tokens=policy.export_context_tokens,
     )
 

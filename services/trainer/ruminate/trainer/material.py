@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 
 from ruminate.proof.exam import Question, held_out_questions, read_questions, read_verifiable, some_of
 from ruminate.proof.messages import Message
+from ruminate.trainer.checkpointing import Lengths
 from ruminate.trainer.course import failed
 from ruminate.trainer.outcome import DATASET_FOLDER, EARLIER_FOLDER, EXAMS_FOLDER
 from ruminate.trainer.plan import Hyperparameters, JobPlan
@@ -47,6 +48,8 @@ class Material:
     long: list[Tokens]
     """Of both: rows with long thinking."""
     questions: list[Question]
+    longest_question: int
+    """Tokens."""
     pairs: list[RenderedPair]
     watched: list[Tokens]
     proving: list[Tokens]
@@ -55,6 +58,16 @@ class Material:
     set_aside: int
     """New rows that are not learned, because too few are held out to prove something by."""
     left_out: int
+
+    @property
+    def lengths(self) -> Lengths:
+        """What decides how much a step holds."""
+        pairs = (len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in self.pairs)
+        return Lengths(
+            row=max((len(row.input_ids) for row in (*self.new, *self.rehearsed)), default=0),
+            question=self.longest_question,
+            pair=max(pairs, default=0),
+        )
 
     @property
     def contents(self) -> Contents:
@@ -91,15 +104,14 @@ def gather(plan: JobPlan, folder: Path, tokenizer: Any) -> Material:
     watched, proving = divide([*held_out, *aside])
     held_back = {_asked(row.prompt) for row in aside}
     verifiable = [question for question in _lines(dataset / "verifiable.jsonl", read_verifiable) if _can_be_decided(question, plan)]
+    asked = {id(question): len(question_tokens(question, tokenizer)) for question in verifiable}
+    questions = [question for question in verifiable if _asked(question.prompt) not in held_back and asked[id(question)] <= most]
     return Material(
         new=new,
         rehearsed=rehearsed,
         long=fitting([row for row in (*fresh, *revived) if _thinking_tokens(row, tokenizer, least) >= least]),
-        questions=[
-            question
-            for question in verifiable
-            if _asked(question.prompt) not in held_back and len(question_tokens(question, tokenizer)) <= most
-        ],
+        questions=questions,
+        longest_question=max((asked[id(question)] for question in questions), default=0),
         pairs=fitting_pairs,
         watched=fitting(watched),
         proving=fitting(proving),

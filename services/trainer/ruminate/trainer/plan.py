@@ -19,6 +19,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Schedule = Literal["cosine", "linear", "constant_with_warmup"]
 Method = Literal["lora", "qlora"]
 BackendWish = Literal["auto", "transformers", "unsloth"]
+Checkpointing = Literal["auto", "on", "off"]
 
 Enforcement = Literal["enforce", "report", "off"]
 
@@ -142,4 +143,5 @@ class JobPlan(Part):
     adapter_encoding: Encoding
     equality_probes: Count
     backend: BackendWish = "auto"
+    gradient_checkpointing: Checkpointing = "auto"
     export_context_tokens: Count | None = None

@@ -24,6 +24,7 @@ from ruminate.trainer.apart import apart
 from ruminate.trainer.backends import Backend
 from ruminate.trainer.backends.adapter import save_adapter
 from ruminate.trainer.base import (
+    device_bytes,
     digest_of,
     find_base,
     loading,
@@ -34,6 +35,7 @@ from ruminate.trainer.base import (
     shape_by_name,
     shape_in,
 )
+from ruminate.trainer.checkpointing import recomputes, steps
 from ruminate.trainer.course import Course, failed
 from ruminate.trainer.export.steps import check_all, export_all, require_exportable
 from ruminate.trainer.export.tokenizer import chat_template_sha256
@@ -69,6 +71,9 @@ def go(plan: JobPlan, folder: Path, course: Course, backend: Backend) -> JobResu
         stages, left_out = choose(material.contents, plan.stages)
         if not stages:
             raise failed("preparing", "no_stage", "the batch supports no stage of training", {"stages_left_out": {**left_out}})
+        backend = backend.with_checkpointing(
+            recomputes(plan, steps(plan, stages, material.lengths), shape_in(base), backend.name, device_bytes())
+        )
         with loading(base):
             model = backend.load(base, context_tokens=plan.hyperparameters.max_row_tokens)
         require_numbers(model, base)
@@ -92,6 +97,7 @@ def go(plan: JobPlan, folder: Path, course: Course, backend: Backend) -> JobResu
         base_sha256=digest,
         metrics={
             **records,
+            "gradient_checkpointing": backend.checkpointing,
             **counted(material),
             "stages_left_out": {str(stage): reason for stage, reason in left_out.items()},
             "seconds": dict(course.seconds),

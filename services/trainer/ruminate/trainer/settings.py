@@ -22,6 +22,7 @@ from ruminate.trainer.mirror.log_in import contradictions
 from ruminate.trainer.plan import (
     ORDER,
     BackendWish,
+    Checkpointing,
     Dtype,
     Encoding,
     Enforcement,
@@ -72,6 +73,11 @@ class TrainerSettings(ServiceSettings):
     training_method: Method = Field(
         default="lora",
         description="What the base is held in: as released (lora), or in 4 bits (qlora; CUDA), which is slower and smaller.",
+    )
+    gradient_checkpointing: Checkpointing = Field(
+        default="auto",
+        description="Layers are computed again in the backward pass (on): a third more time, far less memory of the GPU. off: what "
+        "they made is kept. auto: kept where the longest rows of the batch leave room for it.",
     )
     approval: dict[Target, Approval] = Field(
         default_factory=dict,
@@ -371,6 +377,7 @@ class TrainerSettings(ServiceSettings):
             equality_probes=self.equality_probes,
             retrain_every_versions=self.retrain_every_versions,
             backend=self.training_backend,
+            gradient_checkpointing=self.gradient_checkpointing,
             export_context_tokens=self.export_context_tokens,
             approval=self.approval,
         )

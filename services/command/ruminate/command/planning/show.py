@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ruminate.command.planning.answer import NOT_MEASURED, Detail, SideBySide
+from ruminate.command.planning.answer import HELD_AGAINST, Detail, SideBySide
 from ruminate.command.terminal import line, printable
 from ruminate.planner.catalogue import MODELS, Model
 from ruminate.planner.estimate import gb
@@ -62,7 +62,7 @@ def _show_detail(found: Detail, to: Console) -> None:
     _show_serving(found, to)
     _show_training(found, to)
     _show_time(found, to)
-    line(to, f"\n{NOT_MEASURED}")
+    line(to, f"\n{HELD_AGAINST}")
 
 
 def _show_side_by_side(found: SideBySide, to: Console) -> None:
@@ -79,7 +79,7 @@ def _show_side_by_side(found: SideBySide, to: Console) -> None:
     for each, able, million in found.rows:
         table.add_row(each.name, each.title, *_train_cells(able), _time(million.hours))
     to.print(table)
-    line(to, f"\nIn detail:  ruminate plan {printable(found.model.name)} --gpu rtx4090\n{NOT_MEASURED}")
+    line(to, f"\nIn detail:  ruminate plan {printable(found.model.name)} --gpu rtx4090\n{HELD_AGAINST}")
 
 
 def _train_cells(able: Abilities) -> list[str]:

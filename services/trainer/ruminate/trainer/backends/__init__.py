@@ -39,6 +39,10 @@ class Backend(Protocol):
         """Whether layers are computed again in the backward pass, rather than kept: a third more time, far less memory."""
         ...
 
+    def with_checkpointing(self, checkpointing: bool) -> Backend:
+        """The same, so. To be asked for before `load`."""
+        ...
+
     @property
     def precision(self) -> str:
         """What is multiplied: `bfloat16` or `float32`."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -51,10 +52,11 @@ class OnUnsloth:
     precision: Literal["bfloat16"] = "bfloat16"
     patches_transformers: Literal[True] = True
 
-    def __init__(self, method: Method, *, checkpointing: bool = True) -> None:
+    checkpointing: bool = True
+
+    def __init__(self, method: Method) -> None:
         """Raises Unlinked and NotImportable."""
         self.method: Method = method
-        self.checkpointing = checkpointing
         require_links()
         try:
             from unsloth import FastLanguageModel  # noqa: PLC0415 - here and nowhere sooner
@@ -64,6 +66,12 @@ class OnUnsloth:
                 "RUMINATE_TRAINING_BACKEND=transformers"
             ) from error
         self._models = FastLanguageModel
+
+    def with_checkpointing(self, checkpointing: bool) -> OnUnsloth:
+        """The same, so."""
+        other = copy(self)
+        other.checkpointing = checkpointing
+        return other
 
     def load(self, base: Path, *, context_tokens: int) -> Any:
         """The base on the GPU, in bfloat16 or 4 bits."""
@@ -127,8 +135,7 @@ class OnUnsloth:
                 yield model
         finally:
             if trained:
-                # And checkpoints, of the kind that the model was adapted with.
-                self._models.for_training(model, use_gradient_checkpointing=self.checkpointing)
+                self._models.for_training(model)  # and checkpoints, of the kind that the model was adapted with
 
 
 def positions(base: Path) -> int:

@@ -30,7 +30,7 @@ ALLOCATOR: Final = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 """Rows differ in length, and fixed segments come apart. Unsloth sets the same, which is too late once CUDA was asked anything."""
 
 
-def open_backend(wish: BackendWish, method: Method, *, compiled: Path, checkpointing: bool = True) -> Backend:
+def open_backend(wish: BackendWish, method: Method, *, compiled: Path) -> Backend:
     """The backend that fits, ready to load; generated code goes to `compiled`. Raises JobFailed where there is none.
 
     To be called before trl, transformers or peft are imported, once a process.
@@ -43,7 +43,7 @@ def open_backend(wish: BackendWish, method: Method, *, compiled: Path, checkpoin
         name = choose(wish, method, here)
         if name == "unsloth":
             try:
-                return OnUnsloth(method, checkpointing=checkpointing)
+                return OnUnsloth(method)
             except Unlinked as obstacle:
                 # Nothing is patched yet, so that the other one can still be had, where it needs none of what is missing.
                 if wish == "unsloth" or method == "qlora":
@@ -54,7 +54,7 @@ def open_backend(wish: BackendWish, method: Method, *, compiled: Path, checkpoin
         raise _refused(str(obstacle)) from obstacle
     from ruminate.trainer.backends.on_transformers import OnTransformers  # noqa: PLC0415 - so that Unsloth comes first
 
-    return OnTransformers(method, checkpointing=checkpointing)
+    return OnTransformers(method)
 
 
 def look() -> Machine:

@@ -1,9 +1,11 @@
-"""What a CUDA machine without network lacks for Unsloth, small enough to be carried there.
+"""What a CUDA machine without network lacks for Unsloth, or for all of the trainer, small enough to be carried there.
 
-    python -m tests.benchmarks.unsloth_bundle FOLDER          then, there: tar xJf FOLDER/unsloth.tar.xz, PYTHONPATH=where/it/lies
+    python -m tests.benchmarks.unsloth_bundle FOLDER                               Unsloth, where the trainer's packages are
+    python -m tests.benchmarks.unsloth_bundle FOLDER --has LIST --python 3.12      all that LIST lacks of the trainer's pins
+    then, there: tar xJf FOLDER/unsloth.tar.xz, PYTHONPATH=where/it/lies
 
-The pinned wheels of what `import unsloth` and training need beside the trainer's own packages, without their parts for other uses
-(its web studio, tests, bitsandbytes for other devices). They are for the Python and the CUDA of the pins (torch 2.13, CUDA 13.0).
+LIST is what `pip list --format=freeze` prints there; the versions of what it has are taken as they are, torch's above all. The
+wheels come without their parts for other uses (a web studio, tests, bitsandbytes for other devices, benchmarks).
 """
 
 from __future__ import annotations
@@ -13,30 +15,40 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from packaging.markers import Marker
+from packaging.utils import canonicalize_name
 
 _ROOT: Final = Path(__file__).parents[2]
 PINS: Final = _ROOT / "pins" / "trainer-gpu.txt"
 NEEDED: Final = ("unsloth", "unsloth-zoo", "bitsandbytes", "torchao", "torchvision", "pillow", "sentencepiece", "cut-cross-entropy")
 """The last one is imported where it is there; without any of the others nothing starts."""
+BOUND_TO_TORCH: Final = re.compile(r"torch|torchvision|triton|xformers|nvidia-.*|cuda-.*")
+"""Built for one torch and one CUDA: of another machine's, its own are taken, or none."""
 LEFT_OUT: Final = ("studio", "unsloth_cli", "test", "tests", "bin", "torchao/prototype/benchmarks")
 CUDA: Final = "130"
+PLATFORM: Final = "x86_64-manylinux_2_28"
 
 
-def main(folder: Annotated[Path, typer.Argument(help="It is made, and holds `unsloth/` and `unsloth.tar.xz` afterwards.")]) -> None:
+def main(
+    folder: Annotated[Path, typer.Argument(help="It is made, and holds `unsloth/` and `unsloth.tar.xz` afterwards.")],
+    has: Annotated[Path | None, typer.Option(help="Packages of the other machine, NAME==VERSION a line.")] = None,
+    python: Annotated[str, typer.Option(help="The other machine's Python.")] = f"{sys.version_info.major}.{sys.version_info.minor}",
+) -> None:
     """Fetch, cut and pack."""
     site = folder / "unsloth"
     if site.exists():
         shutil.rmtree(site)
     site.mkdir(parents=True)
-    subprocess.run(
-        [_ROOT / ".venv" / "bin" / "uv", "pip", "install", "--python", sys.executable, "--target", site, "--no-deps", *wanted()],
-        check=True,
-    )
-    cut(site)
+    there = None if has is None else names_in(has.read_text(encoding="utf-8"))
+    what = [*wanted(PINS.read_text(encoding="utf-8"), there, python)]
+    uv = [str(_ROOT / ".venv" / "bin" / "uv"), "pip", "install", "--target", str(site), "--no-deps", "--only-binary", ":all:"]
+    subprocess.run([*uv, "--python-version", python, "--python-platform", PLATFORM, *what], check=True)
+    cut(site, without_torch=has is not None)
     packed = folder / "unsloth.tar.xz"
     with tarfile.open(packed, "w:xz", preset=6) as archive:
         for path in sorted(site.iterdir()):
@@ -45,18 +57,37 @@ def main(folder: Annotated[Path, typer.Argument(help="It is made, and holds `uns
     print(f"{packed}: {packed.stat().st_size / 2**20:.0f} MiB")
 
 
-def wanted() -> list[str]:
-    """The needed packages in their pinned versions."""
-    pinned = dict(re.findall(r"^([a-z0-9-]+)==([^ ]+)", PINS.read_text(encoding="utf-8"), re.MULTILINE))
-    return [f"{name}=={pinned[name]}" for name in NEEDED]
+def names_in(listed: str) -> frozenset[str]:
+    """Names of a `pip list --format=freeze`, as they are compared."""
+    return frozenset(canonicalize_name(line.split("==")[0].strip()) for line in listed.splitlines() if line.strip())
 
 
-def cut(site: Path) -> None:
-    """Remove what training does not touch."""
+def wanted(pins: str, there: Collection[str] | None, python: str) -> Iterator[str]:
+    """Pinned packages to be carried: those that Unsloth needs, or, where it is known what is there, all that is not.
+
+    >>> [*wanted("numpy==2.4.6 ; python_full_version < '3.12'\\nnumpy==2.5.5 ; python_full_version >= '3.12'", (), "3.12")]
+    ['numpy==2.5.5']
+    """
+    here = {
+        "python_full_version": f"{python}.0", "python_version": python, "sys_platform": "linux", "platform_machine": "x86_64",
+        "platform_python_implementation": "CPython",
+    }  # fmt: skip
+    for name, version, marker in re.findall(r"^([a-z0-9-]+)==([^ ;]+)(?: ; ([^\\\n]+))?", pins, re.MULTILINE):
+        if marker and not Marker(marker.strip()).evaluate({**here}):
+            continue
+        if name in NEEDED if there is None else name not in there and not BOUND_TO_TORCH.fullmatch(name):
+            yield f"{name}=={version}"
+
+
+def cut(site: Path, *, without_torch: bool = False) -> None:
+    """Remove what training does not touch, and what is compiled against a torch that is not there."""
     for name in LEFT_OUT:
         shutil.rmtree(site / name, ignore_errors=True)
     for library in site.glob("bitsandbytes/libbitsandbytes_*.so"):
         if library.stem.rpartition("_")[2] not in (f"cuda{CUDA}", "cpu"):
+            library.unlink()
+    if without_torch:
+        for library in site.glob("torchao/_C*.so"):
             library.unlink()
     for cache in [*site.rglob("__pycache__")]:
         shutil.rmtree(cache)

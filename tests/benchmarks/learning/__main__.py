@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.learning turns                       five turns, half of what is learned rehearsed, seed 1
     python -m tests.benchmarks.learning turns --replay 0.25 --proof report
+    python -m tests.benchmarks.learning loop                        the same through every service, in one running loop
     python -m tests.benchmarks.learning practise --seed 2           few rows, then 400 steps of GRPO
     python -m tests.benchmarks.learning report                      tables, bars and plots of whatever has been run
 
@@ -79,6 +80,23 @@ def turns(
 
 
 @app.command()
+def loop(
+    seed: Seed = 1,
+    turns: Annotated[int, typer.Option(min=1, max=5, help="How many.")] = 5,
+    rows: Annotated[int, typer.Option(min=32, help="New rows of a turn.")] = 1500,
+    questions: Questions = None,
+    out: Out = RESULTS,
+) -> None:
+    """The same turns through the running loop, from the interaction to the version that serves."""
+    from tests.benchmarks.learning import looping
+
+    _alone()
+    looping.run(
+        out / f"loop-seed-{seed}", seed=seed, hyperparameters=SUPERVISED, rows=rows, turns=turns, questions=questions, say=_say
+    )
+
+
+@app.command()
 def practise(
     seed: Seed = 1,
     steps: Annotated[int, typer.Option(min=1, help="Of GRPO: 8 questions, 8 answers to each.")] = PRACTICE.steps,
@@ -107,7 +125,7 @@ def practise(
 @app.command()
 def report(
     out: Out = RESULTS,
-    keep: Annotated[bool, typer.Option(help="Write the results into the tree, and the plots that are made from them.")] = False,
+    keep: Annotated[bool, typer.Option(help="Add the results to those in the tree, and draw its plots anew.")] = False,
 ) -> None:
     """Tables, bars and plots of what has been run; without any, of what is kept in the tree."""
     from tests.benchmarks.learning import telling

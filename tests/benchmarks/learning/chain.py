@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from ruminate.schemas.payload import Part
 from ruminate.trainer.bases.arithmetic import Task
@@ -20,6 +20,7 @@ MEASURED_FILE: Final = "measured.json"
 CHAIN_FILE: Final = "chain.json"
 
 Say = Callable[[str], None]
+Through = Literal["job", "loop"]
 
 
 class Turn(Part):
@@ -43,6 +44,8 @@ class Chain(Part):
     enforcement: Enforcement
     asks_earlier: bool = False
     """Whether the gate asks what earlier turns have taught, too."""
+    through: Through = "job"
+    """Each turn the trainer's own job on a folder, or the running loop from the interaction to the version that serves."""
     rows: int
     questions: int | None
     """Of each task and mode that were asked; None: all of them."""
@@ -94,7 +97,7 @@ def run(
                 parent, version = adapter_of(where), f"v{number}"
             abilities = measured(where / MEASURED_FILE, parent, tasks[:number])
             done.append(Turn(number=number, task=lesson.task.name, taken=taken, abilities=abilities))
-            say(_line(done[-1]))
+            say(line(done[-1]))
             chain = Chain(
                 seed=seed,
                 replay_ratio=replay_ratio,
@@ -125,7 +128,8 @@ def once(path: Path, measure: Callable[[], Sequence[Ability]]) -> tuple[Ability,
     return found.abilities
 
 
-def _line(turn: Turn) -> str:
+def line(turn: Turn) -> str:
+    """A turn in a line."""
     gate = turn.taken.gate
     decided = "passed" if gate.passed else "refused" if turn.taken.steps == 0 else "would be refused"
     right = ", ".join(f"{ability.task} {ability.right:.1%}" for ability in turn.abilities)

@@ -51,7 +51,7 @@ def asked(task: Task, portion: Portion) -> tuple[Exercise, ...]:
 
 def batch(turn: int, *, seed: int, rows: int, replay_ratio: float, held_out: int, tasks: Sequence[Task] = TASKS) -> Batch:
     """The batch of a turn, the first of which is 1; `replay_ratio` of all that is learned is rehearsed."""
-    fresh, aside = _drawn(tasks[turn - 1], seed, rows, held_out)
+    fresh, aside = drawn(tasks[turn - 1], seed, rows, held_out)
     wanted = round(rows * replay_ratio / (1 - replay_ratio))
     random = _random(seed, turn, "rehearsed")
     earlier = tasks[: turn - 1]
@@ -60,7 +60,7 @@ def batch(turn: int, *, seed: int, rows: int, replay_ratio: float, held_out: int
     for left, task in zip(range(len(earlier), 0, -1), earlier, strict=True):
         count = of_earlier // left
         of_earlier -= count
-        taught, _ = _drawn(task, seed, rows, held_out)
+        taught, _ = drawn(task, seed, rows, held_out)
         rehearsed += [row(exercise, thinks=thinks) for exercise, thinks in random.sample(taught, count)]
     return Batch(
         task=tasks[turn - 1],
@@ -90,7 +90,7 @@ def _taught(task: Task) -> tuple[Exercise, ...]:
     return divided(task)[0][:-CHOSEN_ON]
 
 
-def _drawn(task: Task, seed: int, rows: int, held_out: int) -> tuple[list[tuple[Exercise, bool]], list[tuple[Exercise, bool]]]:
+def drawn(task: Task, seed: int, rows: int, held_out: int) -> tuple[list[tuple[Exercise, bool]], list[tuple[Exercise, bool]]]:
     """Exercises to learn and those that the batch holds out, no question twice, each with its mode."""
     available = _taught(task)
     if rows + held_out > len(available):

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from ruminate.proof.confidence import share
 from ruminate.schemas.payload import Part
-from tests.benchmarks.learning.chain import CHAIN_FILE, Chain, Turn
+from tests.benchmarks.learning.chain import CHAIN_FILE, Chain, Through, Turn
 from tests.benchmarks.learning.matter import BASE_TASKS, TASKS
 from tests.benchmarks.learning.measure import Ability
 from tests.benchmarks.learning.plots import Line, Panel, draw
@@ -42,21 +42,23 @@ class Kind(NamedTuple):
     asks_earlier: bool
     tasks: tuple[str, ...]
     """Where they are others than usual."""
+    through: Through = "job"
 
     @classmethod
     def of(cls, chain: Chain) -> Kind:
         """The kind of a chain."""
         taught = tuple(turn.task for turn in chain.turns)
         usual = tuple(task.name for task in TASKS[: len(taught)])
-        return cls(chain.replay_ratio, chain.enforcement, chain.asks_earlier, () if taught == usual else taught)
+        return cls(chain.replay_ratio, chain.enforcement, chain.asks_earlier, () if taught == usual else taught, chain.through)
 
 
 def tell(out: Path, *, keep: bool) -> str:
-    """Tables and bars of what lies in `out`, or of what is kept in the tree; `keep` puts it there, with the plots."""
-    results = found_in(out)
+    """Tables and bars of what lies in `out`, or of what is kept in the tree; `keep` adds it there, with the plots."""
+    kept, results = Results.model_validate_json(KEPT.read_bytes()), found_in(out)
     if not results.chains and not results.practised:
-        results = Results.model_validate_json(KEPT.read_bytes())
+        results = kept
     if keep:
+        results = added(kept, results)
         KEPT.write_text(results.model_dump_json() + "\n", encoding="utf-8")
         for name, picture in pictures(results).items():
             IMAGES.mkdir(exist_ok=True)
@@ -74,6 +76,14 @@ def found_in(out: Path) -> Results:
     )
 
 
+def added(kept: Results, found: Results) -> Results:
+    """All of both; what was found takes the place of a run of its kind and seed."""
+
+    chains = {(Kind.of(chain), chain.seed): chain for chain in (*kept.chains, *found.chains)}
+    practised = {each.seed: each for each in (*kept.practised, *found.practised)}
+    return Results(chains=tuple(chains.values()), practised=tuple(practised.values()))
+
+
 def by_kind(chains: Sequence[Chain]) -> Mapping[Kind, list[Chain]]:
     """Chains of one kind together, each in the order of seeds; most replay first."""
     kinds: defaultdict[Kind, list[Chain]] = defaultdict(list)
@@ -84,7 +94,7 @@ def by_kind(chains: Sequence[Chain]) -> Mapping[Kind, list[Chain]]:
 
 def _place(chain: Chain) -> tuple[object, ...]:
     kind = Kind.of(chain)
-    return (kind.tasks, kind.asks_earlier, -kind.replay_ratio, kind.enforcement, chain.seed)
+    return (kind.tasks, kind.through, kind.asks_earlier, -kind.replay_ratio, kind.enforcement, chain.seed)
 
 
 def known(chain: Chain, turn: Turn) -> dict[str, float]:
@@ -120,7 +130,8 @@ def _told(results: Results) -> Iterator[str]:
         yield (
             f"**{kind.replay_ratio:.0%} rehearsed, gate {'decides' if kind.enforcement == 'enforce' else 'reports'}"
             f"{', and asks what earlier turns have taught' if kind.asks_earlier else ''}"
-            f"{f', last task {kind.tasks[-1]}' if kind.tasks else ''}** "
+            f"{f', last task {kind.tasks[-1]}' if kind.tasks else ''}"
+            f"{', through the running loop' if kind.through == 'loop' else ''}** "
             f"(seeds {seeds}; {', '.join(map(str, asked))} questions)\n"
         )
         yield from _table(chains)

@@ -19,7 +19,8 @@ from ruminate.trainer.bases import arithmetic
 from ruminate.trainer.bases.arithmetic import Exercise, Task, row
 from ruminate.trainer.bases.small import SHIPPED
 from ruminate.trainer.job import begin, finished, locked, run_job
-from ruminate.trainer.outcome import ADAPTER_FOLDER, DATASET_FOLDER, EXAMS_FOLDER, PARENT_FOLDER, JobFailed, JobResult, Progress
+from ruminate.trainer.learning.proving import PROOF_FILE
+from ruminate.trainer.outcome import ADAPTER_FOLDER, DATASET_FOLDER, EXAMS_FOLDER, PARENT_FOLDER, JobFailed, Progress
 from ruminate.trainer.plan import Enforcement, Hyperparameters, JobPlan, Proof, StageRules
 from tests.benchmarks.learning.matter import Batch, asked
 from tests.benchmarks.learning.measure import ANSWER_TOKENS
@@ -82,12 +83,12 @@ def take(folder: Path, number: int, batch: Batch, course: Course, *, parent: Pat
         try:
             result = asyncio.run(run_job(folder, lock=lock, on_progress=_quietly, crash_restarts=0, threads=1))
         except JobFailed as failed:
-            taken = _refused(failed)
+            taken = refused(failed.failure.reason, failed.failure.explanation, failed.failure.evidence)
             if taken is None:
                 raise
             failure.write_text(taken.model_dump_json(indent=2), encoding="utf-8")
             return taken
-    return _accepted(folder, result)
+    return accepted(result.metrics, adapter_of(folder) / PROOF_FILE, result.duration_seconds)
 
 
 def adapter_of(folder: Path) -> Path:
@@ -169,13 +170,13 @@ async def _quietly(progress: Progress) -> None:
     """Nobody follows each step."""
 
 
-def _accepted(folder: Path, result: JobResult) -> Taken:
-    told: Any = result.metrics
-    stage = told["stages"][-1]
+def accepted(metrics: Mapping[str, Any], proof_file: Path, seconds: float) -> Taken:
+    """What a turn came to that made a version, by what was told of it and the evidence beside its adapter."""
+    stage = metrics["stages"][-1]
     attempts = stage.get("attempts", ())
-    proof = told["proof"]
+    proof = metrics["proof"]
     explanation = attempts[stage["accepted"]]["explanation"] if attempts and stage["accepted"] is not None else ""
-    curves = json.loads((adapter_of(folder) / "proof.json").read_bytes())["stages"]
+    curves = json.loads(proof_file.read_bytes())["stages"]
     return Taken(
         gate=Gate(
             passed=proof["kept"] and proof["learned"],
@@ -186,9 +187,9 @@ def _accepted(folder: Path, result: JobResult) -> Taken:
             accepted=stage.get("accepted"),
             findings=_said(proof["findings"]),
         ),
-        seconds=result.duration_seconds,
-        steps=told["steps"],
-        phases=told["seconds"],
+        seconds=seconds,
+        steps=metrics["steps"],
+        phases=metrics["seconds"],
         rewards=tuple((int(step), float(reward)) for step, reward in curves[-1].get("rewards", ())),
     )
 
@@ -197,18 +198,16 @@ def _said(findings: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(f"{each['measure']} ({each['group']}): {each['verdict']}, {each['because']}" for each in findings)
 
 
-def _refused(failed: JobFailed) -> Taken | None:
-    """None for a failure that is no verdict: it ends the experiment."""
-    failure = failed.failure
-    if failure.reason not in ("reasoning_lost", "nothing_learned"):
+def refused(reason: str, explanation: str, evidence: Mapping[str, Any]) -> Taken | None:
+    """What a turn came to that made none; None for a failure that is no verdict: it ends the experiment."""
+    if reason not in ("reasoning_lost", "nothing_learned"):
         return None
-    evidence: Any = failure.evidence
     stages = evidence.get("stages", ())
     return Taken(
         gate=Gate(
             passed=False,
-            explanation=f"{failure.reason}: {failure.explanation}",
-            kept=failure.reason == "nothing_learned",
+            explanation=f"{reason}: {explanation}",
+            kept=reason == "nothing_learned",
             learned=False,
             attempts=tuple(each["attempt"]["kind"] for stage in stages for each in stage.get("attempts", ())),
             findings=_said(evidence.get("findings", ())),

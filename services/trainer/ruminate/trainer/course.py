@@ -69,7 +69,8 @@ def explain(error: Exception, phase: JobPhase) -> Failure | None:
             reason="out_of_memory",
             explanation=f"the memory of the {'GPU' if on_gpu else 'machine'} is full, with one row at a time, too; lower "
             "RUMINATE_MAX_ROW_TOKENS, of practice and exams RUMINATE_PRACTICE_ANSWER_TOKENS and RUMINATE_PROOF_ANSWER_TOKENS "
-            "(`ruminate plan` says what fits), then type:  ruminate train retry",
+            f"(`ruminate plan` says what fits){', set RUMINATE_GRADIENT_CHECKPOINTING to on' if on_gpu else ''}, then type:  "
+            "ruminate train retry",
             evidence={"allocated_bytes": torch.cuda.max_memory_allocated(), "device": torch.cuda.get_device_name()}
             if on_gpu
             else {"device": "cpu"},

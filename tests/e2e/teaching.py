@@ -88,6 +88,18 @@ def corrected(interaction: InteractionCompleted, exercise: Exercise) -> Feedback
     )
 
 
+def approved(interaction: InteractionCompleted) -> FeedbackGiven:
+    """Somebody likes the answer, which nothing else says is right."""
+    return FeedbackGiven(
+        interaction_id=interaction.interaction_id,
+        interaction_source=SOURCE,
+        conversation_id=interaction.conversation_id,
+        given_by="teacher",
+        given_at=datetime.now(UTC),
+        thumb="up",
+    )
+
+
 @dataclass(frozen=True)
 class Turned:
     """What came of a turn: a version that serves, or why there is none."""

@@ -12,7 +12,7 @@ import pytest
 from ruminate.trainer.bases.arithmetic import NEW_TASKS, draw
 from ruminate.trainer.plan import ORDER
 from tests.e2e.running_loop import RunningLoop, eventually, start_loop
-from tests.e2e.teaching import SETTINGS, Turned, corrected, reported, turn, watched
+from tests.e2e.teaching import SETTINGS, Turned, approved, corrected, reported, turn, watched
 
 WITHIN_SECONDS: Final = 360.0
 """From the word to seal to the version that serves."""
@@ -69,6 +69,6 @@ def test_a_batch_goes_through_the_stages_that_it_supports_and_its_version_serves
         alone = [
             reported(each, number, run="one", thinks=random.random() < 0.8, checked=False) for number, each in enumerate(plain)
         ]
-        trained = told(turn(loop, seen, alone, within_seconds=WITHIN_SECONDS))
+        trained = told(turn(loop, seen, alone, [approved(each) for each in alone], within_seconds=WITHIN_SECONDS))
         assert {"reasoning_rl", "general_rl"}.isdisjoint(trained.stages)
         assert set(trained.metrics["stages_left_out"]) >= {"reasoning_rl", "general_rl"}

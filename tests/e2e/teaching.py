@@ -30,7 +30,9 @@ SOURCE: Final = "/agents/teacher"
 JUDGED_WITHIN_SECONDS: Final = 120.0
 
 SETTINGS: Final = {
-    "RUMINATE_SEAL_AT_ROWS": "100000",  # only where we say so
+    # Sealed only where we say so, not by count, nor because other topics or other scores come.
+    "RUMINATE_SEAL_AT_ROWS": "100000",
+    "RUMINATE_SEAL_FALSE_ALARM_RATIO": "0",
     "RUMINATE_HOLDOUT_RATIO": "0.1",
     "RUMINATE_REHEARSAL_EPOCHS": "1",
     # Every sum looks like every other.

@@ -33,6 +33,10 @@ def test_short_rows_on_a_large_card_are_kept(lengths: Lengths, memory_bytes: int
     assert recomputes(plan(), steps(plan(), SUPERVISED, lengths), SHAPE, "transformers", memory_bytes) is again
 
 
+def test_under_unsloth_they_are_kept_only_where_that_is_asked_for() -> None:
+    assert recomputes(plan(), [Step(1, 16)], SHAPE, "unsloth", H200)
+
+
 def test_what_is_kept_is_planned_to_fit() -> None:
     setup = TrainingSetup(context_tokens=512, micro_batch_rows=16, checkpointing=False)
     needed = training_memory(SHAPE, setup).total_bytes

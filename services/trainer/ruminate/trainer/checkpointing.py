@@ -59,6 +59,8 @@ def recomputes(plan: JobPlan, largest: Iterable[Step], shape: Shape, backend: Ba
         return False
     if plan.gradient_checkpointing != "auto":
         return plan.gradient_checkpointing == "on"
+    if backend == "unsloth":
+        return True  # what it keeps without has not been measured, and what cannot be planned is not risked
     chosen = plan.hyperparameters
     setups = (
         TrainingSetup(

@@ -77,7 +77,7 @@ class TrainerSettings(ServiceSettings):
     gradient_checkpointing: Checkpointing = Field(
         default="auto",
         description="Layers are computed again in the backward pass (on): a third more time, far less memory of the GPU. off: what "
-        "they made is kept. auto: kept where the longest rows of the batch leave room for it.",
+        "they made is kept. auto: kept on transformers, where the longest rows of the batch leave room for it.",
     )
     approval: dict[Target, Approval] = Field(
         default_factory=dict,

@@ -3,7 +3,8 @@
 Passed means two things.
 
     reasoning kept      on fixed questions (anchors): answers right, thinking well-formed, mode obeyed, no more thinking for a
-                        right answer, the base's own traces of reasoning still foreseen; each with confidence
+                        right answer, the base's own traces of reasoning, but for those to a wrong answer, still foreseen; each
+                        with confidence
     something learned   on the batch's own hold-out the candidate beats its parent: more answers right, or, where too few can
                         be checked, less loss on its rows; with 95 % confidence
 
@@ -234,7 +235,7 @@ def _tokens_kept(group: Group, then: Sequence[Answered], now: Sequence[Answered]
 
 def _traces_kept(before: Sitting, after: Sitting, policy: Policy) -> list[Finding]:
     if len(before.trace_losses) < LEAST_TRACES:
-        because = f"the base gives {len(before.trace_losses)} well-formed traces, {LEAST_TRACES} are needed"
+        because = f"the base thinks {len(before.trace_losses)} times in good form and to no wrong answer, {LEAST_TRACES} are needed"
         return [
             _finding("trace_perplexity", None, "not_applicable", len(before.trace_losses), means=None, change=None, because=because)
         ]

@@ -25,7 +25,15 @@ from ruminate.grading.finding.marks import (
 )
 from ruminate.grading.finding.wording import NUMBER_WORDS, content_words, numbers, words
 
-_AMOUNT = re.compile(r"[-−]?[$€£]?[-−]?[\d,]*\.?\d+[%$€£]?\.?")
+_NUMBER = r"(?:\d{1,3}(?:[ ,\u00a0\u202f]\d{3})+(?:\.\d+)?|\d*\.?\d+)"
+"""In groups of three or in one piece."""
+_AMOUNT = re.compile(rf"[-−]?\s?[$€£]?\s?[-−]?{_NUMBER}\s?[%$€£]?\.?")
+_MIXED = re.compile(r"([-−]?)(\d{1,12})\s+(\d{1,12}/\d{1,12})\.?")
+_SEVERAL = re.compile(r"[-−]?\d*\.?\d+(?:(?:\s*[,;]\s*|\s+)[-−]?\d*\.?\d+)+\.?")
+"""Without brackets: those may be an interval's, and are for mathematics."""
+_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:[ \u00a0\u202f]\d{3})+(?![\d])")
+_SPACES = re.compile(r"[\s\u00a0\u202f]")
+_LONGEST_SEVERAL = 200
 _NEGATION = frozenset({"not", "never", "no", "isn", "wasn", "aren", "neither", "nor", "cannot", "don", "doesn", "didn"})
 _YES_NO = frozenset({"yes", "no"})
 _LONGEST_KEY_WORDS = 8
@@ -45,10 +53,21 @@ class Comparison:
 
 def compare(answered: Answered, reference: str, equal: mathematics.Equal = mathematics.nobody) -> Comparison:
     """Compare the answer with the reference answer; `equal` is asked about expressions, where they are such."""
-    reference = answer_of(reference)
-    expected = _amount(reference)
-    if expected is not None:
-        return _compare_amounts(answered, expected)
+    marked = answer_of(reference)
+    found = _compare(answered, marked, equal)
+    said = answered.answer.strip()
+    if found.result != "right" and said and said in (reference.strip(), marked.strip()):
+        return Comparison("right", "the same text", found.expected)
+    return found
+
+
+def _compare(answered: Answered, reference: str, equal: mathematics.Equal) -> Comparison:
+    expected, several = _amount(reference), _several(reference)
+    row = _compare_several(answered, several) if several else None
+    if expected is not None and not (row is not None and row.result == "right"):
+        return _compare_amounts(answered, expected)  # "100 200" may be one number, or two
+    if row is not None:
+        return row
     if mathematics.is_mathematical(reference):
         return _compare_expressions(answered, reference, equal)
     return _compare_words(answered, reference)
@@ -59,9 +78,20 @@ def _amount(text: str) -> float | None:
     text = text.strip()
     if len(text) > LONGEST_AMOUNT:
         return None
-    text = text.replace(" ", "")
-    found = numbers(re.sub("[$€£]", "", text)) if _AMOUNT.fullmatch(text) else fraction(text)
+    if _AMOUNT.fullmatch(text):
+        found = numbers(re.sub(r"[$€£\s\u00a0\u202f]", "", text))
+    elif mixed := _MIXED.fullmatch(text):
+        part = fraction(mixed[3])
+        found = tuple((-1 if mixed[1] else 1) * (float(mixed[2]) + value) for value in part)
+    else:
+        found = fraction(_SPACES.sub("", text))
     return found[0] if found else None
+
+
+def _several(text: str) -> tuple[float, ...]:
+    """The numbers that the text is, where it is several and nothing else."""
+    text = text.strip()
+    return numbers(text.replace(";", " ").replace(",", " ")) if len(text) <= _LONGEST_SEVERAL and _SEVERAL.fullmatch(text) else ()
 
 
 def _compare_amounts(answered: Answered, expected: float) -> Comparison:
@@ -73,11 +103,26 @@ def _compare_amounts(answered: Answered, expected: float) -> Comparison:
         return Comparison("undecided" if spoken else "wrong", "no number in digits", expected)
     if _same(final, expected):
         return Comparison("right", "the final number", expected)
+    said = _amount(answered.answer)
+    in_one_piece = numbers(_GROUPED.sub(lambda group: _SPACES.sub("", group[0]), answered.answer))
+    if (said is not None and _same(said, expected)) or (in_one_piece and _same(in_one_piece[-1], expected)):
+        return Comparison("right", "the final number", expected)
     if marked_number(answered) is None and any(_same(number, expected) for number in answered.answer_numbers):
         # "72 clips, 24 of them in May" begins with its answer; what a longer text says, its numbers do not tell.
         first = _same(answered.answer_numbers[0], expected) and len(answered.answer_numbers) <= 3
         return Comparison("right" if first else "undecided", "a number of the answer", expected)
     return Comparison("wrong", "the final number", expected)
+
+
+def _compare_several(answered: Answered, expected: tuple[float, ...]) -> Comparison:
+    """Several numbers are right in their order. In another they may be: of a set of solutions nobody asks for one."""
+    said, how = answered.answer_numbers, "the numbers in their order"
+    alone = _several(answered.answer)
+    for numbers_said in (alone, said[: len(expected)], said[-len(expected) :]):
+        if len(numbers_said) == len(expected) and all(map(_same, numbers_said, expected)):
+            return Comparison("right", how)
+    another = bool(alone) and sorted(alone) != sorted(expected)
+    return Comparison("wrong" if another or _amount(answered.answer) is not None else "undecided", how)
 
 
 def _compare_expressions(answered: Answered, expected: str, equal: mathematics.Equal) -> Comparison:

@@ -82,12 +82,15 @@ class Examiner:
         )
 
     def traces(self, speaker: Speaker, questions: Sequence[Question]) -> list[Tokens]:
-        """How a speaker thinks about these questions: prompts, and behind them what it said, where that is well-formed."""
+        """How a speaker thinks about these questions: prompts, and behind them what it said, where that is well-formed.
+
+        Thinking that leads to a wrong answer is none to be kept: a version that learns better must not have to foresee it.
+        """
         thinking = [question for question in questions if question.thinks]
         found = []
-        for answer in self._ask(speaker, thinking, lambda done, of: None):
-            well_formed, _ = forms(answer.spoken, thinks=True, cut=answer.cut)
-            if well_formed:
+        for question, answer in zip(thinking, self._ask(speaker, thinking, lambda done, of: None), strict=True):
+            looked_at = self._look_at(question, answer)
+            if looked_at.well_formed and looked_at.right is not False:
                 labels = [IGNORED_LABEL] * len(answer.prompt) + answer.tokens
                 found.append(Tokens(input_ids=answer.prompt + answer.tokens, labels=labels))
         return found

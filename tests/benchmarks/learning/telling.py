@@ -258,7 +258,10 @@ def pictures(results: Results) -> dict[str, str]:
     drawn = {}
     if results.chains:
         shown = [chain for chain in results.chains if not chain.asks_earlier and not Kind.of(chain).tasks]
-        panels = [Panel(f"{kind.replay_ratio:.0%} rehearsed", _lines(chains)) for kind, chains in by_kind(shown).items()]
+        panels = [
+            Panel("the running loop" if kind.through == "loop" else f"{kind.replay_ratio:.0%} rehearsed", _lines(chains))
+            for kind, chains in by_kind(shown).items()
+        ]
         drawn["learning-turns.svg"] = draw("Right answers after each turn, on questions that no row has", panels, across="turn")
     if results.practised:
         drawn["learning-practice.svg"] = draw("Practice by rewards", _practice_panels(results.practised), across="step")

@@ -3,14 +3,15 @@
 Read in the sources of unsloth and unsloth_zoo 2026.10.7:
 
 * It patches transformers, PEFT and TRL while it is imported: `trl.SFTTrainer`, `DPOTrainer`, `GRPOTrainer` and their configs are
-  its own afterwards, with other defaults (an 8-bit optimizer, seed 3407, no logged `num_tokens`). `arguments` puts right what no
-  stage sets.
+  its own afterwards, with other defaults (an 8-bit optimizer, seed 3407, two micro batches a step, no logged `num_tokens`).
+  `arguments` puts right what no stage sets.
 * The trainers cut, or refuse, what is longer than the `max_seq_length` that the model was loaded with; more than the model's own
   positions would stretch them (linear RoPE scaling). So `load` is told the longest row and takes no more than the model has.
 * By default it swaps a base for a copy of its own from the hub: `use_exact_model_name`.
 * Without bitsandbytes it loads 16 bits where 4 are asked for, and where CUDA is not linked it runs `ldconfig` as root. Both
   are looked at before it is imported.
 * Its `save_pretrained_gguf` runs a package manager: merging and exporting stay ours.
+* Whether layers are computed again is what the model was adapted with; what the trainer's arguments say comes second to that.
 """
 
 from __future__ import annotations

@@ -25,18 +25,20 @@ up: setup ## broker, node and services, until Ctrl-C (ARGS="--kafka HOST:PORT --
 
 # Half of the tests wait for a broker or a process most of the time: two at once, a file's tests on one worker.
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
+# They have two cores between them: threads that torch takes beside would wait for each other most of the time.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 
 test: setup ## the short form of every test on the embedded parts (ARGS="-k name" picks some)
-	@$(PY) -m pytest $(WORKERS) $(ARGS)
+	@$(PYTEST) $(WORKERS) $(ARGS)
 
 real: setup ## install Apache Kafka, Ollama, old and new, and MLflow into a cache outside of the checkout
 	@$(PY) -m infra.real install $(ARGS)
 
 test-real: setup ## the short form of every test on what `make real` installs
-	@$(PY) -m pytest -m 'real and not long and not gpu' $(WORKERS) $(ARGS)
+	@$(PYTEST) -m 'real and not long and not gpu' $(WORKERS) $(ARGS)
 
 long: setup ## the long form, embedded and real: more seeds, more kills, larger data
-	@$(PY) -m pytest -m 'long and not gpu' --timeout 3600 $(ARGS)
+	@$(PYTEST) -m 'long and not gpu' --timeout 3600 $(ARGS)
 
 bench: setup ## ours beside quixstreams and Faust on Apache Kafka: tables, no gate (ARGS="--only pipe --rounds 1 --messages 100000")
 	@$(PY) -m tests.benchmarks $(ARGS)

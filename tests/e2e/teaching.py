@@ -80,25 +80,21 @@ def reported(
 
 def corrected(interaction: InteractionCompleted, exercise: Exercise) -> FeedbackGiven:
     """Somebody says what the answer should have been."""
-    return FeedbackGiven(
-        interaction_id=interaction.interaction_id,
-        interaction_source=SOURCE,
-        conversation_id=interaction.conversation_id,
-        given_by="teacher",
-        given_at=datetime.now(UTC),
-        correction=exercise.answer,
-    )
+    return _judged(interaction).model_copy(update={"correction": exercise.answer})
 
 
 def approved(interaction: InteractionCompleted) -> FeedbackGiven:
     """Somebody likes the answer, which nothing else says is right."""
+    return _judged(interaction).model_copy(update={"thumb": "up"})
+
+
+def _judged(interaction: InteractionCompleted) -> FeedbackGiven:
     return FeedbackGiven(
         interaction_id=interaction.interaction_id,
         interaction_source=SOURCE,
         conversation_id=interaction.conversation_id,
         given_by="teacher",
         given_at=datetime.now(UTC),
-        thumb="up",
     )
 
 

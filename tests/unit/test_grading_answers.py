@@ -48,3 +48,9 @@ def test_numbers_in_a_row_are_right_in_a_sentence_too(wanted: list[int], between
 )
 def test_amounts_and_several_numbers(reference: str, answer: str, expected: str) -> None:
     assert result(reference, answer) == expected
+
+
+def test_many_numbers_and_then_a_word_are_looked_at_once() -> None:
+    row = " ".join(["12"] * 60)
+    # It comes back at all: trying each number in both of its ways would take 2 to the 60.
+    assert result(f"{row} eggs", row) == "wrong"

@@ -36,7 +36,6 @@ def settings(hyperparameters: Hyperparameters) -> dict[str, str]:
     return SETTINGS | {
         "RUMINATE_REPLAY_RATIO": str(REPLAY),
         "RUMINATE_ANCHOR_RATIO": str(ANCHORS),
-        "RUMINATE_CLUSTER_MOST_ROWS": "1000",
         "RUMINATE_ANSWER_MOST_RATIO": "1",
         "RUMINATE_LEARNING_RATE": str(hyperparameters.learning_rate),
         "RUMINATE_TRAINING_EPOCHS": str(hyperparameters.epochs),

@@ -78,7 +78,6 @@ def found_in(out: Path) -> Results:
 
 def added(kept: Results, found: Results) -> Results:
     """All of both; what was found takes the place of a run of its kind and seed."""
-
     chains = {(Kind.of(chain), chain.seed): chain for chain in (*kept.chains, *found.chains)}
     practised = {each.seed: each for each in (*kept.practised, *found.practised)}
     return Results(chains=tuple(chains.values()), practised=tuple(practised.values()))

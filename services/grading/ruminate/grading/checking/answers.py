@@ -25,11 +25,13 @@ from ruminate.grading.finding.marks import (
 )
 from ruminate.grading.finding.wording import NUMBER_WORDS, content_words, numbers, words
 
-_NUMBER = r"(?:\d{1,3}(?:[ ,\u00a0\u202f]\d{3})+(?:\.\d+)?|\d*\.?\d+)"
+_PLAIN = r"(?:\d+(?:\.\d+)?|\.\d+)"
+"""Matches a number in one way alone: many in a row, and then a word, must not be tried in all ways there are."""
+_NUMBER = rf"(?:\d{{1,3}}(?:[ ,\u00a0\u202f]\d{{3}})+(?:\.\d+)?|{_PLAIN})"
 """In groups of three or in one piece."""
 _AMOUNT = re.compile(rf"[-−]?\s?[$€£]?\s?[-−]?{_NUMBER}\s?[%$€£]?\.?")
 _MIXED = re.compile(r"([-−]?)(\d{1,12})\s+(\d{1,12}/\d{1,12})\.?")
-_SEVERAL = re.compile(r"[-−]?\d*\.?\d+(?:(?:\s*[,;]\s*|\s+)[-−]?\d*\.?\d+)+\.?")
+_SEVERAL = re.compile(rf"[-−]?{_PLAIN}(?:(?:\s*[,;]\s*|\s+)[-−]?{_PLAIN})+\.?")
 """Without brackets: those may be an interval's, and are for mathematics."""
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:[ \u00a0\u202f]\d{3})+(?![\d])")
 _SPACES = re.compile(r"[\s\u00a0\u202f]")

@@ -7,6 +7,8 @@
         server.forget()            as one that was set up anew; only while it does not run
         server.pause()             connections are taken and nothing answers; resume()
 
+    with mlflow_server(guard=Guard(...)) as server:    answers by TLS alone, and whoever logs in
+
 It keeps runs in SQLite and takes artifacts itself, as `mlflow server` does by default. Everything is pinned with hashes in
 `pins/mlflow.txt`.
 """
@@ -14,6 +16,7 @@ It keeps runs in SQLite and takes artifacts itself, as `mlflow server` does by d
 from __future__ import annotations
 
 import shutil
+import ssl
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -28,7 +31,20 @@ from infra.real.tied import temporary_folder
 
 _PINS: Final = Path(__file__).resolve().parents[2] / "pins" / "mlflow.txt"
 _DATABASE: Final = "mlflow.db"
+_USERS: Final = "users.ini"
+USER: Final = "admin"
+"""Of a server that asks for a log-in."""
 _PYTHON: Final = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What a server that asks for a log-in needs: PEM files, and the password of USER."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+    password: str
 
 
 @dataclass(kw_only=True)
@@ -41,11 +57,28 @@ class MlflowServer(Server):
     stop_seconds = 20.0
 
     part: Path
+    guard: Guard | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return super().url if self.guard is None else f"https://127.0.0.1:{self.port}"
+
+    def trusted(self) -> ssl.SSLContext | bool:
+        """Its own authority."""
+        return super().trusted() if self.guard is None else ssl.create_default_context(cafile=self.guard.authority)
 
     def prepare(self) -> None:
         """A database with its tables, where there is none."""
         if not (self.folder / _DATABASE).exists():
             shutil.copy(self.part / _DATABASE, self.folder)
+        if self.guard is not None:
+            (self.folder / _USERS).write_text(
+                f"[mlflow]\ndefault_permission = NO_PERMISSIONS\ndatabase_uri = sqlite:///{self.folder / 'users.db'}\n"
+                f"admin_username = {USER}\nadmin_password = {self.guard.password}\n"
+                "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n",
+                encoding="utf-8",
+            )
 
     def command(self) -> Sequence[str]:
         """One worker, which keeps runs and artifacts in the folder."""
@@ -56,6 +89,9 @@ class MlflowServer(Server):
             "--backend-store-uri": f"sqlite:///{self.folder / _DATABASE}",
             "--artifacts-destination": str(self.folder / "artifacts"),
         }
+        if self.guard is not None:
+            options["--app-name"] = "basic-auth"
+            options["--uvicorn-opts"] = f"--ssl-certfile {self.guard.certificate} --ssl-keyfile {self.guard.key}"
         words = (word for option in options.items() for word in option)
         return (str(self.part / "venv" / "bin" / "python"), "-m", "mlflow", "server", *words)
 
@@ -64,6 +100,7 @@ class MlflowServer(Server):
         return {
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight more processes, which evaluate traces
+            **({} if self.guard is None else {"MLFLOW_AUTH_CONFIG_PATH": _USERS, "MLFLOW_FLASK_SERVER_SECRET_KEY": "of a test"}),
         }
 
     def forget(self) -> None:
@@ -74,17 +111,18 @@ class MlflowServer(Server):
 
 
 @contextmanager
-def mlflow_server(*, folder: Path | None = None, port: int = 0) -> Iterator[MlflowServer]:
+def mlflow_server(*, folder: Path | None = None, port: int = 0, guard: Guard | None = None) -> Iterator[MlflowServer]:
     """A server that answers, on loopback, for as long as the context lasts.
 
     folder: where runs and artifacts lie and stay; without it, in a temporary folder that goes with the context.
+    guard: with it, it answers by TLS, and nobody but USER with the password.
     """
     part = MLFLOW.find()
     with ExitStack() as resources:
         place = folder if folder is not None else resources.enter_context(temporary_folder("mlflow"))
 
         def start() -> MlflowServer:
-            server = MlflowServer(part=part, folder=place, port=port or hold_port(resources))
+            server = MlflowServer(part=part, folder=place, guard=guard, port=port or hold_port(resources))
             resources.callback(server.end)
             server.start()
             return server

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -69,6 +70,10 @@ class Server:
         """What it is told beside PATH and HOME."""
         raise NotImplementedError
 
+    def trusted(self) -> ssl.SSLContext | bool:
+        """What its certificate is looked at by, where it has one."""
+        return True
+
     def listens(self) -> bool:
         """By its own word, if it gives one: whoever else has the port may answer, too."""
         return True
@@ -110,7 +115,7 @@ class Server:
 
     def _wait_until_ready(self, running: Tied) -> None:
         deadline = time.monotonic() + self.ready_seconds
-        with httpx.Client(timeout=5) as client:
+        with httpx.Client(timeout=5, verify=self.trusted()) as client:
             while not (self.listens() and self._answers(client)):
                 if (code := running.ended()) is not None:
                     raise DidNotStart(f"{self.named} ended with code {code}:\n{tail(self.log)}")

@@ -73,7 +73,8 @@ async def seal(fleet: Fleet, target: str) -> None:
     folder.mkdir(parents=True)
     (folder / "train.jsonl").write_text(rows())
     (folder / "holdout.jsonl").write_text("")
-    (folder / "manifest.json").write_text("{}")
+    origins = [{"split": "train", "offset": at, "conversation": f"c-{at}"} for at in range(len(rows().splitlines()))]
+    (folder / "manifest.json").write_text(json.dumps({"rows": origins}))
     dataset = await fleet.store.put_tree(folder, kind="datasets", name=target)
     batch = TrainingBatchSealed(
         batch_id=f"{target}-000001",

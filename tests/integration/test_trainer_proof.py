@@ -14,7 +14,7 @@ import torch
 from ruminate.trainer.backends.on_transformers import OnTransformers
 from ruminate.trainer.bases.arithmetic import NEW_TASKS, SUMS, draw, row
 from ruminate.trainer.learning.proving import PROOF_FILE
-from ruminate.trainer.outcome import ADAPTER_FOLDER, Failure, JobFailed, JobResult, Report
+from ruminate.trainer.outcome import ADAPTER_FOLDER, DATASET_FOLDER, Failure, JobFailed, JobResult, Report
 from ruminate.trainer.plan import Preference, Proof, Recovery
 from ruminate.trainer.recipe import run
 from tests.integration.lessons import lesson, preference_line, rehearsed, taught, unseen
@@ -170,6 +170,38 @@ def test_a_batch_that_is_too_small_to_prove_anything_is_refused_before_anything_
     assert isinstance(failure, Failure)
     assert (failure.phase, failure.reason) == ("preparing", "too_few_to_prove")
     assert "RUMINATE_SEAL_AFTER_MIN_ROWS" in failure.explanation
+
+
+def manifest(folder: Path, *, rows: int, held_out: int, conversations: int) -> None:
+    """Say out of how many conversations the rows that are held out are, and that every other row is of one of its own."""
+    splits = [*["train"] * rows, *["holdout"] * held_out]
+    written = {
+        "rows": [
+            {"split": split, "offset": at, "conversation": f"c{at % conversations if split == 'holdout' else at}"}
+            for at, split in enumerate(splits)
+        ]
+    }
+    (folder / DATASET_FOLDER / "manifest.json").write_text(json.dumps(written), encoding="utf-8")
+
+
+def test_rows_of_a_few_conversations_prove_nothing_and_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    asked = held_out()
+    folder = lesson(tmp_path / "job", rows=taught(TASK, 64), held_out=asked)
+    manifest(folder, rows=64, held_out=len(asked), conversations=3)
+    failure = ended(folder)
+    assert isinstance(failure, Failure)
+    assert (failure.phase, failure.reason) == ("preparing", "too_few_to_prove")
+    assert "of 3 conversations" in failure.explanation
+    assert failure.evidence == {"conversations": 3, "needed": 5}
+
+
+def test_a_manifest_of_other_rows_is_a_broken_dataset(tmp_path: Path) -> None:
+    folder = lesson(tmp_path / "job", rows=taught(TASK, 64), held_out=held_out())
+    manifest(folder, rows=63, held_out=len(held_out()), conversations=64)
+    failure = ended(folder)
+    assert isinstance(failure, Failure)
+    assert failure.reason == "bad_dataset"
+    assert "manifest.json speaks of 63 rows (train), and 64 are there" in failure.explanation
 
 
 def test_a_stage_that_was_undone_is_none_of_those_that_made_the_version(tmp_path: Path) -> None:

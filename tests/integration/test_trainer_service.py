@@ -75,7 +75,8 @@ def dataset(folder: Path, city: str) -> Path:
     folder.mkdir()
     (folder / "train.jsonl").write_text(rows(city))
     (folder / "holdout.jsonl").write_text("")
-    (folder / "manifest.json").write_text("{}")
+    origins = [{"split": "train", "offset": at, "conversation": f"c-{at}"} for at in range(len(rows(city).splitlines()))]
+    (folder / "manifest.json").write_text(json.dumps({"rows": origins}))
     return folder
 
 

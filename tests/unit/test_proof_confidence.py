@@ -13,6 +13,7 @@ from ruminate.proof.confidence import (
     chance_of_fall,
     chance_of_gain,
     change_of_share,
+    gathered,
     mean_change,
     ratio_change,
     share,
@@ -51,11 +52,44 @@ def test_the_interval_of_a_change_holds_the_truth_as_often_as_it_says(kept: floa
     assert held / 400 >= 0.93
 
 
-def test_mcnemars_test_counts_only_what_changed() -> None:
-    assert chance_of_gain(Pairs(1000, 0, 5, 1000)) == 1 / 32
-    assert chance_of_gain(Pairs(0, 5, 0, 0)) == 1.0
-    assert chance_of_gain(Pairs(7, 0, 0, 3)) == 1.0
-    assert chance_of_gain(Pairs(0, 1, 9, 0)) == 11 / 1024
+def test_of_single_questions_the_test_is_mcnemars_and_counts_only_what_changed() -> None:
+    assert chance_of_gain([*[0] * 2000, *[1] * 5]) == 1 / 32
+    assert chance_of_gain([-1] * 5) == 1.0
+    assert chance_of_gain([0] * 10) == 1.0
+    assert chance_of_gain([]) == 1.0
+    assert chance_of_gain([-1, *[1] * 9]) == 11 / 1024
+
+
+def test_of_one_conversation_many_gains_are_one() -> None:
+    assert chance_of_gain([9]) == 1 / 2
+    assert chance_of_gain([9, 4, 4]) == 1 / 8
+    # 3 + 2 - 1 = 4 and 3 + 2 + 1 = 6 are as large as 4.
+    assert chance_of_gain([3, 2, -1]) == 2 / 8
+    assert gathered([1, 1, -1, 1], ["a", "b", "a", "a"]) == [1, 1]
+
+
+def test_questions_that_are_alike_do_not_make_a_change_that_is_none() -> None:
+    random = Random(3)
+    single = together = 0
+    for _ in range(400):
+        # Twelve conversations of ten questions each, all of which change alike or not at all.
+        change = [random.choice((-1, 0, 1)) for _ in range(12) for _ in range(10)]
+        alike = [change[10 * conversation] for conversation in range(12) for _ in range(10)]
+        single += chance_of_gain(alike) < 0.05
+        together += chance_of_gain(gathered(alike, [at // 10 for at in range(120)])) < 0.05
+    assert single / 400 > 0.2
+    assert together / 400 <= 0.06
+
+
+def test_the_interval_of_a_mean_draws_conversations_and_not_their_rows() -> None:
+    random = Random(4)
+    held = 0
+    for _ in range(100):
+        rows = [(number, random.gauss(0.3, 1)) for number in range(30)]
+        alike = [(number, value) for number, value in rows for _ in range(10)]
+        found = mean_change([value for _, value in alike], [number for number, _ in alike])
+        held += found.low <= 0.3 <= found.high
+    assert held >= 88
 
 
 def test_a_change_that_is_none_is_seldom_taken_for_one() -> None:
@@ -63,7 +97,7 @@ def test_a_change_that_is_none_is_seldom_taken_for_one() -> None:
     gains = falls = 0
     for _ in range(400):
         before, after = ([random.random() < 0.7 for _ in range(60)] for _ in range(2))
-        gains += chance_of_gain(Pairs.of(before, after)) < 0.05
+        gains += chance_of_gain([now - then for then, now in zip(before, after, strict=True)]) < 0.05
     for _ in range(60):
         falls += chance_of_fall([random.gauss(0, 1) for _ in range(40)]) < 0.05
     assert gains / 400 <= 0.06
@@ -80,7 +114,7 @@ def test_means_and_ratios_come_with_intervals_that_repeat_themselves() -> None:
     random = Random(2)
     differences = [random.gauss(0.3, 1) for _ in range(100)]
     found = mean_change(differences)
-    assert found.estimate == fmean(differences)
+    assert found.estimate == pytest.approx(fmean(differences))
     # Of a hundred, the bootstrap's interval is about Student's.
     reach = 1.984 * stdev(differences) / 10
     assert abs(found.low - (found.estimate - reach)) < 0.1 * reach

@@ -178,6 +178,35 @@ def test_where_too_few_can_be_checked_the_loss_on_rows_held_out_decides() -> Non
     assert "20 of either are needed" in few.explanation
 
 
+def test_what_one_conversation_asks_is_one_observation() -> None:
+    def out_of(conversations: int) -> list[Question]:
+        return [
+            each.model_copy(update={"conversation": f"c{number % conversations}"}) if each.set == HOLD_OUT else each
+            for number, each in enumerate(QUESTIONS)
+        ]
+
+    better = sitting(held_out_right=40)
+    assert judge(out_of(40), BEFORE, better, POLICY).learned
+    few = judge(out_of(3), BEFORE, better, POLICY)
+    assert not few.learned
+    assert finding(few, "right", HOLD_OUT).chance == 1 / 8
+    assert "40 questions held out, of 3 conversations" in finding(few, "right", HOLD_OUT).because
+    assert not harmed(out_of(3), better, BEFORE, POLICY)
+    assert harmed(out_of(40), better, BEFORE, POLICY)
+
+
+def test_rows_of_one_conversation_are_one_observation() -> None:
+    unchecked = [question(HOLD_OUT, number, thinks=True, checked=False) for number in range(HELD_OUT)]
+    worse, better = (Sitting(answers=(answer(right=None),) * HELD_OUT, row_losses=(loss,) * 30) for loss in (2.0, 1.0))
+    assert judge(unchecked, worse, better, POLICY).learned
+    few = [f"c{number % 3}" for number in range(30)]
+    judgement = judge(unchecked, worse, better, POLICY, rows=few)
+    assert not judgement.learned
+    assert "30 rows held out, of 3 conversations" in finding(judgement, "row_loss", HOLD_OUT).because
+    assert harmed(unchecked, better, worse, POLICY)
+    assert not harmed(unchecked, better, worse, POLICY, rows=few)
+
+
 def test_harm_is_a_fall_on_the_hold_out_that_chance_does_not_explain() -> None:
     good = sitting(held_out_right=30)
     assert harmed(QUESTIONS, good, sitting(held_out_right=15), POLICY)

@@ -1,20 +1,27 @@
 """How sure figures are: intervals and tests for shares and for paired differences. Pure; the same numbers give the same answer.
 
 Two versions answer the same questions, so their difference is that of pairs: what both get right, or both wrong, says nothing
-of it. All intervals are two-sided at CONFIDENCE, all tests one-sided.
+of it. What one conversation asks is like it, and is one observation to a test (`gathered`). All intervals are two-sided at
+CONFIDENCE, all tests one-sided.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from random import Random
-from statistics import NormalDist, fmean
-from typing import Final, NamedTuple
+from statistics import NormalDist
+from typing import Final, NamedTuple, TypeVar
 
 CONFIDENCE: Final = 0.95
+LEAST_OBSERVATIONS: Final = math.ceil(-math.log2(1 - CONFIDENCE))
+"""With fewer, all of them may have changed for the better by chance."""
 _Z: Final = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 _RESAMPLES: Final = 2000
+
+T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 
 class Interval(NamedTuple):
@@ -84,16 +91,37 @@ def _phi(pairs: Pairs) -> float:
     return numerator / math.sqrt(product)
 
 
-def chance_of_gain(pairs: Pairs) -> float:
-    """How likely a gain as large is by chance alone: McNemar's exact test, one-sided."""
-    changed = pairs.only_before + pairs.only_after
-    ways = sum(math.comb(changed, gained) for gained in range(pairs.only_after, changed + 1))
-    return float(ways / 2**changed)
+def gathered(values: Sequence[N], observations: Sequence[Hashable]) -> list[N]:
+    """The sum of the values of each observation, in the order in which observations appear."""
+    sums: dict[Hashable, N] = {}
+    for value, observation in zip(values, observations, strict=True):
+        sums[observation] = sums[observation] + value if observation in sums else value
+    return list(sums.values())
 
 
-def mean_change(differences: Sequence[float]) -> Interval:
-    """The mean of paired differences, by the percentile bootstrap (Efron, 1979) with a fixed seed."""
-    return _bootstrap(differences, fmean)
+def chance_of_gain(gains: Sequence[int]) -> float:
+    """How likely a sum as large is by chance alone, were each gain as likely with the other sign: the exact permutation test.
+
+    A gain is what changed in one observation: questions that only the second version answers rightly, less those that only the
+    first one does. Where an observation is one question, this is McNemar's exact test.
+    """
+    ways = Counter({0: 1})
+    for size in filter(None, map(abs, gains)):
+        more: Counter[int] = Counter()
+        for total, count in ways.items():
+            more[total + size] += count
+            more[total - size] += count
+        ways = more
+    observed = sum(gains)
+    return sum(count for total, count in ways.items() if total >= observed) / ways.total()
+
+
+def mean_change(differences: Sequence[float], observations: Sequence[Hashable] | None = None) -> Interval:
+    """The mean of paired differences, by the percentile bootstrap (Efron, 1979) with a fixed seed: observations are drawn, each
+    with all of its differences. Without them, each difference is one."""
+    named = range(len(differences)) if observations is None else observations
+    sums, counts = gathered(differences, named), gathered([1] * len(differences), named)
+    return _bootstrap(list(zip(sums, counts, strict=True)), lambda drawn: sum(s for s, _ in drawn) / sum(n for _, n in drawn))
 
 
 def ratio_change(before: Sequence[float], after: Sequence[float]) -> Interval:
@@ -102,9 +130,10 @@ def ratio_change(before: Sequence[float], after: Sequence[float]) -> Interval:
 
 
 def chance_of_fall(differences: Sequence[float]) -> float:
-    """How likely a mean as low is by chance alone, were each difference as likely with the other sign: a permutation test.
+    """How likely a sum as low is by chance alone, were each difference as likely with the other sign: a permutation test.
 
-    Signs are drawn with a fixed seed; the observed ones count as a draw (Phipson and Smyth, 2010).
+    A difference is that of one observation. Signs are drawn with a fixed seed; the observed ones count as a draw (Phipson and
+    Smyth, 2010).
     """
     if not differences:
         return 1.0
@@ -114,7 +143,7 @@ def chance_of_fall(differences: Sequence[float]) -> float:
     return (as_low + 1) / (_RESAMPLES + 1)
 
 
-def _bootstrap(values: Sequence[float], measure: Callable[[Sequence[float]], float]) -> Interval:
+def _bootstrap(values: Sequence[T], measure: Callable[[Sequence[T]], float]) -> Interval:
     if not values:
         return Interval(math.nan, -math.inf, math.inf)
     random = Random(0)  # noqa: S311 - no secret

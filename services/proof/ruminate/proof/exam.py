@@ -42,6 +42,13 @@ class Question(Part):
     thinks: bool
     check: Check | None = None
     tools: str | None = None
+    conversation: str | None = None
+    """Out of which it is, where that is known."""
+
+    @property
+    def observation(self) -> str:
+        """What it is one of: the questions of one conversation are like each other, as is one question in both modes."""
+        return self.conversation or self.key
 
     @property
     def group(self) -> Group:
@@ -70,6 +77,7 @@ class Asked(NamedTuple):
     prompt: tuple[Message, ...]
     tools: str | None
     thinks: bool
+    conversation: str | None = None
 
 
 class _Line(Part):
@@ -163,7 +171,14 @@ def held_out_questions(rows: Sequence[Asked], verifiable: Sequence[Question]) ->
     questions: dict[tuple[str, bool], Question] = {}
     for row in rows:
         key = _key(row.prompt, row.tools)
-        asked = Question(set=HOLD_OUT, prompt=row.prompt, thinks=row.thinks, check=checks.get(key), tools=row.tools)
+        asked = Question(
+            set=HOLD_OUT,
+            prompt=row.prompt,
+            thinks=row.thinks,
+            check=checks.get(key),
+            tools=row.tools,
+            conversation=row.conversation,
+        )
         questions.setdefault((key, row.thinks), asked)
     in_rows = {key for key, _ in questions}
     for question in verifiable:

@@ -6,7 +6,8 @@ Passed means two things.
                         right answer, the base's own traces of reasoning, but for those to a wrong answer, still foreseen; each
                         with confidence
     something learned   on the batch's own hold-out the candidate beats its parent: more answers right, or, where too few can
-                        be checked, less loss on its rows; with 95 % confidence
+                        be checked, less loss on its rows; with 95 % confidence, in which what one conversation asks counts
+                        as one observation
 
 What the one before fails itself cannot be kept: such a measure is *not applicable*, and is never counted as kept.
 """
@@ -26,6 +27,7 @@ from ruminate.proof.confidence import (
     chance_of_fall,
     chance_of_gain,
     change_of_share,
+    gathered,
     mean_change,
     ratio_change,
     share,
@@ -118,10 +120,13 @@ def in_words(findings: Sequence[Finding]) -> str:
     return "; ".join(f"{each.measure} ({each.group}): {each.because}" for each in findings)
 
 
-def judge(questions: Sequence[Question], before: Sitting, after: Sitting, policy: Policy) -> Judgement:
-    """Compare two sittings of the exam with these questions."""
+def judge(
+    questions: Sequence[Question], before: Sitting, after: Sitting, policy: Policy, *, rows: Sequence[str] | None = None
+) -> Judgement:
+    """Compare two sittings of the exam with these questions. `rows` names the observation of each of `row_losses`; without it,
+    each is its own."""
     kept = [*_kept(questions, before, after, policy), *_traces_kept(before, after, policy)]
-    learned = _learned(questions, before, after, policy)
+    learned = _learned(questions, before, after, policy, rows)
     return Judgement(
         kept=all(finding.verdict in ("kept", "not_applicable") for finding in kept),
         learned=learned.verdict == "learned",
@@ -259,32 +264,43 @@ def _traces_kept(before: Sitting, after: Sitting, policy: Policy) -> list[Findin
 # Something learned.
 
 
-def _learned(questions: Sequence[Question], before: Sitting, after: Sitting, policy: Policy) -> Finding:
+def _learned(questions: Sequence[Question], before: Sitting, after: Sitting, policy: Policy, rows: Sequence[str] | None) -> Finding:
     checked = [
-        (then.right, now.right)
+        (bool(then.right), bool(now.right), question.observation)
         for question, then, now in zip(questions, before.answers, after.answers, strict=True)
         if question.set == HOLD_OUT and then.right is not None and now.right is not None
     ]
     if len(checked) >= policy.least_checked:
-        pairs = Pairs.of([bool(then) for then, _ in checked], [bool(now) for _, now in checked])
-        chance, change = chance_of_gain(pairs), change_of_share(pairs)
-        n = pairs.questions
+        then, now, observations = zip(*checked, strict=True)
+        pairs = Pairs.of(then, now)
+        n, observed = pairs.questions, len(set(observations))
         shares = ((pairs.both + pairs.only_before) / n, (pairs.both + pairs.only_after) / n)
-        told = f"{_percent(shares[0])} right before, {_percent(shares[1])} after on {n} questions held out"
-        return _gain("right", n, shares, change, chance=chance, told=told)
+        told = f"{_percent(shares[0])} right before, {_percent(shares[1])} after on {n} questions held out{_out_of(observed, n)}"
+        return _gain("right", n, shares, change_of_share(pairs), chance=chance_of_gain(_gains(checked)), told=told)
     n = len(before.row_losses)
     if n < policy.least_checked:
         because = (
             f"{len(checked)} questions that can be checked and {n} rows are held out, {policy.least_checked} of either are needed"
         )
         return _finding("row_loss", None, "not_learned", n, means=None, change=None, because=because)
-    differences = [now - then for then, now in zip(before.row_losses, after.row_losses, strict=True)]
+    losses = [now - then for then, now in zip(before.row_losses, after.row_losses, strict=True)]
+    named = list(rows) if rows is not None else [str(number) for number in range(n)]
+    change, differences = mean_change(losses, named), gathered(losses, named)
     means = (sum(before.row_losses) / n, sum(after.row_losses) / n)
-    told = f"a loss of {means[0]:.3f} before, {means[1]:.3f} after on {n} rows held out"
+    told = f"a loss of {means[0]:.3f} before, {means[1]:.3f} after on {n} rows held out{_out_of(len(differences), n)}"
     if means[0] - means[1] < policy.least_loss_fall * means[0]:
         because = f"{told}; a fall by {policy.least_loss_fall:.0%} is the least that means something"
-        return _finding("row_loss", None, "not_learned", n, means=means, change=mean_change(differences), because=because)
-    return _gain("row_loss", n, means, mean_change(differences), chance=chance_of_fall(differences), told=told)
+        return _finding("row_loss", None, "not_learned", n, means=means, change=change, because=because)
+    return _gain("row_loss", n, means, change, chance=chance_of_fall(differences), told=told)
+
+
+def _gains(checked: Sequence[tuple[bool, bool, str]]) -> list[int]:
+    """Of each observation, how many more are right."""
+    return gathered([now - then for then, now, _ in checked], [observation for *_, observation in checked])
+
+
+def _out_of(observations: int, count: int) -> str:
+    return f", of {observations} conversations" if observations < count else ""
 
 
 def _gain(measure: Measure, count: int, means: tuple[float, float], change: Interval, *, chance: float, told: str) -> Finding:
@@ -332,9 +348,9 @@ def _points(value: float) -> str:
     return f"{100 * value:.1f} points"
 
 
-def harmed(questions: Sequence[Question], before: Sitting, after: Sitting, policy: Policy) -> bool:
+def harmed(
+    questions: Sequence[Question], before: Sitting, after: Sitting, policy: Policy, *, rows: Sequence[str] | None = None
+) -> bool:
     """Whether the batch's own hold-out is answered worse than before, with confidence: then rewards have risen for nothing."""
-    finding = _learned(questions, before, after, policy)
-    if finding.low is None or finding.high is None:
-        return False
-    return finding.high < 0 if finding.measure == "right" else finding.low > 0
+    fallen = _learned(questions, after, before, policy, rows)  # had it been the other way round, something would be learned
+    return fallen.chance is not None and fallen.chance < (1 - CONFIDENCE) / 2

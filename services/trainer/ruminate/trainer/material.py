@@ -13,14 +13,16 @@ some of the new rows are set aside for it, and are not learned by this version.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from ruminate.proof.exam import Question, held_out_questions, read_questions, read_verifiable, some_of
+from ruminate.proof.confidence import LEAST_OBSERVATIONS
+from ruminate.proof.exam import HOLD_OUT, Asked, Question, held_out_questions, read_questions, read_verifiable, some_of
 from ruminate.proof.messages import Message
 from ruminate.trainer.checkpointing import Lengths
+from ruminate.trainer.conversations import SPLITS, Conversations, Split, read_conversations
 from ruminate.trainer.course import failed
 from ruminate.trainer.outcome import DATASET_FOLDER, EARLIER_FOLDER, EXAMS_FOLDER
 from ruminate.trainer.plan import Hyperparameters, JobPlan
@@ -53,6 +55,8 @@ class Material:
     pairs: list[RenderedPair]
     watched: list[Tokens]
     proving: list[Tokens]
+    observations: list[str]
+    """Of each of `proving`: its conversation, or itself where nobody knows it."""
     exam: list[Question]
     fresh_rows: list[Row]
     set_aside: int
@@ -85,6 +89,12 @@ def gather(plan: JobPlan, folder: Path, tokenizer: Any) -> Material:
     revived = [*read_rows(dataset / "replay.jsonl", may_be_missing=True), *earlier_rows(folder, plan.hyperparameters)]
     revived = list({row.model_dump_json(): row for row in revived}.values())  # what is rehearsed anyway is in an earlier batch, too
     held_out = read_rows(dataset / "holdout.jsonl", may_be_missing=True)
+    known = read_conversations(dataset)
+    out_of = {
+        id(row): conversation
+        for rows, split in zip((given, held_out), SPLITS, strict=True)
+        for row, conversation in zip(rows, known.of_rows(split, len(rows)), strict=True)
+    }
     fresh, aside = set_aside(given, PROVING - len(held_out)) if plan.proof.enforcement == "enforce" else (given, [])
     if plan.proof.enforcement == "enforce":
         _require_enough(len(held_out) + len(aside), plan.proof.policy.least_checked)
@@ -103,9 +113,23 @@ def gather(plan: JobPlan, folder: Path, tokenizer: Any) -> Material:
     least = plan.stages.cold_start_thinking_tokens
     watched, proving = divide([*held_out, *aside])
     held_back = {_asked(row.prompt) for row in aside}
-    verifiable = [question for question in _lines(dataset / "verifiable.jsonl", read_verifiable) if _can_be_decided(question, plan)]
+    all_verifiable = _known(_lines(dataset / "verifiable.jsonl", read_verifiable), known, "train")
+    verifiable = [question for question in all_verifiable if _can_be_decided(question, plan)]
     asked = {id(question): len(question_tokens(question, tokenizer)) for question in verifiable}
     questions = [question for question in verifiable if _asked(question.prompt) not in held_back and asked[id(question)] <= most]
+    observations = [out_of[id(row)] or f"row {at}" for at, row in enumerate(proving) if len(rendered[id(row)].input_ids) <= most]
+    exam = _exam(
+        plan,
+        folder,
+        [row.asked._replace(conversation=out_of[id(row)]) for row in proving],
+        watched,
+        [
+            *_known(_lines(dataset / "verifiable-holdout.jsonl", read_verifiable), known, "holdout"),
+            *(each for each in verifiable if _asked(each.prompt) in held_back),
+        ],
+    )
+    if plan.proof.enforcement == "enforce":
+        _require_conversations({*observations, *(question.observation for question in exam if question.set == HOLD_OUT)})
     return Material(
         new=new,
         rehearsed=rehearsed,
@@ -115,7 +139,8 @@ def gather(plan: JobPlan, folder: Path, tokenizer: Any) -> Material:
         pairs=fitting_pairs,
         watched=fitting(watched),
         proving=fitting(proving),
-        exam=_exam(plan, folder, proving, watched, [each for each in verifiable if _asked(each.prompt) in held_back]),
+        observations=observations,
+        exam=exam,
         fresh_rows=fresh,
         set_aside=len(aside),
         left_out=len(fresh) + len(revived) - len(new) - len(rehearsed) + len(pairs) - len(fitting_pairs),
@@ -156,6 +181,19 @@ def _require_enough(proving: int, least: int) -> None:
         )
 
 
+def _require_conversations(observations: Collection[str]) -> None:
+    """The same, for rows of a few conversations: each is one observation, however many rows it gave."""
+    if len(observations) < LEAST_OBSERVATIONS:
+        raise failed(
+            "preparing",
+            "too_few_to_prove",
+            f"what is held out is of {len(observations)} conversations, and of fewer than {LEAST_OBSERVATIONS} nothing can be "
+            "proven; seal larger batches (RUMINATE_SEAL_AFTER_MIN_ROWS), hold out more of them (RUMINATE_HOLDOUT_RATIO), or set "
+            "RUMINATE_PROOF=report",
+            {"conversations": len(observations), "needed": LEAST_OBSERVATIONS},
+        )
+
+
 def _can_be_decided(question: Question, plan: JobPlan) -> bool:
     """Whether its check says anything here: tests do where code is run."""
     return question.check is not None and (question.check.kind != "python_tests" or plan.code is not None)
@@ -171,11 +209,21 @@ def divide(held_out: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     return sides[0][:MOST_WATCHED], sides[1]
 
 
-def _exam(plan: JobPlan, folder: Path, proving: Sequence[Row], watched: Sequence[Row], aside: Sequence[Question]) -> list[Question]:
+def _known(questions: Sequence[Question], known: Conversations, split: Split) -> list[Question]:
+    """The questions of a file, each with its conversation."""
+    conversations = known.of_questions(split, len(questions))
+    return [
+        question.model_copy(update={"conversation": conversation})
+        for question, conversation in zip(questions, conversations, strict=True)
+    ]
+
+
+def _exam(
+    plan: JobPlan, folder: Path, proving: Sequence[Asked], watched: Sequence[Row], verifiable: Sequence[Question]
+) -> list[Question]:
     seen = {_asked(row.prompt) for row in watched}
-    verifiable = [*_lines(folder / DATASET_FOLDER / "verifiable-holdout.jsonl", read_verifiable), *aside]
     unseen = [question for question in verifiable if _asked(question.prompt) not in seen]
-    questions = held_out_questions([row.asked for row in proving], unseen)
+    questions = held_out_questions(proving, unseen)
     for name in sorted(plan.proof.exams):
         path = folder / EXAMS_FOLDER / f"{name}.jsonl"
         with path.open(encoding="utf-8") as lines:

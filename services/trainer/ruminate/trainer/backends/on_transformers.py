@@ -72,7 +72,7 @@ class OnTransformers:
 
     def arguments(self, model: Any) -> dict[str, Any]:
         """What TRL's configs have to be told for this device."""
-        on_gpu = model.device.type == "cuda"
+        on_gpu = torch.cuda.is_available()  # then `load` has put it there
         return {
             "bf16": on_gpu and self.precision == "bfloat16",
             "use_cpu": not on_gpu,

@@ -119,8 +119,13 @@ def _require_numbers(found: Sequence[float], adapter: Path, *, begins: bool) -> 
 
 def judged(work: Workshop, before: Before, sitting: Sitting) -> Judgement:
     """What the exam says: of whether something was learned, beside the parent; of reasoning, beside the parent and the base."""
-    judgements = [judge(work.material.exam, reference, sitting, work.plan.proof.policy) for reference in before.references]
+    judgements = [compared(work, reference, sitting) for reference in before.references]
     return next((each for each in judgements if not each.kept), judgements[0])
+
+
+def compared(work: Workshop, before: Sitting, after: Sitting) -> Judgement:
+    """What two sittings of the job's exam say."""
+    return judge(work.material.exam, before, after, work.plan.proof.policy, rows=work.material.observations)
 
 
 def nothing_learned(work: Workshop, before: Before, standing: Standing) -> bool:

@@ -28,14 +28,14 @@ import torch
 from transformers import PrinterCallback
 
 from ruminate.proof.asking import Sampling
-from ruminate.proof.judge import harmed, judge
+from ruminate.proof.judge import harmed
 from ruminate.schemas.training import Stage
 from ruminate.trainer.backends.adapter import drop_reference, save_adapter
 from ruminate.trainer.examining.sit import Examiner, Limits
 from ruminate.trainer.examining.speak import losses
 from ruminate.trainer.learning.attempts import Attempt, Tried, accepted, next_attempt
 from ruminate.trainer.learning.blend import norm, read_adapter, scaled
-from ruminate.trainer.learning.proving import Before, examine, judged, speaker_of
+from ruminate.trainer.learning.proving import Before, compared, examine, judged, speaker_of
 from ruminate.trainer.learning.workshop import Standing, Workshop, put_on, write
 from ruminate.trainer.rows import Tokens
 from ruminate.trainer.stages.practice import in_modes, practice
@@ -100,9 +100,10 @@ def _gone_through(work: Workshop, stage: Stage, place: Path, start: Standing, be
         # One that was measured and dropped is not made again by a job that goes on.
         made = where / ADAPTER if (where / SITTING_FILE).exists() else make(work, stage, place, attempt, start)
         sitting = examine(work, before, where / SITTING_FILE, made)
-        since_start = judge(work.material.exam, start.sitting, sitting, work.plan.proof.policy)
+        since_start = compared(work, start.sitting, sitting)
         against_all = judged(work, before, sitting)
-        does_harm = harmed(work.material.exam, start.sitting, sitting, work.plan.proof.policy)
+        material, policy = work.material, work.plan.proof.policy
+        does_harm = harmed(material.exam, start.sitting, sitting, policy, rows=material.observations)
         tried.append(Tried(attempt=attempt, kept=against_all.kept, learned=since_start.learned, harmed=does_harm))
         explanations.append((since_start if against_all.kept else against_all).explanation)
     chosen = accepted(tried, must_learn=must_learn)
@@ -218,10 +219,10 @@ def _train(work: Workshop, stage: Stage, where: Path, attempt: Attempt, start: S
             ready.trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
             break
         except torch.OutOfMemoryError:
-            if micro == 1:
+            if ready.trainer.args.per_device_train_batch_size == 1:
                 raise
         # Here, not above: until the exception is gone, it holds what has filled the memory.
-        micro //= 2
+        micro = min(micro, ready.rows) // 2
         _leave(work.model, ready.trainer)
         torch.cuda.empty_cache()
     log = ready.trainer.state.log_history
@@ -268,6 +269,8 @@ def _leave(model: Any, trainer: Any) -> None:
     """Take from the model what a trainer has put around it."""
     drop_reference(model)
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    # Or the next trainer takes it for wrapped already, and computes without autocast, with logits of 16 bits.
+    trainer.model._is_accelerate_prepared = False
     trainer.accelerator.free_memory()
 
 
@@ -277,6 +280,8 @@ class _Ready:
     steps: int
     learning_rate: float
     watch: Watch | None
+    rows: int
+    """So many lie side by side."""
 
 
 def _supervised(work: Workshop, stage: Stage, where: Path, attempt: Attempt, micro: int) -> _Ready:
@@ -291,6 +296,7 @@ def _supervised(work: Workshop, stage: Stage, where: Path, attempt: Attempt, mic
         rows, epochs = [*seen_so_often(material.new, chosen.epochs), *seen_so_often(rehearsed, chosen.rehearsal_epochs)], 1.0
     steps = max(1, math.ceil(len(rows) * epochs / chosen.batch_rows))
     rate = chosen.learning_rate * attempt.rate_factor
+    rows_at_once = _divisor(chosen.batch_rows, micro)
     trainer = supervised(
         work.model,
         work.tokenizer,
@@ -298,12 +304,12 @@ def _supervised(work: Workshop, stage: Stage, where: Path, attempt: Attempt, mic
         chosen,
         learning_rate=rate,
         steps=steps,
-        micro_rows=_divisor(chosen.batch_rows, micro),
+        micro_rows=rows_at_once,
         checkpoint_steps=work.plan.checkpoint_steps,
         checkpoints=where / "checkpoints",
         arguments=work.backend.arguments(work.model),
     )
-    return _Ready(trainer, steps, rate, _watch_rows(work, micro))
+    return _Ready(trainer, steps, rate, _watch_rows(work, micro), rows_at_once)
 
 
 def seen_so_often(rows: Sequence[Tokens], epochs: float) -> list[Tokens]:
@@ -327,6 +333,7 @@ def _practice(work: Workshop, stage: Stage, where: Path, attempt: Attempt, micro
     chosen = work.plan.hyperparameters.practice
     rate = chosen.learning_rate * attempt.rate_factor
     questions = in_modes(work.material.questions, chosen.reasoning_ratio, work.plan.hyperparameters.seed)
+    rows_at_once = _divisor(chosen.questions_a_step * chosen.answers_a_question, micro)
     trainer = practice(
         work.model,
         work.tokenizer,
@@ -334,19 +341,20 @@ def _practice(work: Workshop, stage: Stage, where: Path, attempt: Attempt, micro
         work.is_right,
         chosen,
         learning_rate=rate,
-        micro_rows=_divisor(chosen.questions_a_step * chosen.answers_a_question, micro),
+        micro_rows=rows_at_once,
         seed=work.plan.hyperparameters.seed,
         checkpoint_steps=work.plan.checkpoint_steps,
         checkpoints=where / "checkpoints",
         arguments=work.backend.arguments(work.model),
     )
-    return _Ready(trainer, chosen.steps, rate, None)
+    return _Ready(trainer, chosen.steps, rate, None, rows_at_once)
 
 
 def _preference(work: Workshop, stage: Stage, where: Path, attempt: Attempt, micro: int) -> _Ready:
     chosen, pairs = work.plan.hyperparameters.preference, work.material.pairs
     steps = max(1, math.ceil(len(pairs) * chosen.epochs / chosen.batch_rows))
     rate = chosen.learning_rate * attempt.rate_factor
+    pairs_at_once = _divisor(chosen.batch_rows, max(1, micro // 2))
     trainer = preference(
         work.model,
         work.tokenizer,
@@ -354,13 +362,13 @@ def _preference(work: Workshop, stage: Stage, where: Path, attempt: Attempt, mic
         chosen,
         learning_rate=rate,
         steps=steps,
-        micro_rows=_divisor(chosen.batch_rows, max(1, micro // 2)),  # a pair is two rows
+        micro_rows=pairs_at_once,
         seed=work.plan.hyperparameters.seed,
         checkpoint_steps=work.plan.checkpoint_steps,
         checkpoints=where / "checkpoints",
         arguments=work.backend.arguments(work.model),
     )
-    return _Ready(trainer, steps, rate, None)
+    return _Ready(trainer, steps, rate, None, 2 * pairs_at_once)
 
 
 _STAGES: Final[Mapping[Stage, Callable[[Workshop, Stage, Path, Attempt, int], _Ready]]] = {

@@ -127,9 +127,10 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
             return
         self.loss = float(logs["loss"])
         if "num_tokens" in logs:
-            # TRL counts anew where a job goes on, but for practice: that is counted in the state, which a checkpoint has.
-            counted_before = 0.0 if state.num_input_tokens_seen else self._tokens_before
-            self.tokens = counted_before + float(logs["num_tokens"])
+            # TRL counts anew where a job goes on, but for practice: that is counted in the state, which a checkpoint has. Asking
+            # whether the state counts at all is not enough: under Unsloth transformers counts there, too, whatever TRL does.
+            counted = float(logs["num_tokens"])
+            self.tokens = counted if counted == state.num_input_tokens_seen else self._tokens_before + counted
         elif "num_input_tokens_seen" in logs:  # Unsloth's SFT counts none, but transformers does, checkpoints included
             self.tokens = float(logs["num_input_tokens_seen"])
         if "num_tokens" in logs or "num_input_tokens_seen" in logs:

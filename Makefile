@@ -23,19 +23,21 @@ demo: setup ## the whole loop on real input: watch a model learn (ARGS="--keep" 
 up: setup ## broker, node and services, until Ctrl-C (ARGS="--kafka HOST:PORT --node URL --base MODEL")
 	@.venv/bin/ruminate up $(ARGS)
 
-# Half of the tests wait for a broker or a process most of the time: two at once, a file's tests on one worker.
-WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
+# Tests wait for a broker or a process a third of the time: three at once on two cores, a file's tests on one worker. Real brokers
+# and nodes have work of their own beside them.
+WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
+REAL_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 # They have two cores between them: threads that torch takes beside would wait for each other most of the time.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 
 test: setup ## the short form of every test on the embedded parts (ARGS="-k name" picks some)
 	@$(PYTEST) $(WORKERS) $(ARGS)
 
-real: setup ## install Apache Kafka, Ollama, old and new, and MLflow into a cache outside of the checkout
+real: setup ## install Apache Kafka, Ollama, old and new, MLflow and Unsloth into a cache outside of the checkout
 	@$(PY) -m infra.real install $(ARGS)
 
 test-real: setup ## the short form of every test on what `make real` installs
-	@$(PYTEST) -m 'real and not long and not gpu' $(WORKERS) $(ARGS)
+	@$(PYTEST) -m 'real and not long and not gpu' $(REAL_WORKERS) $(ARGS)
 
 long: setup ## the long form, embedded and real: more seeds, more kills, larger data
 	@$(PYTEST) -m 'long and not gpu' --timeout 3600 $(ARGS)

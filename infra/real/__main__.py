@@ -19,12 +19,13 @@ from infra.real.ollama import NEWER, OLLAMA, ollama_node
 from infra.real.promtool import PROMTOOL
 from infra.real.server import DidNotStart
 from infra.real.tokenizer import QWEN3_TOKENIZER
+from infra.real.unsloth import UNSLOTH
 
-PARTS: dict[str, Part] = {part.alias: part for part in (KAFKA, *OLLAMA.values(), MLFLOW, PROMTOOL, QWEN3_TOKENIZER)}
+PARTS: dict[str, Part] = {part.alias: part for part in (KAFKA, *OLLAMA.values(), MLFLOW, PROMTOOL, QWEN3_TOKENIZER, UNSLOTH)}
 
 app = typer.Typer(
     name="python -m infra.real",
-    help="Apache Kafka, Ollama and MLflow themselves, from packages alone, for tests and for trying things out.",
+    help="Apache Kafka, Ollama, MLflow and Unsloth themselves, from packages alone, for tests and for trying things out.",
     epilog="Parts lie in $RUMINATE_CACHE, else in $XDG_CACHE_HOME/ruminate, else in ~/.cache/ruminate.",
     no_args_is_help=True,
     add_completion=False,
@@ -48,7 +49,11 @@ def install(
     A tool that is missing is named with the line to type. Where CI is set and we are root on Debian, apt-get installs it.
     """
     begun = time.monotonic()
-    wanted = {part.name: part for name in parts or ["kafka", "ollama", "mlflow", "promtool", "tokenizer"] for part in _named(name)}
+    wanted = {
+        part.name: part
+        for name in parts or ["kafka", "ollama", "mlflow", "promtool", "tokenizer", "unsloth"]
+        for part in _named(name)
+    }
     for part in wanted.values():
         part.install(lambda text: print(text, flush=True))
     print(f"done in {time.monotonic() - begun:.0f} s; all of it lies in {cache_folder()}")

@@ -23,14 +23,11 @@ import typer
 from packaging.markers import Marker
 from packaging.utils import canonicalize_name
 
+from infra.real.unsloth import NEEDED, PINS, cut
+
 _ROOT: Final = Path(__file__).parents[2]
-PINS: Final = _ROOT / "pins" / "trainer-gpu.txt"
-NEEDED: Final = ("unsloth", "unsloth-zoo", "bitsandbytes", "torchao", "torchvision", "pillow", "sentencepiece", "cut-cross-entropy")
-"""The last one is imported where it is there; without any of the others nothing starts."""
 BOUND_TO_TORCH: Final = re.compile(r"torch|torchvision|triton|xformers|nvidia-.*|cuda-.*")
 """Built for one torch and one CUDA: of another machine's, its own are taken, or none."""
-LEFT_OUT: Final = ("studio", "unsloth_cli", "test", "tests", "bin", "torchao/prototype/benchmarks")
-CUDA: Final = "130"
 PLATFORM: Final = "x86_64-manylinux_2_28"
 
 
@@ -48,7 +45,10 @@ def main(
     what = [*wanted(PINS.read_text(encoding="utf-8"), there, python)]
     uv = [str(_ROOT / ".venv" / "bin" / "uv"), "pip", "install", "--target", str(site), "--no-deps", "--only-binary", ":all:"]
     subprocess.run([*uv, "--python-version", python, "--python-platform", PLATFORM, *what], check=True)
-    cut(site, without_torch=has is not None)
+    cut(site)
+    if has is not None:
+        for library in site.glob("torchao/_C*.so"):
+            library.unlink()  # compiled against a torch that is not there
     packed = folder / "unsloth.tar.xz"
     with tarfile.open(packed, "w:xz", preset=6) as archive:
         for path in sorted(site.iterdir()):
@@ -77,20 +77,6 @@ def wanted(pins: str, there: Collection[str] | None, python: str) -> Iterator[st
             continue
         if name in NEEDED if there is None else name not in there and not BOUND_TO_TORCH.fullmatch(name):
             yield f"{name}=={version}"
-
-
-def cut(site: Path, *, without_torch: bool = False) -> None:
-    """Remove what training does not touch, and what is compiled against a torch that is not there."""
-    for name in LEFT_OUT:
-        shutil.rmtree(site / name, ignore_errors=True)
-    for library in site.glob("bitsandbytes/libbitsandbytes_*.so"):
-        if library.stem.rpartition("_")[2] not in (f"cuda{CUDA}", "cpu"):
-            library.unlink()
-    if without_torch:
-        for library in site.glob("torchao/_C*.so"):
-            library.unlink()
-    for cache in [*site.rglob("__pycache__")]:
-        shutil.rmtree(cache)
 
 
 if __name__ == "__main__":

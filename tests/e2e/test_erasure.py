@@ -152,7 +152,9 @@ def eventually(look: Callable[[], object], *, what: str) -> None:
 
 def traces(*folders: Path, but_for: Collection[Path] = ()) -> list[Path]:
     """Every file below that holds the word."""
-    files = (file for folder in folders for file in folder.rglob("*") if file.is_file() and file not in but_for)
+    # Not rglob: it does not get over a folder that goes meanwhile.
+    below = (Path(place) / name for folder in folders for place, _, names in os.walk(folder) for name in names)
+    files = (file for file in below if file.is_file() and file not in but_for)
     return [file for file in files if MARKER.encode() in _bytes(file)]
 
 

@@ -10,7 +10,7 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ruminate.accumulator.curation.near import ALIKE, SIGNATURE_BYTES, ClusterIndex, Likeness, jaccard_of, shingles_of, signature_of
@@ -202,8 +202,10 @@ class Plain:
         return cluster
 
     def remove(self, name: bytes) -> bool:
-        for place, row in enumerate(self.rows):
-            if row is not None and row[0] == name and row in self.held():
+        # By place: one that has left may be equal to one that came again.
+        for place in range(max(0, len(self.rows) - self.most_rows), len(self.rows)):
+            row = self.rows[place]
+            if row is not None and row[0] == name:
                 self.rows[place] = None
                 return True
         return False
@@ -215,6 +217,7 @@ FAMILY = [signature_of(QUESTIONS[number // 4] + " so " * (number % 4)) for numbe
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 12), st.lists(st.tuples(st.sampled_from("aaar"), st.integers(0, 39)), max_size=60), st.integers(0, 60))
+@example(1, [("a", 0), ("a", 1), ("a", 0), ("r", 0)], 0)
 def test_it_does_what_a_list_does_also_when_it_was_read_again(
     most_rows: int, calls: list[tuple[str, int]], read_again_at: int
 ) -> None:

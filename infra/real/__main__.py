@@ -49,11 +49,7 @@ def install(
     A tool that is missing is named with the line to type. Where CI is set and we are root on Debian, apt-get installs it.
     """
     begun = time.monotonic()
-    wanted = {
-        part.name: part
-        for name in parts or ["kafka", "ollama", "mlflow", "promtool", "tokenizer", "unsloth"]
-        for part in _named(name)
-    }
+    wanted = {part.name: part for name in parts or PARTS for part in _named(name)}
     for part in wanted.values():
         part.install(lambda text: print(text, flush=True))
     print(f"done in {time.monotonic() - begun:.0f} s; all of it lies in {cache_folder()}")

@@ -20,7 +20,7 @@ from ruminate.shared.store import hash_file
 from ruminate.trainer.bases.arithmetic import anchors, exam
 from ruminate.trainer.settings import SCHOOL_PROBLEMS, SCHOOL_SET
 
-ANCHORS: Final = 1680
+ANCHORS: Final = 2400
 EXAM_QUESTIONS: Final = 256
 
 

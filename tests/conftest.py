@@ -22,6 +22,7 @@ pytest_plugins = [
     "tests.plugins.mlflow",
     "tests.plugins.node",
     "tests.plugins.ollama",
+    "tests.plugins.threads",
 ]
 
 # A shell lets what it starts in the background ignore Ctrl-C, and all that this starts would do the same.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -22,15 +21,9 @@ from ruminate.trainer.plan import Practice, Preference, Proof, StageRules
 from ruminate.trainer.recipe import run
 from tests.integration.lessons import lesson, preference_line, taught, unseen
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 OFF = Proof(enforcement="off")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

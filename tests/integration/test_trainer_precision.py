@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-import torch
 
 from ruminate.schemas.training import Stage
 from ruminate.trainer.backends.on_transformers import OnTransformers
@@ -20,14 +18,7 @@ from ruminate.trainer.plan import Preference, Proof, StageRules
 from ruminate.trainer.recipe import run
 from tests.integration.lessons import lesson, preference_line, taught
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These jobs train in this process, beside others."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @dataclass(frozen=True)

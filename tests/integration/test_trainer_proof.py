@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-import torch
 
 from ruminate.trainer.backends.on_transformers import OnTransformers
 from ruminate.trainer.bases.arithmetic import NEW_TASKS, SUMS, draw, row
@@ -19,18 +18,12 @@ from ruminate.trainer.plan import Preference, Proof, Recovery
 from ruminate.trainer.recipe import run
 from tests.integration.lessons import lesson, preference_line, rehearsed, taught, unseen
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TASK = NEW_TASKS[0]
 NEW_ROWS = 480
 FORGETFUL: dict[str, Any] = {"learning_rate": 4e-3, "warmup_ratio": 0.0}
 """A rate at which nothing that is not rehearsed stays."""
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def held_out(count: int = 40) -> list[dict[str, Any]]:

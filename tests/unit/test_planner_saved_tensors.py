@@ -8,7 +8,6 @@ with tensors that have sizes and no contents (torch's FakeTensorMode).
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -36,16 +35,10 @@ NO_MASK = {"full_attention": None}
 SETUP = TrainingSetup(context_tokens=128, rank=8, checkpointing=False)
 
 # PEFT doubts its own pattern of ranks for experts, which it then follows: the counts of parameters show it.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft", "ignore:The following (rank|alpha)_pattern:RuntimeWarning")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Operations this small take a hundredth of the time where nobody waits for another thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::UserWarning:peft", "ignore:The following (rank|alpha)_pattern:RuntimeWarning"),
+]
 
 
 def ready(shape: Shape, setup: TrainingSetup, *, device: str = "cpu") -> tuple[Any, Any]:

@@ -195,6 +195,22 @@ def test_what_one_conversation_asks_is_one_observation() -> None:
     assert harmed(out_of(40), better, BEFORE, POLICY)
 
 
+def test_the_interval_of_what_was_learned_is_that_of_its_conversations() -> None:
+    """Half of the questions are right afterwards, but in each conversation all of them or none: eight observations, not forty."""
+    begin = len(QUESTIONS) - HELD_OUT
+    by_conversation = [
+        each.model_copy(update={"conversation": f"c{(number - begin) // 5}"}) if each.set == HOLD_OUT else each
+        for number, each in enumerate(QUESTIONS)
+    ]
+    half = sitting(held_out_right=HELD_OUT // 2)
+    alone, together = (
+        finding(judge(questions, BEFORE, half, POLICY), "right", HOLD_OUT) for questions in (QUESTIONS, by_conversation)
+    )
+    assert alone.change == together.change
+    assert alone.low is not None and alone.high is not None and together.low is not None and together.high is not None
+    assert together.high - together.low > 1.5 * (alone.high - alone.low)
+
+
 def test_rows_of_one_conversation_are_one_observation() -> None:
     unchecked = [question(HOLD_OUT, number, thinks=True, checked=False) for number in range(HELD_OUT)]
     worse, better = (Sitting(answers=(answer(right=None),) * HELD_OUT, row_losses=(loss,) * 30) for loss in (2.0, 1.0))

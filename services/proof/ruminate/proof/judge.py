@@ -271,12 +271,15 @@ def _learned(questions: Sequence[Question], before: Sitting, after: Sitting, pol
         if question.set == HOLD_OUT and then.right is not None and now.right is not None
     ]
     if len(checked) >= policy.least_checked:
-        then, now, observations = zip(*checked, strict=True)
-        pairs = Pairs.of(then, now)
+        observations = [observation for *_, observation in checked]
+        pairs = Pairs.of([then for then, *_ in checked], [now for _, now, _ in checked])
         n, observed = pairs.questions, len(set(observations))
         shares = ((pairs.both + pairs.only_before) / n, (pairs.both + pairs.only_after) / n)
         told = f"{_percent(shares[0])} right before, {_percent(shares[1])} after on {n} questions held out{_out_of(observed, n)}"
-        return _gain("right", n, shares, change_of_share(pairs), chance=chance_of_gain(_gains(checked)), told=told)
+        gains = [now - then for then, now, _ in checked]
+        # What one conversation asks is not independent, which the interval of pairs takes it to be.
+        change = change_of_share(pairs) if observed == n else mean_change(gains, observations)
+        return _gain("right", n, shares, change, chance=chance_of_gain(gathered(gains, observations)), told=told)
     n = len(before.row_losses)
     if n < policy.least_checked:
         because = (
@@ -292,11 +295,6 @@ def _learned(questions: Sequence[Question], before: Sitting, after: Sitting, pol
         because = f"{told}; a fall by {policy.least_loss_fall:.0%} is the least that means something"
         return _finding("row_loss", None, "not_learned", n, means=means, change=change, because=because)
     return _gain("row_loss", n, means, change, chance=chance_of_fall(differences), told=told)
-
-
-def _gains(checked: Sequence[tuple[bool, bool, str]]) -> list[int]:
-    """Of each observation, how many more are right."""
-    return gathered([now - then for then, now, _ in checked], [observation for *_, observation in checked])
 
 
 def _out_of(observations: int, count: int) -> str:

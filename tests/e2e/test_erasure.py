@@ -52,6 +52,7 @@ from ruminate.shared.kafka import KafkaBus
 from ruminate.shared.topics import ensure_topics
 from ruminate.trainer.bases.tiny import make_tiny_base
 from tests.e2e.fleet import PATIENCE_SECONDS, SOURCE, Fleet, Replica, fleet_at, interactions
+from tests.folders import files_below
 from tests.integration.test_eraser_kafka import hurry
 from tests.plugins.real import installed
 
@@ -152,9 +153,7 @@ def eventually(look: Callable[[], object], *, what: str) -> None:
 
 def traces(*folders: Path, but_for: Collection[Path] = ()) -> list[Path]:
     """Every file below that holds the word."""
-    # Not rglob: it does not get over a folder that goes meanwhile.
-    below = (Path(place) / name for folder in folders for place, _, names in os.walk(folder) for name in names)
-    files = (file for file in below if file.is_file() and file not in but_for)
+    files = (file for file in files_below(*folders) if file.is_file() and file not in but_for)
     return [file for file in files if MARKER.encode() in _bytes(file)]
 
 
@@ -223,7 +222,7 @@ def cut_short_sealing(fleet: Fleet, steps: Sequence[int]) -> int:
         assert replica.process.wait(PATIENCE_SECONDS) == -signal.SIGKILL, replica.said()
         assert not [batch for batch in fleet.read(TRAINING_BATCH_SEALED) if batch.payload.target_model == SEALING]
         unnamed = set(traces(fleet.folder / "store" / "blobs")) - named(fleet)
-        if unnamed and list((fleet.folder / "store").rglob(".unfinished-*")):
+        if unnamed and any(file.name.startswith(".unfinished-") for file in files_below(fleet.folder / "store")):
             return kills
     raise AssertionError("every step is before or behind the one that leaves files behind")
 

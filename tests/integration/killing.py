@@ -33,6 +33,7 @@ from ruminate.trainer.job import LOCK_FILE, STDERR_FILE
 from ruminate.trainer.learning.blend import WEIGHTS_FILE
 from ruminate.trainer.outcome import ADAPTER_FOLDER, RESULT_FILE, Progress
 from ruminate.trainer.plan import ORDER, Enforcement, Practice, Preference, Proof, Recovery, StageRules
+from tests.folders import files_below
 from tests.integration.lessons import lesson, preference_line, rehearsed, taught, unseen
 
 TASK: Final = NEW_TASKS[0]
@@ -172,8 +173,8 @@ class Course:
 
     def look(self, folder: Path) -> None:
         """Take notice of what lies in the folder."""
-        self.largest_bytes = max(self.largest_bytes, size_of(folder.rglob("*")))
-        learned = size_of(path for name in (WEIGHTS_FILE, "optimizer.pt") for path in folder.rglob(name))
+        self.largest_bytes = max(self.largest_bytes, size_of(files_below(folder)))
+        learned = size_of(path for path in files_below(folder) if path.name in (WEIGHTS_FILE, "optimizer.pt"))
         self.most_adapters = max(self.most_adapters, learned / ADAPTER_BYTES)
 
 

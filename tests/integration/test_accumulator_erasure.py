@@ -33,6 +33,7 @@ from ruminate.shared.bus import Bus
 from ruminate.shared.memory import MemoryBroker, MemoryBus
 from ruminate.shared.record import Position
 from ruminate.shared.store import ArtifactMissing, FileStore
+from tests.folders import files_below
 from tests.integration.recorded_log import (
     LENIENT,
     START,
@@ -105,7 +106,7 @@ def tombstone(broker: MemoryBroker, *numbers: int) -> None:
 
 def traces(folder: Path) -> list[str]:
     """Every file below that holds the marker."""
-    return [str(path) for path in folder.rglob("*") if path.is_file() and MARKER.encode() in _bytes(path)]
+    return [str(path) for path in files_below(folder) if path.is_file() and MARKER.encode() in _bytes(path)]
 
 
 def _bytes(path: Path) -> bytes:

@@ -212,6 +212,7 @@ def test_five_turns_meet_the_bars(tmp_path: Path) -> None:
     assert min(telling.rise(found, turn) for turn in found.turns) >= telling.LEAST_RISE
     assert min(telling.obedience(turn.abilities) for turn in found.turns) >= telling.LEAST_OBEDIENCE
     assert sum(turn.taken.gate.passed for turn in found.turns) >= 4
+    assert max(telling.falls(found, found.turns[-1]).values()) <= 1.5 * telling.MOST_FALL  # one seed; the bar is of their mean
 
 
 @pytest.mark.long

@@ -14,7 +14,6 @@ from tests.benchmarks.learning.matter import BASE_TASKS, TASKS, Portion, batch
 from tests.benchmarks.learning.measure import Ability, Gauge
 from tests.benchmarks.learning.turn import Course, Taken, adapter_of, take
 
-ROWS: Final = 1500
 HELD_OUT: Final = 160
 MEASURED_FILE: Final = "measured.json"
 CHAIN_FILE: Final = "chain.json"
@@ -64,7 +63,7 @@ def run(
     enforcement: Enforcement,
     asks_earlier: bool = False,
     hyperparameters: Hyperparameters,
-    rows: int = ROWS,
+    rows: int,
     turns: int = len(TASKS),
     portion: Portion = "measured",
     questions: int | None = None,

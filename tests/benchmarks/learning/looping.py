@@ -18,7 +18,7 @@ from ruminate.trainer.bases.arithmetic import Task
 from ruminate.trainer.bases.small import SHIPPED
 from ruminate.trainer.learning.proving import PROOF_FILE
 from ruminate.trainer.plan import Hyperparameters
-from tests.benchmarks.learning.chain import CHAIN_FILE, HELD_OUT, ROWS, Chain, Say, Turn, line, once
+from tests.benchmarks.learning.chain import CHAIN_FILE, HELD_OUT, Chain, Say, Turn, line, once
 from tests.benchmarks.learning.matter import BASE_TASKS, TASKS, Portion, drawn
 from tests.benchmarks.learning.measure import Ability, Gauge
 from tests.benchmarks.learning.turn import Taken, accepted, refused
@@ -53,7 +53,7 @@ def run(
     *,
     seed: int,
     hyperparameters: Hyperparameters,
-    rows: int = ROWS,
+    rows: int,
     turns: int = len(TASKS),
     portion: Portion = "measured",
     questions: int | None = None,

@@ -42,6 +42,8 @@ class Kind(NamedTuple):
     asks_earlier: bool
     tasks: tuple[str, ...]
     """Where they are others than usual."""
+    rows: int
+    """New ones of a turn."""
     through: Through = "job"
 
     @classmethod
@@ -49,7 +51,8 @@ class Kind(NamedTuple):
         """The kind of a chain."""
         taught = tuple(turn.task for turn in chain.turns)
         usual = tuple(task.name for task in TASKS[: len(taught)])
-        return cls(chain.replay_ratio, chain.enforcement, chain.asks_earlier, () if taught == usual else taught, chain.through)
+        others = () if taught == usual else taught
+        return cls(chain.replay_ratio, chain.enforcement, chain.asks_earlier, others, chain.rows, chain.through)
 
 
 def tell(out: Path, *, keep: bool) -> str:
@@ -93,7 +96,7 @@ def by_kind(chains: Sequence[Chain]) -> Mapping[Kind, list[Chain]]:
 
 def _place(chain: Chain) -> tuple[object, ...]:
     kind = Kind.of(chain)
-    return (kind.tasks, kind.through, kind.asks_earlier, -kind.replay_ratio, kind.enforcement, chain.seed)
+    return (kind.tasks, kind.through, kind.asks_earlier, -kind.rows, -kind.replay_ratio, kind.enforcement, chain.seed)
 
 
 def known(chain: Chain, turn: Turn) -> dict[str, float]:
@@ -131,7 +134,7 @@ def _told(results: Results) -> Iterator[str]:
             f"{', and asks what earlier turns have taught' if kind.asks_earlier else ''}"
             f"{f', last task {kind.tasks[-1]}' if kind.tasks else ''}"
             f"{', through the running loop' if kind.through == 'loop' else ''}** "
-            f"(seeds {seeds}; {', '.join(map(str, asked))} questions)\n"
+            f"({kind.rows:,} new rows a turn; seeds {seeds}; {', '.join(map(str, asked))} questions)\n"
         )
         yield from _table(chains)
         yield ""
@@ -258,7 +261,10 @@ def pictures(results: Results) -> dict[str, str]:
     if results.chains:
         shown = [chain for chain in results.chains if not chain.asks_earlier and not Kind.of(chain).tasks]
         panels = [
-            Panel("the running loop" if kind.through == "loop" else f"{kind.replay_ratio:.0%} rehearsed", _lines(chains))
+            Panel(
+                f"{'the running loop' if kind.through == 'loop' else f'{kind.replay_ratio:.0%} rehearsed'}, {kind.rows:,} rows",
+                _lines(chains),
+            )
             for kind, chains in by_kind(shown).items()
         ]
         drawn["learning-turns.svg"] = draw("Right answers after each turn, on questions that no row has", panels, across="turn")
